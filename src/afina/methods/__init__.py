@@ -38,15 +38,7 @@ _OF_A_PACKAGE = (AttributeError, ImportError, LookupError, RuntimeError, SyntaxE
 
 
 def entry_point_methods(known: Iterable[str]) -> tuple[dict[str, type[Method]], dict[str, str]]:
-    """Load the adaptation methods that other packages offer as entry points.
-
-    Args:
-        known: Keys of methods that exist already.
-
-    Returns:
-        The usable method classes by key, and the reasons why other entry points cannot be used, by the entry point's
-        name.
-    """
+    """Return the methods that other packages offer by key, and why others cannot be used by entry point's name."""
     methods: dict[str, type[Method]] = {}
     refused: dict[str, str] = {}
     taken = set(known)
@@ -58,7 +50,7 @@ def entry_point_methods(known: Iterable[str]) -> tuple[dict[str, type[Method]], 
 
 
 def _load(entry: EntryPoint, taken: set[str], methods: dict[str, type[Method]]) -> str:
-    """Add the method class of an entry point to `methods`, or return the reason why the class cannot be used."""
+    """Add the method class of an entry point to `methods`, or return why it cannot be used."""
     try:
         kind = entry.load()
     except _OF_A_PACKAGE as error:
@@ -91,7 +83,7 @@ similar one; then those of other packages. Every class in `METHODS` can be built
 all methods, count their parameters and plan runs with them."""
 
 NEEDS_SETTINGS: dict[str, type[Method]] = {method.name: method for method in (PeftType, AskedEndpoint)}
-"""Methods that cannot be built without hyperparameters, and are therefore not in METHODS."""
+"""Methods that cannot be built without hyperparameters."""
 
 _OUTSIDE, REFUSED = entry_point_methods(METHODS | NEEDS_SETTINGS)
 """`REFUSED` maps the names of entry points whose method cannot be used to the reasons."""
@@ -99,7 +91,7 @@ _OUTSIDE, REFUSED = entry_point_methods(METHODS | NEEDS_SETTINGS)
 METHODS |= _OUTSIDE
 
 MOST_MULTIPLIER = 1e6
-"""Exclusive upper bound of a learning-rate multiplier; useful multipliers are far below."""
+"""Exclusive upper bound of a learning-rate multiplier."""
 
 
 def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str = "") -> Method:
@@ -157,18 +149,18 @@ def recorded(name: str, hyperparameters: Mapping[str, Any]) -> Method:
 
 
 def is_fitted(name: str) -> bool:
-    """Return whether scikit-learn fits the head of the method with this key, without gradient steps."""
+    """Whether scikit-learn fits the head, without gradient steps."""
     return name in METHODS and METHODS[name].is_fitted
 
 
 def asks_endpoint(name: str) -> bool:
-    """Return whether the method with this key asks a model behind an API; False for an unknown method."""
+    """Whether the method asks a model behind an API; False for an unknown method."""
     kind = NEEDS_SETTINGS.get(name) or METHODS.get(name)
     return kind is not None and kind.asks_endpoint
 
 
 def why_without_adapter(name: str) -> str:
-    """Return why a run with this method may have no adapter, as the end of a sentence; empty for no stated reason."""
+    """Why a run with this method may have no adapter, as the end of a sentence; "" for no stated reason."""
     kind = NEEDS_SETTINGS.get(name) or METHODS.get(name)
     return "" if kind is None or not kind.why_without_adapter else f", because {kind.why_without_adapter}"
 

@@ -73,9 +73,6 @@ def attach(classifier: Classifier, method: Method) -> None:
 def shard(classifier: Classifier, method: Method, ranks: Ranks, dtype: torch.dtype, device: torch.device) -> None:
     """Read this rank's part of the weights of a classifier that was opened unread, after `attach`.
 
-    Args:
-        dtype: The dtype of the frozen weights before the pooling.
-
     Raises InvalidStudy if the method computes its first values from the backbone's weights and cannot do so now.
     """
     classifier.shard(ranks, dtype, device, unlowered=method.unlowered(classifier.model))
@@ -98,10 +95,7 @@ def _check_values(classifier: Classifier, method: Method) -> None:
 
 
 def _attached_to_stand_ins(method: Method, unread: Unread, body: Any, model: Any) -> Any:
-    """Attach a method to a model with stand-ins, whose values are NaN.
-
-    Raises InvalidStudy if the method cannot be attached to NaN, or writes to the backbone's weights.
-    """
+    """Attach a method to stand-ins, which are NaN. Raises InvalidStudy if it cannot, or writes to them."""
     try:
         with readable_embedding(body, unread):
             return method.attach(model)
@@ -110,7 +104,7 @@ def _attached_to_stand_ins(method: Method, unread: Unread, body: Any, model: Any
 
 
 def _check_needs_no_head(method: Method) -> None:
-    """Raise InvalidStudy for a method that only trains a classification head if the model is a language model."""
+    """Raise InvalidStudy for a method that only trains a head if the model is a language model."""
     if method.trains_body or method.head == "words":
         return
     instead = "Use lora, or a method that trains parts of the model." if method.trains_head else "Use zero-shot."
@@ -118,11 +112,7 @@ def _check_needs_no_head(method: Method) -> None:
 
 
 def _check_stays_frozen(method: Method, classifier: Classifier) -> None:
-    """Raise InvalidStudy for a method that trains weight matrices of a backbone stored as int8 or NF4.
-
-    If an int8 or NF4 weight matrix were trained, it would be stored and saved as floats. Biases and norm weights are
-    floats also in an int8 or NF4 backbone, and may train.
-    """
+    """Raise InvalidStudy for a method that trains int8 or NF4 weight matrices; biases and norms are floats."""
     trained = method.pretrained(classifier.model)
     for name, parameter in classifier.model.named_parameters():
         if name in trained and parameter.dim() > 1:
@@ -144,7 +134,7 @@ def _check_parts(method: Method, trained: Mapping[str, Parameter], headed: bool)
 
 @torch.no_grad()
 def _logits(classifier: Classifier) -> Tensor:
-    """Return the classifier's logits for two short token sequences, without dropout."""
+    """For two short token sequences, without dropout."""
     device = next(classifier.parameters()).device
     features = classifier.eval().features(pack([np.arange(1, 6), np.arange(6, 9)]).to(device))
     return classifier.answer(features)
@@ -154,10 +144,8 @@ def _logits(classifier: Classifier) -> Tensor:
 class BackboneCounts:
     """The numbers of parameters of a backbone with a head for two labels, in total and trained by each method.
 
-    Attributes:
-        total: The number of parameters of the backbone and its head, before a method adds any.
-        methods: The numbers of trained parameters by method key, with the hyperparameters given to `count`.
-        as_run: The numbers of trained parameters by method key, with default hyperparameters.
+    `total` is before a method adds any; `as_run` is with default hyperparameters, `methods` with those given to
+    `count`.
     """
 
     total: int
@@ -168,11 +156,7 @@ class BackboneCounts:
 def count(address: str, settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> BackboneCounts:
     """Count the parameters that each method trains with a head for two labels, from a model's configuration.
 
-    Methods that do not support the backbone's model family are left out of the result.
-
-    Args:
-        settings: Hyperparameters by method key. Methods without an entry in `settings` have their default
-            hyperparameters.
+    Methods that do not support the model family are left out. `settings` has hyperparameters by method key.
 
     Raises NotFound if there is no backbone at `address`, and InvalidStudy if the backbone or a hyperparameter is not
     supported.
@@ -184,9 +168,9 @@ def count(address: str, settings: Mapping[str, Mapping[str, Any]] = MappingProxy
 
 
 def applicable(address: str, names: Iterable[str] = tuple(METHODS), opening: Opening = SINGLE_LABEL) -> list[str]:
-    """Return the keys among `names` of the methods that support a backbone and a kind of task (`opening`).
+    """Return the keys among `names` of the methods that support a backbone and a kind of task.
 
-    Raises NotFound if there is no backbone at `address`, and InvalidStudy if afina does not support the backbone.
+    Raises NotFound, or InvalidStudy for an unsupported backbone.
     """
     meta_model(address)
     return [name for name, _ in _served(address, names, opening)]

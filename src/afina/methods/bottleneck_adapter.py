@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from afina.models.kernels.layer_changes import BatchedAdapter, LayerChange
 
 _LARGEST = 1e6
-"""Maximum of the hyperparameter `scale`; useful values are far below."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,7 @@ class BottleneckAdapter(Method):
             raise problems.ADAPTER_SETTINGS(most=_LARGEST, method="adapter", reduction=self.reduction, scale=self.scale)
 
     def attach(self, model: Any) -> Any:
-        """Add the bottleneck modules, whose outputs are 0 before training.
-
-        The model's own parameters keep their names. Raises InvalidStudy if the model has fewer blocks than `layers`.
-        """
+        """Add the bottleneck modules, whose outputs are 0 before training. Raises InvalidStudy for too few blocks."""
         from afina.models.added_modules import BOTTLENECK, Bottleneck, behind, beside
         from afina.models.kernels.patches import Patch, call_of, patch
 
@@ -87,10 +83,7 @@ class BottleneckAdapter(Method):
         return BOTTLENECK in name.split(".") or is_head(name)
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Return each bottleneck as a change of its module's output, for a mixed batch.
-
-        Returns None for `parallel` bottlenecks in families such as BERT, where these add to the module's input.
-        """
+        """None for `parallel` bottlenecks in families such as BERT, where these add to the module's input."""
         from afina.models.added_modules import BOTTLENECK, BottleneckChange
         from afina.models.kernels.layer_changes import BatchedAdapter
 

@@ -59,11 +59,7 @@ class Ia3(PeftMethod):
         return replace(self, targets=targets, feedforward=self.feedforward or tuple(t for t in targets if t in inner))
 
     def settings(self, model: Any) -> Any:
-        """Return peft's configuration.
-
-        Raises InvalidStudy for a target that the model or its adapted blocks do not have, and if the model has too few
-        blocks.
-        """
+        """Raises InvalidStudy for a target that the model or its adapted blocks lack, and for too few blocks."""
         from peft import IA3Config
 
         family, first = model.config.model_type, blocks_from(self.layers, model, self.name)
@@ -80,15 +76,12 @@ class Ia3(PeftMethod):
         )
 
     def decays(self, model: Any) -> set[str]:
-        """Return the parameters with weight decay.
-
-        The vectors of (IA)^3 have no weight decay, because decay would move them from 1 towards 0.
-        """
+        """Without the vectors, because decay would move them from 1 towards 0."""
         return {name for name in super().decays(model) if "ia3_l" not in name.split(".")}
 
 
 def _usual_vectors(family: str) -> tuple[str, ...]:
-    """Return default targets of (IA)^3: the projections of keys and values, and the MLP's last layer."""
+    """The projections of keys and values, and the MLP's last layer."""
     projections = ARCHITECTURES[family].lora_targets
     return (*(projections[1:] or projections), *_last_of_mlp(family))
 
@@ -98,8 +91,7 @@ def _last_of_mlp(family: str) -> tuple[str, ...]:
 
 
 MOST_RANK = 16_384
-"""Maximum rank of VeRA; the paper's highest rank is 1,024. peft allocates two matrices of this rank before checking
-anything."""
+"""Maximum rank of VeRA; the paper's highest is 1,024. peft allocates two such matrices before checking anything."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +136,7 @@ class Vera(PeftMethod):
         return self if self.targets else replace(self, targets=_usual(family))
 
     def settings(self, model: Any) -> Any:
-        """Return peft's configuration. Raises InvalidStudy for a target that the model does not have."""
+        """Raises InvalidStudy for a target that the model lacks."""
         from peft import VeraConfig
 
         family = model.config.model_type

@@ -18,26 +18,20 @@ Layers = Annotated[str | int, PlainValidator(lambda given: given)]
 """The type of the setting: a key of `SHARES`, `ALL`, or the number of adapted blocks; `check_layers` checks a value."""
 
 ALL = "all"
-"""The value of `layers` with which a method adapts every transformer block."""
+"""Every transformer block is adapted."""
 
 SHARES = {"upper half": 2, "upper quarter": 4}
-"""The values of `layers` that are a share of the blocks, each with the share's denominator."""
+"""The values that are a share of the blocks, each with its denominator."""
 
 
 def check_layers(layers: Layers, method: str) -> None:
-    """Raise InvalidStudy if `layers` is no value of the setting."""
     counted = isinstance(layers, int) and not isinstance(layers, bool) and layers >= 1
     if not counted and layers not in (ALL, *SHARES):
         raise problems.LAYERS_INVALID(method=method, layers=layers, known=[ALL, *SHARES])
 
 
 def blocks_from(layers: Layers, model: Any, method: str) -> int:
-    """Return the index of the lowest transformer block that a method adapts; 0: the method adapts all blocks.
-
-    A share is rounded up to whole blocks.
-
-    Raises InvalidStudy if the model has fewer blocks than `layers`.
-    """
+    """Return the index of the lowest adapted block. A share is rounded up to whole blocks. Raises InvalidStudy."""
     there = int(model.config.num_hidden_layers)
     if isinstance(layers, int):
         if layers > there:
@@ -47,9 +41,9 @@ def blocks_from(layers: Layers, model: Any, method: str) -> int:
 
 
 def adapted_modules(model: Any, first: int, targets: Sequence[str], method: str) -> tuple[list[str], list[str]]:
-    """Return the paths of the modules that `targets` name: those in the blocks from `first` on, and all others.
+    """Return the paths of modules that `targets` name: in the blocks from `first` on, and all others.
 
-    Raises InvalidStudy if a target names no module in the blocks from `first` on.
+    Raises InvalidStudy if a target names none in these blocks.
     """
     block = architecture_of(model).block
     paths = [path for path, _ in model.named_modules() if any(_names(target, path) for target in targets)]

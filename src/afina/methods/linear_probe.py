@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from afina.models.kernels.layout import Pooled
 
 PoolingChoice = Literal["auto", "family", "first", "last", "mean"]
-"""How the linear probe pools hidden states. With `auto`, hidden states are pooled as sentence-transformers' files in
-the backbone's directory say; without such files, as the model family's classifier does."""
+"""With `auto`, as sentence-transformers' files in the backbone's directory say; without, as the model family's
+classifier.
+"""
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,12 @@ class LinearProbe(PooledFeatures):
         object.__setattr__(self, "starts_apart", not own)  # another pooling changes the logits
 
     def chosen(self, model: Any) -> set[str]:
-        """Return the parameters of the head's last layer. Other layers of a head keep their random weights."""
+        """Those of the head's last layer. Other layers of a head keep their random weights."""
         last = f"{head_entry_of(model).output}."
         return {name for name in set.union(*weight_names(model)) if name.startswith(last)}
 
     def for_family(self, family: str) -> Self:
-        """Return the method with `family`, the model family's own pooling, in place of the pooling `auto`.
-
-        Raises InvalidStudy for `pooling = "first"` on a causal model, where the first token attends to no other token.
-        """
+        """With `family` in place of `auto`. Raises InvalidStudy for "first" on a causal model."""
         if self.pooling == "first" and not ARCHITECTURES[family].is_encoder:
             raise problems.POOLING_FIRST_OF_DECODER(method=self.name, pooling=self.pooling, family=family)
         pooling: PoolingChoice = "family" if self.pooling == "auto" else self.pooling
@@ -93,16 +91,13 @@ class LinearProbe(PooledFeatures):
         raise problems.NORMALIZE_BEFORE_OWN_LAYERS(family=entry.family, method=self.name, normalize=True)
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Return the probe for a mixed batch: a change of the pooling only, so that the body's layers are shared."""
+        """A change of the pooling only, so that the body's layers are shared."""
         from afina.models.kernels.layer_changes import BatchedAdapter
 
         return BatchedAdapter(pooled=self.pooled(model))
 
     def merged(self, model: Any) -> Any:
-        """Return the model unchanged: with the family's own pooling, the model is a classifier of transformers.
-
-        Raises InvalidStudy for another pooling or normalised features, which transformers' classifier does not compute.
-        """
+        """The model: with the family's own pooling a classifier of transformers. Raises InvalidStudy for another."""
         if self.pooled(model) is None:
             return model
         how = f"pooling is {self.pooling}" if self.pooling != "family" else "normalize is true"

@@ -14,10 +14,10 @@ from afina.methods.peft import PeftMethod, check_targets
 from afina.models.architectures import ARCHITECTURES, architecture_of, classifies_tokens, head_entry_of, is_head
 
 MOST_ALPHA = 1e6
-"""Maximum of LoRA's `alpha`: far above useful values, and small enough for float arithmetic."""
+"""Far above useful values, and small enough for float arithmetic."""
 
 MOST_PLUS = 1e4
-"""Maximum of `plus`, LoRA+'s ratio of learning rates; 16 is usual."""
+"""16 is usual."""
 
 ALL_LINEAR = "all-linear"
 """The value of `targets` with which LoRA adapts every linear layer except the head, as in peft."""
@@ -92,13 +92,7 @@ class Lora(PeftMethod):
         return self if self.targets else replace(self, targets=ARCHITECTURES[family].lora_targets)
 
     def settings(self, model: Any) -> Any:
-        """Return peft's LoRA configuration.
-
-        The product of A and B is zero at first, so the model's outputs do not change.
-
-        Raises InvalidStudy if the model lacks a target module or enough blocks, or if the rank is larger than every
-        dimension of the adapted layers.
-        """
+        """Raises InvalidStudy if the model lacks a target or enough blocks, or if the rank exceeds every dimension."""
         from peft import LoraConfig
 
         family, first = architecture_of(model), blocks_from(self.layers, model, self.name)
@@ -130,7 +124,7 @@ class Lora(PeftMethod):
         )
 
     def _of_blocks(self, model: Any, first: int) -> dict[str, Any]:
-        """Return peft's settings that select the blocks from block `first` on; empty if LoRA adapts all blocks."""
+        """Return peft's settings that select the blocks from block `first` on."""
         if self.layers == ALL:
             return {}
         indices = list(range(first, int(model.config.num_hidden_layers)))
@@ -138,26 +132,18 @@ class Lora(PeftMethod):
         return {"layers_to_transform": indices, "layers_pattern": [pattern]}
 
     def multipliers(self, model: Any) -> Mapping[str, float]:
-        """Return `plus` as learning-rate multiplier of every matrix B; empty if `plus` is 1."""
+        """`plus` for every matrix B; empty if `plus` is 1."""
         if self.plus == 1:
             return {}
         return {name: self.plus for name in self.trainable(model) if "lora_B" in name.split(".")}
 
     def unlowered(self, model: Any) -> set[str]:
-        """Return the names of DoRA's magnitude vectors, which stay float32.
-
-        The updates of magnitude vectors are too small for bfloat16, which has about three decimal digits.
-        """
+        """DoRA's magnitude vectors, whose updates are too small for bfloat16 with about three decimal digits."""
         return {name for name, _ in model.named_parameters() if "lora_magnitude_vector" in name.split(".")}
 
 
 def _shapes(model: Any, targets: Sequence[str] | None, among: Collection[str] | None) -> Iterator[Sequence[int]]:
-    """Yield the shapes of the weights that LoRA adapts; a target may be a module that contains several layers.
-
-    Args:
-        targets: The names of the target modules. None: every linear layer except the head.
-        among: The paths of the modules that LoRA may adapt. None: all modules.
-    """
+    """Yield the shapes of the adapted weights; a target may contain several layers. None: every linear layer."""
     from afina.models.kernels import linear
 
     for name, module in model.named_modules():
@@ -173,9 +159,6 @@ def _shapes(model: Any, targets: Sequence[str] | None, among: Collection[str] | 
 
 
 def _trained_in_full(model: Any) -> list[str]:
-    """Return the head's layers to which peft's `all-linear` would add LoRA although they are trained in full.
-
-    peft's `all-linear` leaves out only the last layer of the head of a sequence classifier.
-    """
+    """Return the head's layers to which peft's `all-linear` would add LoRA although they are trained in full."""
     modules = head_entry_of(model).modules
     return [path for path in (modules if classifies_tokens(model) else modules[:-1]) if "." not in path]

@@ -54,40 +54,28 @@ class Description:
     kinds: ClassVar[frozenset[Kind] | None] = None
 
     def check_kind(self, kind: str) -> None:
-        """Raise InvalidStudy if the method does not support this kind of task."""
         if self.kinds is not None and kind not in self.kinds:
             raise problems.KIND_UNSUPPORTED(known=sorted(self.kinds), method=self.name, kind=kind)
 
 
 REQUIRED = ("name", "title", "summary")
-"""The attributes of `Description` without defaults, which every method must set."""
 
 
 class Serving:
-    """The part of a method for mixed batches (texts of several adapters in one batch).
-
-    By default, each adapter is served by a model of its own.
-    """
+    """The part of a method for mixed batches. By default, each adapter is served by a model of its own."""
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
         """Return how an adapter changes the layers of a shared frozen model in a mixed batch.
 
-        If `batched` returns None, the adapter is served by a model of its own.
-
-        An adapter is also served by a model of its own if `state` has tensors that are not in the result's
-        `tensor_names`.
-
-        Args:
-            model: A model with the method attached, on the `meta` device.
+        If `batched` returns None, or `state` has tensors that are not in the result's `tensor_names`, the adapter is
+        served by a model of its own. `model` has the method attached, on the `meta` device.
         """
         return None
 
     def merged(self, model: Any) -> Any:
-        """Merge what the method added to `model` into the backbone's weights; changes `model` in place and returns it.
+        """Merge what the method added to `model` into the backbone's weights, in place, and return it.
 
-        Additions that cannot be merged stay in the model.
-
-        Raises InvalidStudy if the method does not support merging.
+        Additions that cannot be merged stay in the model. Raises InvalidStudy if the method does not support merging.
         """
         return model
 
@@ -157,26 +145,19 @@ class Adaptation(ABC):
     stated: ClassVar[frozenset[str] | None] = None
 
     def for_opening(self, opening: Opening) -> Self:
-        """Return the method for models that transformers opens so; by default, the method is unchanged.
-
-        Raises InvalidStudy if a hyperparameter has no meaning for such a model.
-        """
+        """Return the method for models that transformers opens so. Raises InvalidStudy for a meaningless setting."""
         return self
 
     def for_backbone(self, backbone: Backbone) -> Self:
-        """Return the method with the default hyperparameters for a backbone: by default, those for the model family."""
         return self.for_family(backbone.family)
 
     def for_family(self, family: str) -> Self:
-        """Return the method with the default hyperparameters for a model family.
-
-        Raises InvalidStudy if the method does not support the family.
-        """
+        """With the family's default hyperparameters. Raises InvalidStudy if the family is not supported."""
         return self
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """The hyperparameters as JSON values, without those that are at their default and not in `stated`."""
+        """As JSON values, without those that are at their default and not in `stated`."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         stated = values.keys() if self.stated is None else self.stated | self.non_defaults.keys()
         return {
@@ -185,15 +166,12 @@ class Adaptation(ABC):
 
     @property
     def non_defaults(self) -> dict[str, Any]:
-        """The hyperparameters as JSON values that differ from their defaults.
-
-        The key of a run contains a digest of these.
-        """
+        """As JSON values that differ from their defaults; the key of a run contains a digest of these."""
         return digest.non_defaults(self)
 
     @property
     def effective(self) -> dict[str, Any]:
-        """The hyperparameters that a record has: those of `hyperparameters` that are not in `no_effect`."""
+        """The hyperparameters that a record has: those that are not in `no_effect`."""
         return {name: value for name, value in self.hyperparameters.items() if name not in self.no_effect}
 
     @classmethod
@@ -202,7 +180,6 @@ class Adaptation(ABC):
 
     @property
     def trains_head(self) -> bool:
-        """Whether the method is meant to train the head."""
         return True
 
     @property
@@ -220,7 +197,6 @@ class Adaptation(ABC):
 
     @property
     def trains_nothing(self) -> bool:
-        """Whether the model is evaluated without training."""
         return not (self.trains_head or self.trains_body)
 
     @property
@@ -283,7 +259,6 @@ class Adaptation(ABC):
         return {name for name in names if self.owns(name)}
 
     def trainable(self, model: Any) -> dict[str, Parameter]:
-        """Return the parameters that require gradients, by name."""
         return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
     def by_gradient(self, model: Any) -> dict[str, Parameter]:
@@ -292,10 +267,7 @@ class Adaptation(ABC):
         return trained if self.pairs is None else {name: each for name, each in trained.items() if not is_head(name)}
 
     def decays(self, model: Any) -> set[str]:
-        """Return the names of the parameters with weight decay: all parameters except biases and norm weights.
-
-        The result equals that of transformers' `Trainer.get_decay_parameter_names` (a test compares them).
-        """
+        """All except biases and norm weights, as `Trainer.get_decay_parameter_names` (a test compares them)."""
         norms = {
             f"{prefix}.{name}" if prefix else name
             for prefix, module in model.named_modules()
@@ -305,7 +277,7 @@ class Adaptation(ABC):
         return {name for name, _ in model.named_parameters() if name not in norms and "bias" not in name.lower()}
 
     def unlowered(self, model: Any) -> set[str]:
-        """Return the names of the parameters that stay float32 if the body computes in bfloat16."""
+        """The names of the parameters that stay float32 if the body computes in bfloat16."""
         return set()
 
     def multipliers(self, model: Any) -> Mapping[str, float]:
@@ -332,14 +304,11 @@ class Adaptation(ABC):
         """
 
     def check_saved(self, model: Any, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-        """Raise CorruptAdapter unless `state` (saved) has the names and shapes of `expected` (the state of `model`)."""
+        """Raise CorruptAdapter unless `state` (saved) has the names and shapes of `expected`."""
         check_names(expected, state)
 
     def restore(self, model: Any, state: Mapping[str, Tensor]) -> None:
-        """Copy saved tensors into a model to which the method is attached.
-
-        Raises CorruptAdapter if names or shapes differ.
-        """
+        """Copy saved tensors into a model with the method. Raises CorruptAdapter if names or shapes differ."""
         import torch
 
         expected = self.state(model)
@@ -351,7 +320,7 @@ class Adaptation(ABC):
 
 @dataclass(frozen=True)
 class Method(Adaptation, Description, Serving, Format):
-    """The base class of ways to adapt a classifier; the fields of a subclass are its hyperparameters."""
+    """The base class of ways to adapt a classifier."""
 
 
 def plain_name(name: str) -> str:
@@ -369,7 +338,7 @@ def weight_names(model: Any) -> tuple[set[str], set[str]]:
 
 
 def check_names(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Raise CorruptAdapter if the tensors in `found` have other names or shapes than those in `expected`."""
+    """Raise CorruptAdapter for other names or shapes."""
     missing, surplus = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or surplus:
         what = f"lacks {missing[0]}" if missing else f"has {surplus[0]}, which this model does not"

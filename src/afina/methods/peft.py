@@ -42,27 +42,18 @@ OF_PEFT = (
 
 @dataclass(frozen=True)
 class PeftMethod(Method):
-    """A method that wraps the model with peft.
+    """A method that wraps the model with peft: it trains what peft adds, and the head if peft's settings include it.
 
-    A `PeftMethod` trains what peft adds, and the head if peft's settings include the head.
-
-    Attributes:
-        saves_head: Whether every module of the head trains and is saved, including modules that peft by itself would
-            neither train nor save.
+    `saves_head`: every module of the head trains and is saved, also those that peft itself would not.
     """
 
     tensor_file: ClassVar[str] = "adapter_model.safetensors"
     saves_head: ClassVar[bool] = True
 
     @abstractmethod
-    def settings(self, model: Any) -> Any:
-        """Return peft's configuration for this model."""
+    def settings(self, model: Any) -> Any: ...
 
     def attach(self, model: Any) -> Any:
-        """Wrap the model with peft, which sets the parameters that train.
-
-        peft's initial values of an adapter do not change the logits.
-        """
         from peft import get_peft_model
 
         from afina.models.kernels.linear import dequantized_weights
@@ -92,10 +83,7 @@ class PeftMethod(Method):
             set_peft_model_state_dict(model, dict(state))
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Return the adapter's changes of all layers for a mixed batch.
-
-        Returns None if the frozen model `base` lacks a layer wrapped by peft, or no `LayerChange` computes its formula.
-        """
+        """None if `base` lacks a layer wrapped by peft, or no `LayerChange` computes its formula."""
         from torch import nn
 
         from afina.models.kernels.layer_changes import BatchedAdapter
@@ -121,10 +109,7 @@ class PeftMethod(Method):
         return BatchedAdapter(changes, tensor_names=frozenset(tensor_names))
 
     def merged(self, model: Any) -> Any:
-        """Merge the adapter into the weights with peft.
-
-        Raises InvalidStudy if peft cannot merge this type of adapter, or if merged weights would be NaN.
-        """
+        """Raises InvalidStudy if peft cannot merge this type of adapter, or if merged weights would be NaN."""
         try:
             with quiet():
                 return model.merge_and_unload(safe_merge=True)
@@ -132,13 +117,12 @@ class PeftMethod(Method):
             raise problems.CANNOT_MERGE(reason=brief(error)) from None
 
     def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:
-        """Write peft's `adapter_config.json` with sorted keys, and with the backbone's address as base model."""
         self.write_settings(model, backbone, directory)
 
     def write_settings(
         self, model: Any, backbone: Backbone, directory: Path, beside: Mapping[str, Any] = MappingProxyType({})
     ) -> None:
-        """Write peft's `adapter_config.json`; `beside` has settings for methods trained with the peft method."""
+        """Write `adapter_config.json`; `beside` has settings of methods trained with this one."""
         settings = model.peft_config[model.active_adapter].to_dict()
         saved = [*(settings.get("modules_to_save") or ()), *beside.get("modules_to_save", ())]
         settings.update(beside)
@@ -161,7 +145,7 @@ _SAID = (
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress those warnings of peft that need no action by the user."""
+    """Suppress those warnings of peft that need no action."""
     with warnings.catch_warnings():
         for message, category in _SAID:
             warnings.filterwarnings("ignore", message=message, category=category)
@@ -169,17 +153,13 @@ def quiet() -> Iterator[None]:
 
 
 def task_type_of(model: Any) -> str:
-    """Return peft's name of the kind of model: a classifier of texts or of tokens, or a language model."""
     if not has_head(model):
         return "CAUSAL_LM"
     return "TOKEN_CLS" if classifies_tokens(model) else "SEQ_CLS"
 
 
 def _save_head(settings: Any, model: Any) -> None:
-    """Add to peft's settings the head modules that peft would neither train nor save.
-
-    peft recognises heads by two module names only.
-    """
+    """Add the head modules that peft would neither train nor save: it knows heads by two module names only."""
     from peft.utils.constants import SEQ_CLS_HEAD_NAMES as KNOWN
 
     modules = sorted({path.partition(".")[0] for path in head_entry_of(model).modules})
@@ -189,10 +169,7 @@ def _save_head(settings: Any, model: Any) -> None:
 
 
 def check_targets(name: str, model: Any, targets: Sequence[str], usual: Sequence[str]) -> None:
-    """Raise InvalidStudy if the model has no module for one of the names in `targets`.
-
-    peft itself ignores a target that matches no module as long as another target matches one.
-    """
+    """Raise InvalidStudy for a target that names no module; peft ignores one if another matches."""
     modules = [f".{path}" for path, _ in model.named_modules()]
     for target in targets:
         if not any(path.endswith(f".{target}") for path in modules):
@@ -200,7 +177,7 @@ def check_targets(name: str, model: Any, targets: Sequence[str], usual: Sequence
 
 
 def brief(error: Exception) -> str:
-    """Return the first 200 characters of an exception's message; messages of peft may quote long input."""
+    """The first 200 characters; messages of peft may quote long input."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
@@ -209,10 +186,7 @@ def _change(
 ) -> LayerChange | None:
     """Return an adapter's change of one layer; None if no `LayerChange` computes the layer's formula.
 
-    Args:
-        layer: The layer as wrapped by peft, on the `meta` device.
-        saved: The layer's tensors, by the names under which peft saves them.
-        bias: The bias that the adapter trained for the layer. None: the frozen bias.
+    The layer is on the `meta` device; `saved` has peft's names of its tensors; `bias` None: the frozen bias.
     """
     from afina.models.kernels import linear
     from afina.models.kernels.dora import DoraChange, dora_adapter

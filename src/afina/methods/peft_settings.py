@@ -27,20 +27,17 @@ from afina.methods.method import Method, plain_name
 from afina.models.adapter import PEFT_SETTINGS, Adapter
 
 MOST = 16_384
-"""Maximum of a size, such as a rank, in peft's settings."""
 
 MOST_STEPS = 1_000
-"""Maximum of a number of sequential computing steps in peft's settings."""
+"""Of sequential computing steps."""
 
 MOST_WIDE = 1 << 24
-"""Maximum of a size in peft's settings that counts the elements of a matrix."""
+"""Of a size that counts the elements of a matrix."""
 
 MOST_NAMES = 4_096
-"""Maximum number of module names in a list of peft's settings, or of patterns in a table."""
 
 LONGEST = 1_000
-"""Maximum length of a pattern in peft's settings, in characters. All patterns of a table in peft's settings together
-may be four times as long as `LONGEST`."""
+"""Of a pattern, in characters. All patterns of a table may be four times as long."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +98,10 @@ TRAINED = tuple(kind for kind, support in SUPPORT.items() if not support.not_tra
 """The peft types that the method `peft` trains."""
 
 MODULES = ("target_modules", "exclude_modules", "feedforward_modules")
-"""Settings of peft that name modules: either a list of names, or a regular expression that must match a module's full
-name."""
+"""Either a list of names, or a regular expression that must match a module's full name."""
 
 _PLAIN = ("modules_to_save", "layers_pattern", "target_parameters")
-"""Settings of peft that are lists of names but that peft reads as patterns; afina accepts only plain names in them."""
+"""Lists of names that peft reads as patterns; only plain names are accepted."""
 
 _TABLES = {
     "rank_pattern": ("LORA", "LOHA", "LOKR", "DELORA", "HIRA"),
@@ -113,12 +109,10 @@ _TABLES = {
     "lambda_pattern": ("DELORA",),
     "n_frequency_pattern": ("WAVEFT",),
 }
-"""Settings of peft that are tables from a pattern, which matches the end of a module's name, to a value; with the peft
-types for which the first matching pattern counts."""
+"""Tables from a pattern of the end of a module's name to a value; with the types for which the first match counts."""
 
 _OTHER_TABLES = (*_TABLES, "block_size_pattern", "target_svd_config")
-"""Settings of peft that are tables. For peft types that `_TABLES` does not list, the table's keys must be plain
-names."""
+"""For types that `_TABLES` does not list, the keys must be plain names."""
 
 _NEVER = {
     "layer_replication": "it repeats layers of the backbone",
@@ -128,7 +122,7 @@ _NEVER = {
     "sample_at_inference": "it answers the same text differently each time",
     "use_asa": "it needs a call after each step",
 }
-"""Settings of peft that must be absent, null or false, each with the reason."""
+"""Settings that must be absent, null or false, each with the reason."""
 
 _STEPS = ("num_cayley_neumann_terms", "psoft_svd_lowrank_niter", "depth", "boft_n_butterfly_factor")
 _WIDE = ("n_frequency", "n_frequency_pattern", "theta_d_length")
@@ -137,7 +131,7 @@ _ANY = re.compile(
     r"|.*interval|asa_.*|base_model_name_or_path|revision|peft_version|auto_mapping|.*dropout|eps|loftq_config"
     r"|eva_config|corda_config|lora_ga_config|runtime_config"
 )
-"""Settings of peft whose numbers are not sizes, so that no maximum applies."""
+"""Settings whose numbers are not sizes, so that no maximum applies."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
 
@@ -183,7 +177,6 @@ def _check_sizes(name: str, value: Any) -> None:
 
 
 def numbers(value: Any) -> Iterator[float]:
-    """Yield all numbers in a JSON value, also those inside lists and objects."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         yield value
     elif isinstance(value, dict | list):
@@ -219,7 +212,7 @@ def _refused(name: str, found: Any, why: str) -> InvalidStudy:
 def resolved(saved: Mapping[str, Any], modules: Sequence[str]) -> dict[str, Any]:
     """Return peft's settings with each pattern replaced by the module names that match; peft's result is the same.
 
-    Raises InvalidStudy if a pattern of module names cannot be read, or `target_modules` matches no module.
+    Raises InvalidStudy for an unreadable pattern, or `target_modules` that match nothing.
     """
     made = dict(saved)
     for name in MODULES:
@@ -251,7 +244,7 @@ def _by_name(name: str, table: Mapping[str, Any], modules: Sequence[str]) -> dic
 
 
 def _one_of(names: Sequence[str]) -> str:
-    """Return a regular expression that matches exactly these names, in linear time."""
+    """A regular expression that matches exactly these names, in linear time."""
     return f"(?:{'|'.join(map(re.escape, names))})" if names else r"(?!)"
 
 
@@ -259,10 +252,7 @@ class Ends:
     """Finds the first pattern that matches the end of a module's name after a dot, as peft's `get_pattern_key` does."""
 
     def __init__(self, name: str, patterns: Sequence[str] | Mapping[str, Any]) -> None:
-        """Compile the patterns of the peft setting `name`.
-
-        Raises InvalidStudy for a pattern that RE2 cannot match, such as a back-reference.
-        """
+        """Raises InvalidStudy for a pattern that RE2 cannot match, such as a back-reference."""
         self._plain: dict[str, int] = {}
         self._others = []
         self._keys = list(patterns)
@@ -275,7 +265,7 @@ class Ends:
             raise _refused(name, f"{len(self._others)} patterns", f"more than {4 * LONGEST:,} letters")
 
     def __call__(self, module: str) -> str | None:
-        """Return the first pattern that matches the module's name; None: no pattern matches."""
+        """The first pattern that matches, or None."""
         parts = module.split(".")
         ends = [".".join(parts[at:]) for at in range(len(parts))]
         found = [self._plain[end] for end in ends if end in self._plain]
@@ -284,10 +274,7 @@ class Ends:
 
 
 def _compiled(name: str, pattern: str) -> Any:
-    """Return a function that says whether a module's full name matches `pattern`.
-
-    Raises InvalidStudy for a pattern that is too long, or that RE2 cannot match.
-    """
+    """Return whether a module's full name matches, as a function. Raises InvalidStudy."""
     import re2
 
     options = re2.Options()
@@ -310,8 +297,7 @@ _STATED: dict[str, tuple[str, type[Method], dict[str, str]]] = {
     "ia3": ("IA3", Ia3, {}),
     "vera": ("VERA", Vera, {"r": "r", "projection_prng_key": "key"}),
 }
-"""For each method: the peft type, afina's class, and the names of peft settings with the names of afina's
-hyperparameters that must have equal values."""
+"""For each method: the peft type, afina's class, and peft's settings that must equal afina's hyperparameters."""
 
 _TYPED = "peft"
 
@@ -329,7 +315,7 @@ _SELECTING = frozenset({"layers_to_transform", "exclude_modules"})
 modules, such as one with the hyperparameter `layers`."""
 
 _ADAPTED = (".lora_A.", ".lora_embedding_A", ".ia3_l", ".vera_lambda_b")
-"""Parts of the names of an adapter's tensors that follow the name of the adapted module."""
+"""What follows the name of the adapted module in a tensor's name."""
 
 
 def check_agrees(adapter: Adapter) -> None:
@@ -344,8 +330,7 @@ def check_agrees(adapter: Adapter) -> None:
 def disagreement(manifest: Mapping[str, Any], settings: Mapping[str, Any], tensors: Iterable[str] = ()) -> str | None:
     """Return a sentence about the first difference between peft's settings and afina's manifest; None: no difference.
 
-    Args:
-        tensors: Names of the adapter's tensors. peft's settings must select the module of each saved tensor.
+    peft's settings must select the module of each of the `tensors`.
     """
     free: Collection[str] = _FREE
     name, given = str(manifest.get("method")), manifest.get("hyperparameters") or {}
@@ -425,7 +410,7 @@ def _unreached(settings: Mapping[str, Any], tensors: Sequence[str]) -> str | Non
 
 
 def _leaves_out(setting: str, settings: Mapping[str, Any], module: str) -> bool:
-    """Whether peft would not adapt the module because of a setting in `_SELECTING`; True if the setting is unusual."""
+    """Whether peft would not adapt the module because of a setting in `_SELECTING`, or the setting is unusual."""
     given = settings.get(setting)
     if given in (None, []):
         return False

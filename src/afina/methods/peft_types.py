@@ -88,7 +88,6 @@ class PeftType(PeftMethod):
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """The peft type, and its settings as the user gave them; `adapter_config.json` also has peft's defaults."""
         return {"type": self.type, "settings": dict(self.given)}
 
     def settings(self, model: Any) -> Any:
@@ -132,10 +131,7 @@ class PeftType(PeftMethod):
         return {key: value for key, value in made.items() if key in given}
 
     def attach(self, model: Any) -> Any:
-        """Wrap the model with peft.
-
-        Raises InvalidStudy if the settings cannot be used, or if peft changes a weight of the backbone.
-        """
+        """Raises InvalidStudy if the settings cannot be used, or if peft changes a weight of the backbone."""
         before = [(parameter, _mark(parameter)) for parameter in model.parameters()]
         try:
             wrapped = super().attach(model)
@@ -151,10 +147,7 @@ class PeftType(PeftMethod):
         return wrapped
 
     def unlowered(self, model: Any) -> set[str]:
-        """Return the names of the parameters that the peft type adds, which stay float32.
-
-        peft computes many of the parameters that it adds in float32, whatever the body's dtype.
-        """
+        """peft computes many of the parameters that it adds in float32, whatever the body's dtype."""
         if self.type in _LOWERED:
             return set()
         prefix = str(model.base_model.prefix)
@@ -167,33 +160,31 @@ class PeftType(PeftMethod):
 
 
 def _mark(parameter: Parameter) -> tuple[int, float]:
-    """Return a value that changes if a parameter moves in memory or its numbers change."""
+    """A value that changes if a parameter moves in memory or its numbers change."""
     return parameter.data_ptr(), 0.0 if parameter.is_meta else float(parameter.detach().double().sum())
 
 
 def _as_given(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """Forward hook: return a layer's output in the dtype of its input; some peft layers return another dtype."""
+    """Some peft layers return another dtype than that of their input."""
     return output.to(inputs[0].dtype)
 
 
 def _as_its_weight(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Forward pre-hook: convert a layer's input to the dtype of its weight; some peft layers pass another dtype."""
+    """Some peft layers pass another dtype than that of the layer's weight."""
     return inputs[0].to(next(module.parameters()).dtype), *inputs[1:]
 
 
 _LARGEST = 3e38
 
 ON_HELD_WEIGHTS = ("LORA", "IA3", "VERA")
-"""peft types that can be opened on int8 or NF4 weights: afina computes their layers itself, or they read no frozen
-weight."""
+"""Types that can be opened on int8 or NF4: afina computes their layers, or they read no frozen weight."""
 
 
 @dataclass(frozen=True)
 class SavedPeft(PeftMethod):
-    """An adapter that was made with peft and without afina. afina can open the adapter, but not train it.
+    """An adapter that was made with peft and without afina, which afina opens and does not train.
 
-    Attributes:
-        saved: The content of `adapter_config.json`.
+    `saved` is the content of `adapter_config.json`.
     """
 
     name: ClassVar[str] = "peft"
@@ -209,7 +200,7 @@ class SavedPeft(PeftMethod):
         return dict(self.saved)
 
     def settings(self, model: Any) -> Any:
-        """Return peft's configuration of the adapter, after checking that it is safe. Raises InvalidStudy."""
+        """Raises InvalidStudy for unsafe settings."""
         peft_settings.check(self.saved)
         # peft would warn about another base model, and would add to the lists that it gets
         given = {key: deepcopy(value) for key, value in self.saved.items() if key != "base_model_name_or_path"}
@@ -220,11 +211,7 @@ class SavedPeft(PeftMethod):
         return _read(given)
 
     def attach(self, model: Any) -> Any:
-        """Wrap the model with peft, after checking the settings, which may come from an untrusted source.
-
-        Raises InvalidStudy also for a peft type whose layers read frozen weights if the weights are stored as int8 or
-        NF4.
-        """
+        """Raises InvalidStudy also for a type whose layers read frozen weights that are int8 or NF4."""
         from afina.models.kernels.linear import held_tensors
 
         kind = self.saved["peft_type"]
@@ -236,10 +223,7 @@ class SavedPeft(PeftMethod):
             raise _unusable(error) from None
 
     def check_saved(self, model: Any, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-        """Raise CorruptAdapter if names or shapes differ; frozen embeddings in the saved state are accepted.
-
-        peft saves frozen embeddings if a LoRA changes them or `save_embedding_layers` is set.
-        """
+        """Frozen embeddings in the saved state are accepted: peft saves them if a LoRA changes them."""
         for name in _embeddings(model, expected, state):
             there = model.get_parameter(name)
             if there.shape != state[name].shape:
@@ -253,10 +237,7 @@ class SavedPeft(PeftMethod):
         return {name: tensor for name, tensor in state.items() if name not in frozen}
 
     def restore(self, model: Any, state: Mapping[str, Tensor]) -> None:
-        """Copy an adapter's saved tensors into the model.
-
-        Raises WrongBackbone if the file has frozen embeddings that differ from the backbone's.
-        """
+        """Raises WrongBackbone if the file has frozen embeddings that differ from the backbone's."""
         expected = self.state(model)
         self.check_saved(model, expected, state)
         for name in _embeddings(model, expected, state):
@@ -280,10 +261,7 @@ class SavedPeft(PeftMethod):
 
 
 def _embeddings(model: Any, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> set[str]:
-    """Return the names of the frozen embeddings in a saved state.
-
-    `expected` has the tensors that the method itself saves, without frozen embeddings.
-    """
+    """The names of the frozen embeddings in a saved state; `expected` is without them."""
     entry = architecture_of(model)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     known = {f"{inner.base_model_prefix}.{entry.embeddings[0]}.weight", f"{entry.output_embedding}.weight"}
@@ -292,28 +270,22 @@ def _embeddings(model: Any, expected: Mapping[str, Tensor], state: Mapping[str, 
 
 
 OWN: dict[str, type[VirtualTokens]] = {"PROMPT_TUNING": PromptTuning, "PREFIX_TUNING": PrefixTuning}
-"""The peft types that afina computes by its own methods, each with afina's class."""
 
 _ROWS = "prompt_embeddings"
 """peft's name of the tensor [virtual tokens, values of a token] that has all virtual tokens."""
 
 
 def saved_by_peft(saved: dict[str, Any]) -> Method:
-    """Return the method that opens an adapter that peft saved with the settings in `saved`."""
+    """Return the method that opens what peft saved with these settings."""
     return SavedVirtualTokens(saved) if saved.get("peft_type") in [*OWN] else SavedPeft(saved)
 
 
 @dataclass(frozen=True)
 class SavedVirtualTokens(Method):
-    """Prompt or prefix tuning saved by peft and computed by afina's own method.
-
-    afina can open such an adapter, but not train it.
+    """Prompt or prefix tuning saved by peft and computed by afina's own method, which afina does not train.
 
     A saved prefix has, for each virtual token, the key and the value in each attention layer, from the first layer to
     the last. Keys of a prefix are stored after the rotary embedding, as in afina's own format.
-
-    Attributes:
-        saved: The content of `adapter_config.json`.
     """
 
     name: ClassVar[str] = "peft"
@@ -329,10 +301,7 @@ class SavedVirtualTokens(Method):
 
     @cached_property
     def own(self) -> VirtualTokens:
-        """afina's own method of prompt or prefix tuning with the number of virtual tokens that peft saved.
-
-        Raises InvalidStudy for settings that cannot be used.
-        """
+        """Raises InvalidStudy for settings that cannot be used."""
         peft_settings.check(self.saved)
         tokens = self.saved.get("num_virtual_tokens")
         if type(tokens) is not int or tokens < 1 or self.saved.get("num_transformer_submodules") not in (None, 1):
@@ -351,10 +320,7 @@ class SavedVirtualTokens(Method):
         return self.own.takes_positions
 
     def attach(self, model: Any) -> Any:
-        """Add the modules of prompt or prefix tuning to the model.
-
-        Raises InvalidStudy if afina's result would differ from peft's, or the virtual tokens leave no room for a text.
-        """
+        """Raises InvalidStudy if afina's result would differ from peft's, or no room is left for a text."""
         window = getattr(model.config, "sliding_window", None)
         if window and self.saved["peft_type"] == "PREFIX_TUNING":
             raise problems.PREFIX_IN_WINDOW(window=window, type="PREFIX_TUNING")
@@ -386,12 +352,11 @@ class SavedVirtualTokens(Method):
         self.own.restore(model, self._own_state(model, state))
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Return the virtual tokens for a mixed batch: embeddings of a prompt, or the keys and values of a prefix."""
         made = self.own.batched(model, self._own_state(model, state), base)
         return None if made is None else replace(made, tensor_names=frozenset({_ROWS}))
 
     def merged(self, model: Any) -> Any:
-        """Return the model unchanged, because virtual tokens cannot be merged into the backbone's weights."""
+        """Unchanged: virtual tokens cannot be merged into weights."""
         return self.own.merged(model)
 
 

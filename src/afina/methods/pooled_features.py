@@ -38,10 +38,7 @@ class PooledFeatures(Selective):
     normalize: bool | None = None
 
     def for_opening(self, opening: Opening) -> Self:
-        """Return the method without a pooling for a token classifier, whose features are the words' hidden states.
-
-        Raises InvalidStudy if the hyperparameters ask for a pooling of each text, or for normalised features.
-        """
+        """Without a pooling for a token classifier, whose features are those of words. Raises InvalidStudy."""
         if opening.auto_class != "token_classifier":
             return self
         if self.pooling not in ("auto", "family") or self.normalize:
@@ -49,7 +46,7 @@ class PooledFeatures(Selective):
         return replace(self, pooling="family", normalize=False)
 
     def for_backbone(self, backbone: Backbone) -> Self:
-        """Return the method with the pooling from the backbone's sentence-transformers files in place of `auto`."""
+        """With the pooling of the backbone's sentence-transformers files in place of `auto`."""
         if self.pooling == "auto" and (said := sentence_pooling(backbone.path)) is not None:
             normalize = said.normalize if self.normalize is None else self.normalize
             return replace(self, pooling=said.pooling, normalize=normalize).for_family(backbone.family)
@@ -57,10 +54,9 @@ class PooledFeatures(Selective):
 
     @abstractmethod
     def pooled(self, model: Any) -> Pooled | None:
-        """Return how features are pooled; None if the model family's own pooling is used."""
+        """How features are pooled; None: by the model family's own pooling."""
 
     def attach(self, model: Any) -> Any:
-        """Choose the parameters that train, and pool the hidden states that the head reads as `pooled` says."""
         from afina.models.added_modules import READOUT, PoolingReadout
 
         model = super().attach(model)
@@ -71,8 +67,6 @@ class PooledFeatures(Selective):
 
 
 class SentencePooling(NamedTuple):
-    """How a sentence-transformers model pools a text's hidden states into one vector."""
-
     pooling: Pooling
     normalize: bool
 
@@ -84,16 +78,11 @@ _MODES: Mapping[str, Pooling] = {
     "pooling_mode_lasttoken": "last",
     **{"cls": "first", "mean": "mean", "lasttoken": "last"},
 }
-"""afina's pooling by the key or the name that selects it in the configuration of sentence-transformers' `Pooling`
-module."""
+"""By the key or the name in the configuration of sentence-transformers' `Pooling` module."""
 
 
 def sentence_pooling(directory: Path) -> SentencePooling | None:
-    """Return the pooling in the sentence-transformers files of `directory`; None if the directory has no such files.
-
-    Raises InvalidStudy if the sentence-transformers files are malformed, or need a pooling or a layer that afina
-    does not have.
-    """
+    """Return the pooling in the sentence-transformers files of `directory`, or None. Raises InvalidStudy."""
     modules = directory / MODULES
     if not modules.is_file():
         return None

@@ -53,17 +53,13 @@ class VirtualTokens(Method):
     @property
     @abstractmethod
     def adds(self) -> str:
-        """Name of the modules that the method adds to a model."""
+        """Name of the added modules."""
 
     @abstractmethod
-    def add(self, body: Any) -> None:
-        """Add the modules with the virtual tokens to a transformer without its head."""
+    def add(self, body: Any) -> None: ...
 
     def attach(self, model: Any) -> Any:
-        """Add the modules with the virtual tokens, with initial values drawn by torch's random generator.
-
-        Raises InvalidStudy if the virtual tokens leave no room for a text.
-        """
+        """Initial values are drawn by torch's generator. Raises InvalidStudy if no room is left for a text."""
         most = int(model.config.max_position_embeddings)
         if self.tokens >= most:
             raise problems.TOKENS_TOO_MANY(method=self.name, tokens=self.tokens, most=most)
@@ -76,7 +72,7 @@ class VirtualTokens(Method):
         return self.adds in name.split(".") or is_head(name)
 
     def added(self, state: Mapping[str, Tensor]) -> list[str]:
-        """Return the names of the tensors in a saved state that belong to the virtual tokens."""
+        """The names of the tensors of the virtual tokens."""
         return [name for name in state if self.adds in plain_name(name).split(".")]
 
     def check(self, model: Any, state: Mapping[str, Tensor]) -> None:
@@ -146,7 +142,6 @@ class PrefixTuning(VirtualTokens):
         return PREFIX
 
     def add(self, body: Any) -> None:
-        """Add a trained key and a trained value for each virtual token to each attention layer."""
         from afina.models import added_modules
 
         rows = added_modules.words(body, self.tokens)
@@ -155,7 +150,7 @@ class PrefixTuning(VirtualTokens):
             attention.add_module(self.adds, added_modules.Prefix(key, value, rows))
 
     def begin(self, model: Any) -> None:
-        """Compute the keys and values with which the prefix starts, by the model without its prefix."""
+        """Compute the first keys and values, by the model without its prefix."""
         from afina.models import added_modules
 
         body = model.base_model

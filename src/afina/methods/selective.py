@@ -31,22 +31,21 @@ class Selective(Method):
     adds_parameters: ClassVar[bool | None] = False
 
     def trains(self, name: str) -> bool:
-        """Whether the parameter with this name trains."""
         raise NotImplementedError
 
     def chosen(self, model: Any) -> set[str]:
-        """Return the `plain_name` of all parameters to train, including weights that are stored as int8 or NF4."""
+        """The `plain_name` of all parameters to train, including int8 or NF4 weights."""
         return {name for name in set.union(*weight_names(model)) if self.trains(name)}
 
     def owned(self, model: Any) -> set[str]:
         return self.chosen(model)
 
     def pretrained(self, model: Any) -> set[str]:
-        """Return the names of the trained parameters outside the head; the head does not come from the backbone."""
+        """Without the head, which does not come from the backbone."""
         return {name for name in self.trainable(model) if not is_head(name)}
 
     def attach(self, model: Any) -> Any:
-        """Freeze all parameters except the chosen ones. Raises InvalidStudy if a chosen weight is int8 or NF4."""
+        """Raises InvalidStudy if a chosen weight is int8 or NF4."""
         chosen = self.chosen(model)
         if wanted := sorted(chosen & weight_names(model)[1]):
             raise problems.TRAINS_FROZEN_MATRIX(parameter=wanted[0], method=self.name)
@@ -55,7 +54,7 @@ class Selective(Method):
         return model
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Return the trained biases and norms for a mixed batch; None if a matrix or an embedding was trained."""
+        """The trained biases and norms; None if a matrix or an embedding was trained."""
         from afina.models.kernels.layer_changes import BatchedAdapter, BiasChange, NormChange
 
         own = self.chosen(model) & {name for name, _ in base.named_parameters()}
@@ -81,7 +80,7 @@ class Selective(Method):
 
 @dataclass(frozen=True)
 class _Untrained(Selective):
-    """The base class of methods that train nothing, so that the pretrained model is evaluated as it is."""
+    """Methods that train nothing: the pretrained model is evaluated as it is."""
 
     search: ClassVar[None] = None
     practical: ClassVar[bool] = False
@@ -89,7 +88,6 @@ class _Untrained(Selective):
 
     @property
     def trains_head(self) -> bool:
-        """False, because the head keeps its initial values."""
         return False
 
     def trains(self, name: str) -> bool:
@@ -144,7 +142,7 @@ class ZeroShot(_Untrained):
 
     @property
     def has_adapter(self) -> bool:
-        """Whether all texts have the same prompt, which an adapter can contain."""
+        """All texts have the same prompt, which an adapter can contain."""
         return self.draw == FIXED
 
     def for_family(self, family: str) -> Self:
@@ -201,7 +199,7 @@ class Full(Selective):
         return True
 
     def multipliers(self, model: Any) -> Mapping[str, float]:
-        """Return learning-rate multipliers by parameter name, smaller for lower blocks; empty if `layer_decay` is 1."""
+        """Smaller for lower blocks; empty if `layer_decay` is 1."""
         if self.layer_decay == 1:
             return {}
         entry, there = architecture_of(model), model.config.num_hidden_layers
@@ -242,10 +240,7 @@ class Last(Selective):
             raise problems.BLOCKS_INVALID(method="last", blocks=self.blocks)
 
     def chosen(self, model: Any) -> set[str]:
-        """Return the names of the parameters in the last blocks, the final norm and the head.
-
-        Raises InvalidStudy if the model has fewer transformer blocks than `blocks`.
-        """
+        """Raises InvalidStudy for too few blocks."""
         entry, there = architecture_of(model), model.config.num_hidden_layers
         if self.blocks > there:
             raise problems.BLOCKS_TOO_MANY(found=there, method=self.name, blocks=self.blocks)
@@ -276,7 +271,7 @@ class BitFit(Selective):
         return {"bias": "all"}
 
     def attach(self, model: Any) -> Any:
-        """Freeze all parameters except biases and the head. Raises InvalidStudy if the model has no biases."""
+        """Raises InvalidStudy if the model has no biases."""
         if all(is_head(name) for name in self.chosen(model)):
             raise problems.NO_BIASES(method=self.name, family=model.config.model_type)
         return super().attach(model)
@@ -330,13 +325,11 @@ class PreLayer(Selective):
         return self.train_head
 
     def chosen(self, model: Any) -> set[str]:
-        """Return the names of the embeddings' parameters, and of the head's if `train_head` is true."""
         names = [plain_name(name) for name, _ in model.named_parameters()]
         head = {name for name in names if is_head(name)} if self.train_head else set()
         return head | {name for name in names if self.chooses(architecture_of(model), name)}
 
     def chooses(self, entry: Architecture, name: str) -> bool:
-        """Whether the method trains the body's parameter with this name, in a model of this family."""
         return any(f".{path}." in f".{name}" for path in entry.embeddings)
 
     def in_peft(self, model: Any) -> Mapping[str, Any]:
@@ -360,7 +353,6 @@ class PreLayer46080(PreLayer):
         return self
 
     def chooses(self, entry: Architecture, name: str) -> bool:
-        """Whether the parameter belongs to a block's first norm, or is the bias of an attention's input projection."""
         parts = name.split(".")
         assert entry.block.pre_norm is not None
         return entry.block.pre_norm.first in parts or (parts[-1] == "bias" and parts[-2] in entry.lora_targets)

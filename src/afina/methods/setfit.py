@@ -70,36 +70,32 @@ class SetFit(PooledFeatures):
 
     @property
     def pairs(self) -> PairSampling | None:
-        """How the pairs of training texts are drawn."""
         return PairSampling(self.sampling_strategy, self.num_iterations, self.max_pairs)
 
     def chosen(self, model: Any) -> set[str]:
-        """Return the parameters below the pooling, and those of the head's last layer, which reads the embeddings."""
+        """Those below the pooling, and the head's last layer, which reads the embeddings."""
         last = f"{head_entry_of(model).output}."
         names = {name for name, _ in model.named_parameters()}
         return {name for name in names if not is_after_pooling(name) or name.startswith(last)}
 
     def for_family(self, family: str) -> Self:
-        """Return the method with the pooling `mean` in place of `auto`. Raises InvalidStudy for a causal model."""
+        """With `mean` in place of `auto`. Raises InvalidStudy for a causal model."""
         if not ARCHITECTURES[family].is_encoder:
             raise problems.ENCODER_NEEDED(method=self.name, family=family)
         pooling: EmbeddingPooling = "mean" if self.pooling == "auto" else self.pooling
         return replace(self, pooling=pooling, normalize=bool(self.normalize))
 
     def pooled(self, model: Any) -> Pooled:
-        """Return how embeddings are pooled. Layers between the embeddings and the head's last layer are not used.
-
-        Such a layer, for example BERT's pooler, is frozen.
-        """
+        """Layers between the embeddings and the head's last layer, such as BERT's pooler, are frozen and not used."""
         from afina.models.kernels.layout import Pooled
 
         assert self.pooling != "auto"
         return Pooled(self.pooling, bool(self.normalize))
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Return None, because every layer of the body was trained."""
+        """None: every layer of the body was trained."""
         return None
 
     def merged(self, model: Any) -> Any:
-        """Raise InvalidStudy, because transformers' classifiers of encoders compute no logits from embeddings."""
+        """Raise InvalidStudy: transformers' classifiers of encoders compute no logits from embeddings."""
         raise problems.EMBEDDINGS_NOT_EXPORTABLE(method=self.name, pooling=self.pooling)

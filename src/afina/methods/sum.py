@@ -82,7 +82,6 @@ class Sum(Method):
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """Return the hyperparameters of each method of the sum, with its learning-rate multiplier if it has one."""
         return {
             key: part.hyperparameters | ({MULTIPLIER: self.given[key]} if key in self.given else {})
             for key, part in self.parts.items()
@@ -90,7 +89,6 @@ class Sum(Method):
 
     @property
     def non_defaults(self) -> dict[str, Any]:
-        """Return each part's hyperparameters that differ from the defaults, and its learning-rate multiplier."""
         return {
             key: part.non_defaults | ({MULTIPLIER: self.given[key]} if key in self.given else {})
             for key, part in self.parts.items()
@@ -117,9 +115,7 @@ class Sum(Method):
         return all(part.said_by_peft for part in self._own.values())
 
     def attach(self, model: Any) -> Any:
-        """Attach the part that wraps the model with peft, then selective parts, then the other parts.
-
-        The part with peft comes first, because peft looks for the model's original modules.
+        """Attach peft's part first, because peft looks for original modules, then selective parts, then the others.
 
         Raises InvalidStudy if two parts of the sum train the same parameter.
         """
@@ -146,9 +142,9 @@ class Sum(Method):
         return model if self._wrap is None else model.get_base_model()
 
     def _owners(self, model: Any) -> dict[str, list[str]]:
-        """Return the keys of the parts that train each parameter, by parameter name, without the part that uses peft.
+        """Return the keys of the parts that train each parameter, without the part that uses peft.
 
-        A parameter that one part added belongs to that part alone, even if a selective part such as BitFit chooses it
+        A parameter that a part added belongs to that part alone, even if a selective part such as BitFit chooses it
         too.
         """
         owned = {key: part.owned(self._inner(model)) for key, part in self._own.items()}
@@ -166,18 +162,14 @@ class Sum(Method):
             raise problems.TRAINS_WHAT_ANOTHER_ADDS_TO(parameter=what, method=self.name, part=owners[0])
 
     def decays(self, model: Any) -> set[str]:
-        """Return the names of the parameters that have weight decay in every part of the sum."""
+        """Those that have weight decay in every part."""
         return set.intersection(*(part.decays(model) for part in self.parts.values()))
 
     def unlowered(self, model: Any) -> set[str]:
-        """Return the names of the parameters that any part of the sum keeps in float32."""
         return set.union(*(part.unlowered(model) for part in self.parts.values()))
 
     def multipliers(self, model: Any) -> Mapping[str, float]:
-        """Return learning-rate multipliers by parameter name: the part's own multiplier times the part's `factor`.
-
-        The head has the multiplier of the first part.
-        """
+        """The part's own multiplier times `factor`. The head has that of the first part."""
         found = {}
         by_part = {key: part.multipliers(model) for key, part in self.parts.items()}
         owners, first = self._owners(model), next(iter(self.parts))
@@ -190,17 +182,16 @@ class Sum(Method):
         return found
 
     def pretrained(self, model: Any) -> set[str]:
-        """Return the names of the trained parameters that parts of the sum, except peft's, take from the backbone."""
         owners = self._owners(model)
         by_part = {key: part.pretrained(model) for key, part in self._own.items()}
         return {name for name in self._beside(model) if name in by_part[owners[name][0]]}
 
     def factor(self, key: str) -> float:
-        """Return the ratio of a part's learning rate to the learning rate of the sum."""
+        """The ratio of a part's learning rate to that of the sum."""
         return self.given.get(key, self.parts[key].learning_rate / self.learning_rate)
 
     def state(self, model: Any) -> dict[str, Tensor]:
-        """Return the tensors to save: peft's under peft's names, the other parts' under their names in the model."""
+        """peft's tensors under peft's names, the other parts' under their names in the model."""
         if self._wrap is None:
             return super().state(model)
         return self._wrap.state(model) | self._beside(model)
@@ -227,7 +218,7 @@ class Sum(Method):
         self._wrap.restore(model, {name: tensor for name, tensor in state.items() if name not in beside})
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Return the changes of all parts for a mixed batch, selective parts first; None if one part returns None."""
+        """The changes of all parts, selective parts first; None if a part returns None."""
         from afina.models.kernels.layer_changes import BatchedAdapter
 
         inside = sorted(self.parts.values(), key=lambda part: not isinstance(part, Selective))
@@ -236,11 +227,11 @@ class Sum(Method):
         return BatchedAdapter.joined(made) if len(made) == len(all_parts) else None
 
     def merged(self, model: Any) -> Any:
-        """Merge peft's additions into the weights that peft wraps. Modules added by other parts stay in the model."""
+        """Only peft's additions are merged; modules of other parts stay in the model."""
         return model if self._wrap is None else self._wrap.merged(model)
 
     def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:
-        """Write peft's `adapter_config.json` if peft's settings can express every part of the sum."""
+        """Only if peft's settings can express every part of the sum."""
         if self._wrap is None or not self._peft_opens:
             return
         inner = model.get_base_model()

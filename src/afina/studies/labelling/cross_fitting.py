@@ -49,11 +49,10 @@ class CrossFit:
     """The predictions of N texts by models that were not trained on these texts.
 
     Attributes:
-        predictions: The predictions of all texts, with their targets.
-        objective: The objective of the models, with a temperature that was fitted to all predictions.
+        objective: With a temperature that was fitted to all predictions.
         folds: The fold of each text, int64 [N]; HELD for evaluation texts, from which no model learned.
-        refitted: A function that takes other targets of all texts and returns the predictions of models that learned
-            these. None: it would take as long as the first predictions.
+        refitted: Takes other targets of all texts and returns the predictions of models that learned these. None: it
+            would take as long as the first predictions.
     """
 
     predictions: Predictions
@@ -77,20 +76,17 @@ class CrossFit:
 
 
 def labelled_texts(task: Task) -> tuple[Split, int]:
-    """Return all labelled texts of a task as one split, and how many of them, the first, are training texts."""
+    """All labelled texts as one split, and how many of them, the first, are training texts."""
     training = [task.train, *(part for part in (task.calibration, task.selection) if part is not None)]
     return Split.joined([*training, task.evaluation]), sum(map(len, training))
 
 
 def objective_of(task: Task, targets: np.ndarray) -> Objective:
-    """Return the objective of a task of which all targets are given, [N, ...]."""
     return objectives.make(task.label_names, {"kind": task.kind}).of(targets)
 
 
 def folds_of(task: Task, targets: np.ndarray, groups: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Return the fold of each text, int64 [N]; the training texts of a group are in one fold.
-
-    Evaluation texts have the fold HELD, so that no model learns from them.
+    """Return the fold of each text, int64 [N]; the training texts of a group are in one fold, evaluation texts in HELD.
 
     Raises InvalidStudy for a number of folds that is not from 2 to 20, and InvalidData for fewer than LEAST texts, or
     if the training texts of all folds but one have only one label.
@@ -110,7 +106,6 @@ def folds_of(task: Task, targets: np.ndarray, groups: np.ndarray, count: int, se
 
 
 def calibrated(objective: Objective, predictions: Predictions, folds: np.ndarray) -> Objective:
-    """Return the objective with a temperature that was fitted to the predictions of the training texts."""
     return objective.calibrated(predictions.take(np.flatnonzero(folds != HELD)))
 
 
@@ -127,7 +122,7 @@ def by_probe(
 def by_features(
     features: FeatureRows | np.ndarray, targets: np.ndarray, objective: Objective, folds: np.ndarray
 ) -> CrossFit:
-    """Cross-fit linear models on given features; an array has a row for each text, float [N, D]."""
+    """Cross-fit linear models on given features; an array is float [N, D]."""
     given = FeatureRows(features) if isinstance(features, np.ndarray) else features
     predictions, strength = _fitted(objective, given, targets, folds)
     made = calibrated(objective, predictions, folds)
@@ -141,7 +136,7 @@ def _fitted(
     folds: np.ndarray,
     strength: float | None = None,
 ) -> tuple[Predictions, float]:
-    """Return the predictions of texts by linear models of the other folds, and the strength of regularization."""
+    """The predictions, and the strength of regularization."""
     rows, of_rows = features.rows, objective.row_targets(targets, features)
     outputs, chosen = cross_fitted(objective.linear, rows, of_rows, objective.width, features.repeated(folds), strength)
     return objective.of_rows(outputs, targets, features), chosen
@@ -152,11 +147,7 @@ class FoldRuns:
     """The K ordinary runs of a method whose predictions together cross-fit a task.
 
     A run whose record is in the directory is not repeated, and an interrupted run continues from its checkpoint.
-
-    Attributes:
-        method: The name of the method, which must not ask an endpoint.
-        settings: Hyperparameters and training settings of the method, as in the table of a study file.
-        out: The directory of the results, with a directory for each fold.
+    `settings` are as in the table of a study file; `out` has a directory for each fold.
     """
 
     method: str
@@ -174,7 +165,7 @@ class FoldRuns:
         executor: Executor | None = None,
         command: Sequence[str] = (),
     ) -> CrossFit:
-        """Execute the runs and return their predictions. Raises RunFailed if a run fails."""
+        """Raises RunFailed if a run fails."""
         objective = objective_of(task, split.labels)
         if objective.reads_words:
             raise problems.FOLDS_OF_WORDS(option="method", found=self.method, kind=task.kind, known=PROBE)
@@ -207,7 +198,7 @@ class FoldRuns:
 
 
 def _check_in_several_folds(task: Task, split: Split, folds: np.ndarray) -> None:
-    """Raise InvalidData if a label has texts in one fold only, so that no model could learn it for these texts."""
+    """Raise InvalidData if a label has texts in one fold only: no model could learn it for these texts."""
     kind = TARGETS[task.kind]
     places: dict[str, set[int]] = {}
     for fold, label in zip(folds.tolist(), kind.spelled(task.label_names, split.labels), strict=True):
@@ -218,7 +209,6 @@ def _check_in_several_folds(task: Task, split: Split, folds: np.ndarray) -> None
 
 
 def _task_of(task: Task, train: Split, evaluation: Split) -> Task:
-    """Return a task in memory with these splits, which other processes can read."""
     kind = TARGETS[task.kind]
 
     def columns(split: Split) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def doubts(
 def _runs(
     method: str, backbone: str, seed: int, settings: Mapping[str, Any], out: str | Path | None
 ) -> FoldRuns | None:
-    """Return the runs of a method; None: the linear probe, which needs no runs. Raises InvalidStudy or UnknownName."""
+    """None: the linear probe, which needs no runs. Raises InvalidStudy or UnknownName."""
     check_method(method)
     accepted(method)
     if method == PROBE and not settings:
@@ -135,10 +135,9 @@ def _runs(
 
 
 def read_merged(address: str, options: ReadingOptions | None, named: Mapping[str, Any], says: Says = silent) -> Task:
-    """Return the task at an address, of which labels that differ only in spelling are merged, and notes say so.
+    """Return the task, of which labels that differ only in spelling are merged, and notes say so.
 
-    Evaluation texts that are training texts too are no error, since they are in one fold. Other arguments and errors
-    are those of `Task.load`.
+    Evaluation texts that are training texts too are no error, since they are in one fold.
     """
     given = ReadingOptions.of(options, named)
     asked = replace(given, allow_leakage=True)
@@ -156,12 +155,7 @@ def read_merged(address: str, options: ReadingOptions | None, named: Mapping[str
 class Finding:
     """The predictions of all texts of a task, from which doubtful labels are found.
 
-    Attributes:
-        split: All labelled texts of the task; the first `training` of them are training texts.
-        similar: The equal and nearly equal texts.
-        fitted: The predictions of the texts by models that were trained on others.
-        seed: The seed of the labels that are flipped for comparison.
-        rounds: The largest number of rounds of flipping. 0: no labels are flipped.
+    The first `training` texts of the split are training texts; `rounds` 0: no labels are flipped.
     """
 
     task: Task
@@ -173,7 +167,6 @@ class Finding:
     rounds: int = MOST_ROUNDS
 
     def doubts(self, method: str, backbone: str) -> Doubts:
-        """Return the doubts, with the names of the method and of the backbone of the models."""
         objective, predictions = self.fitted.objective, self.fitted.predictions
         issues, gain = objective.label_issues(predictions), self.fitted.gain
         knows = gain >= LEAST_GAIN
@@ -204,7 +197,7 @@ class Finding:
         ).sealed()
 
     def _labels(self, issues: LabelIssues) -> Iterator[DoubtfulLabel]:
-        """Yield the doubtful labels, those of equal texts first, and then the most doubtful first."""
+        """Those of equal texts first, and then the most doubtful first."""
         targets = self.split.labels
         found = self.similar.contradictions(self.fitted.objective, targets, issues.suspicions)
         contradicted = {one.place: one for one in found}
@@ -256,7 +249,6 @@ class Finding:
         return f"text {place + 1}" if self.split.rows is None else self.split.rows.where(place)
 
     def _flips(self) -> FlippedLabels | None:
-        """Return how labels that are flipped on purpose compare with the given labels."""
         refitted = self.fitted.refitted
         objective, targets, count = self.fitted.objective, self.split.labels, len(self.split)
         if refitted is None or not self.rounds:
@@ -279,7 +271,7 @@ class Finding:
         return FlippedLabels(flipped=total, found=found / total, wrong=made.share * count, at_most=made.at_most * count)
 
     def _confused(self) -> list[ConfusedLabels]:
-        """Return the pairs of labels that are confused with each other, the largest share first; of two, none."""
+        """The largest share first; of two labels, none."""
         counts, names = self.fitted.objective.confused(self.fitted.predictions), self.task.label_names
         if counts is None or len(names) < 3:
             return []
@@ -295,7 +287,6 @@ class Finding:
         return found[:MOST_CONFUSED]
 
     def _label_counts(self) -> dict[str, int]:
-        """Return the number of texts of each label; empty for a kind of task without names of labels."""
         kind = TARGETS[self.task.kind]
         if not kind.named:
             return {}

@@ -212,7 +212,7 @@ def next_texts(
 
 @dataclass(frozen=True, eq=False)
 class _Features:
-    """The features of texts on a backbone, which is open, and the function that says that they are computed."""
+    """The features of texts on an open backbone; `says` is called once they are computed."""
 
     model: FeatureModel
     backbone: str
@@ -223,7 +223,7 @@ class _Features:
         return self.model.of(split)
 
     def parts(self, split: Split) -> Iterator[FeatureRows]:
-        """Yield the features of a split, those of words for at most PART texts, because they need much memory."""
+        """Those of words for at most PART texts at once, because they need much memory."""
         if not self.model.reads_words:
             yield self.of(split)
             return
@@ -233,7 +233,7 @@ class _Features:
 
 
 def _labelled(address: str | os.PathLike[str], asked: ReadingOptions, says: Says) -> Task:
-    """Return the task of labelled texts. If a label has a single text, all texts of the file are training texts.
+    """Return the labelled texts; if a label has a single text, all are training texts.
 
     A rare label has a single text in early rounds, and the choice needs no held-out texts.
     """
@@ -248,7 +248,6 @@ def _labelled(address: str | os.PathLike[str], asked: ReadingOptions, says: Says
 
 
 def _pool(unlabelled: str | os.PathLike[str], task: Task | None, asked: ReadingOptions) -> UnlabelledTexts:
-    """Return the texts of the file that are not labelled yet, each once."""
     if task is None:
         return read_unlabelled("", unlabelled, asked, {}, evaluation=[], training=[])
     splits = [split for split in (task.train, task.calibration, task.selection) if split is not None]
@@ -265,14 +264,14 @@ def _pool(unlabelled: str | os.PathLike[str], task: Task | None, asked: ReadingO
 
 @dataclass(frozen=True)
 class _FileColumns:
-    """The columns of the user's file of labelled texts, in order, and why each text was chosen, by its identity."""
+    """The columns of the file of labelled texts, in order, and why each text was chosen, by its identity."""
 
     header: tuple[str, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 def _file_columns(task: Task | None, asked: ReadingOptions) -> _FileColumns:
-    """Read the column CHOSEN of the labelled texts. Texts that are not rows of files have no such column."""
+    """Texts that are not rows of files have no column CHOSEN."""
     if task is None or "text" not in task.columns or addresses.named(task.address) is not None:
         return _FileColumns()
     header: tuple[str, ...] = ()
@@ -296,7 +295,7 @@ def _chosen(
     count: int,
     features: _Features,
 ) -> NextTexts:
-    """Return the chosen texts: a share that a hash draws, and others that are uncertain, if possible, and differ."""
+    """A share that a hash draws, and others that are uncertain, if possible, and differ."""
     of_file, kind = _file_columns(task, asked), TARGETS[task.kind] if task else of_kind(asked.kind or CLASSES)
     columns = _columns(pool, task, of_file, (None if task else asked.label) or kind.column)
     order = np.argsort(_ranks(pool.split), kind="stable")
@@ -332,7 +331,7 @@ def _chosen(
 def _points_and_predictions(
     split: Split, features: _Features, probe: _Probe | None
 ) -> tuple[np.ndarray, Predictions | None]:
-    """Return a point of features for each text, [N, width], and the predictions of a probe, if there is one."""
+    """A point of features for each text, [N, width], and the predictions of a probe."""
     points, predictions = [], []
     for made in features.parts(split):
         points.append(made.of_texts)
@@ -351,7 +350,6 @@ def _not_reserved(texts: Split, drawn: int, count: int) -> np.ndarray:
 
 
 def _notes(pool: UnlabelledTexts, task: Task | None, computed: int) -> tuple[str, ...]:
-    """Return sentences about the file of texts, and about why texts are chosen in another way than usual."""
     notes = [*(task.told.splitlines() if task else []), pool.note]
     same = task is not None and os.path.abspath(pool.path) == os.path.abspath(task.address)
     for name, rows in pool.labelled.items() if not same else ():
@@ -371,13 +369,7 @@ def _notes(pool: UnlabelledTexts, task: Task | None, computed: int) -> tuple[str
 
 
 def _columns(pool: UnlabelledTexts, task: Task | None, of_file: _FileColumns, label: str) -> dict[str, Any]:
-    """Return the fields of `NextTexts` that name columns, as the labelled texts have them.
-
-    Args:
-        label: The column of the label if the labelled texts have none.
-
-    Raises InvalidData if `label` is a column of a text.
-    """
+    """Return the fields of `NextTexts` that name columns; `label` if the texts have none. Raises InvalidData."""
     roles = pool.columns if task is None or "text" not in task.columns else task.columns
     text, pair = roles.get("text", "text"), None if pool.split.pairs is None else roles.get("text_pair", "text_pair")
     labels = tuple(roles.get("label", roles.get("target", label)).split(","))
@@ -396,14 +388,12 @@ def _columns(pool: UnlabelledTexts, task: Task | None, of_file: _FileColumns, la
 
 @dataclass(frozen=True)
 class _Probe:
-    """A linear probe: a linear model on features of texts, and the objective that decodes its outputs."""
-
     objective: Objective
     fit: LinearFit
 
     @classmethod
     def of(cls, task: Task, features: FeatureRows, labels: np.ndarray) -> _Probe | None:
-        """Return the probe fitted to labelled texts; None if all have the same class."""
+        """None if all labelled texts have the same class."""
         objective = objectives.make(task.label_names, {"kind": task.kind}).of(labels)
         targets = objective.row_targets(labels, features)
         if not objective.linear.can_fit(targets):
@@ -414,7 +404,6 @@ class _Probe:
         return self.objective.of_rows(features.rows @ self.fit.weights.T + self.fit.biases, targets, features)
 
     def labels(self, predictions: Predictions, texts: Sequence[str]) -> list[list[Any]]:
-        """Return the names of the predicted labels of each text, or its predicted entities with their texts."""
         answers = zip(self.objective.answers(predictions), texts, strict=True)
         found = [with_texts(one, text)[self.objective.column] for one, text in answers]
         return [[one] if isinstance(one, str) else list(one) for one in found]
@@ -423,8 +412,7 @@ class _Probe:
 def _probe(task: Task, features: _Features, reasons: Mapping[str, str]) -> tuple[_Probe | None, RandomSample | None]:
     """Return the probe of the training texts, and what the random texts of earlier rounds say.
 
-    Labels of evaluation texts never choose texts, so that the evaluation stays independent of the training texts. A
-    kind of task without a linear model has no probe.
+    Labels of evaluation texts never choose texts, so that the evaluation stays independent of the training texts.
     """
     objective = objectives.OBJECTIVES[task.kind]
     if not hasattr(objective, "linear") or not (objective.has_margin or reasons):
@@ -442,7 +430,7 @@ def _probe(task: Task, features: _Features, reasons: Mapping[str, str]) -> tuple
 
 
 def _first(split: Split) -> Split:
-    """Return the MOST_LABELLED texts of a split that a draw at random would take first, in the order of the split."""
+    """The MOST_LABELLED texts that a draw at random would take first, in the order of the split."""
     return split.take(np.sort(np.argsort(_ranks(split), kind="stable")[:MOST_LABELLED]))
 
 
@@ -451,7 +439,7 @@ def _objective(task: Task | None) -> Objective | None:
 
 
 def _ranks(split: Split) -> np.ndarray:
-    """Return the hash of each text by which texts are drawn at random, uint64 [N]."""
+    """The hash of each text, uint64 [N]."""
     return np.array([rank(example, PURPOSE) for example in split], dtype=np.uint64)
 
 
@@ -462,13 +450,7 @@ def _joined(first: Split, second: Split) -> Split:
 
 
 def _random_sample(task: Task, known: Split, features: FeatureRows, drawn: np.ndarray) -> RandomSample:
-    """Return the main metric on the random texts, predicted by a probe that is fitted to all other labelled texts.
-
-    Args:
-        known: The labelled texts.
-        features: Their features.
-        drawn: Whether each text was drawn at random, bool [N].
-    """
+    """Return the main metric on the random texts (`drawn`, bool [N]), by a probe fitted to all other labelled texts."""
     objective = objectives.make(task.label_names, {"kind": task.kind})
     metric, texts, others = METRICS[objective.metric], int(drawn.sum()), int((~drawn).sum())
     probe = (

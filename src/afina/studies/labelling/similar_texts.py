@@ -20,19 +20,14 @@ from afina.data.split import Split
 from afina.models.objective import Objective
 
 MOST_IN_GROUP = 0.05
-"""The largest share of all texts in a group of nearly equal texts; a larger group is divided into equal texts, because
-long chains of similar texts would otherwise be one group."""
+"""The largest share of texts in a group; a larger one, a long chain, is divided into equal texts."""
 
 
 @dataclass(frozen=True)
 class Contradiction:
-    """A text whose label contradicts that of an equal or nearly equal text.
+    """A text whose label contradicts that of an equal or nearly equal text; both are indices.
 
-    Attributes:
-        place: The index of the text whose label is doubtful.
-        other: The index of the text with the other label.
-        similarity: The cosine similarity of the two texts. None: the texts are equal but for case, white space and
-            punctuation.
+    `similarity` is the cosine of the two texts; None: they are equal but for case, white space and punctuation.
     """
 
     place: int
@@ -77,7 +72,7 @@ class SimilarTexts:
 
     @classmethod
     def of_equal(cls, split: Split) -> SimilarTexts:
-        """Return the groups of the equal texts of a split, without looking for nearly equal texts."""
+        """Without looking for nearly equal texts."""
         equal = _numbered(identity(example) for example in split)
         identical = _numbered((example.text, example.text_pair) for example in split)
         return cls(equal, equal, np.zeros((0, 2), np.int64), np.zeros(0, np.float32), identical)
@@ -114,7 +109,7 @@ class SimilarTexts:
 
 
 def _numbered(found: Iterable[Hashable]) -> np.ndarray:
-    """Return the number of each value in the order of their first occurrence, int64 [N]."""
+    """The number of each value in the order of their first occurrence, int64 [N]."""
     number: dict[Hashable, int] = {}
     return np.array([number.setdefault(one, len(number)) for one in found], dtype=np.int64)
 
@@ -124,14 +119,14 @@ def _hashable(target: Any) -> Hashable:
 
 
 def members(groups: np.ndarray) -> Iterator[list[int]]:
-    """Yield the indices of the members of each group of two or more."""
+    """The indices of the members of each group of two or more."""
     order = np.argsort(groups, kind="stable")
     ends = np.flatnonzero(np.diff(groups[order])) + 1
     yield from (one.tolist() for one in np.split(order, ends) if len(one) > 1)
 
 
 def _joined(equal: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """Return the groups that pairs of nearly equal groups of equal texts form, without too large groups."""
+    """The groups that nearly equal groups of equal texts form, without too large groups."""
     parents = list(range(int(equal.max(initial=-1)) + 1))
 
     def root(one: int) -> int:
@@ -149,7 +144,7 @@ def _joined(equal: np.ndarray, near: np.ndarray) -> np.ndarray:
 
 
 def texts_in(groups: np.ndarray) -> int:
-    """Return how many texts are in a group with another text."""
+    """How many texts are in a group with another text."""
     return sum(map(len, members(groups)))
 
 
@@ -168,7 +163,7 @@ def labels_alike(names: Sequence[str], counts: Sequence[int]) -> list[tuple[str,
 
 
 def _one_letter_apart(first: str, second: str) -> bool:
-    """Return whether two names of five letters or more differ in one letter, or in two neighbouring swapped ones."""
+    """Both have five letters or more, and differ in one letter, or in two neighbouring swapped ones."""
     if min(len(first), len(second)) < 5 or abs(len(first) - len(second)) > 1:
         return False
     start = len(list(takewhile(lambda both: both[0] == both[1], zip(first, second, strict=False))))
