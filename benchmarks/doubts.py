@@ -38,6 +38,7 @@ from afina import Backbone, Task, meter
 from afina.predicting.text_features import text_features
 from afina.stats.label_issues import flipped_classes
 from afina.studies.labelling.cross_fitting import FOLDS, by_features, folds_of, labelled_texts, objective_of
+from afina.studies.labelling.doubtful_kinds import doubtful_kind
 from afina.studies.labelling.doubts import Doubts
 from afina.studies.labelling.find_doubts import Finding
 from afina.studies.labelling.similar_texts import SimilarTexts
@@ -100,7 +101,8 @@ class Bench:
         folds = folds_of(task, split.labels, self.similar.groups, FOLDS, 0)
         fitted = by_features(self.features, split.labels, objective_of(task, split.labels), folds)
         found = Finding(task, split, training, self.similar, fitted).doubts(PROBE, self.backbone)
-        suspicions = fitted.objective.label_issues(fitted.predictions).suspicions[:training]
+        issues = doubtful_kind(fitted.objective).issues(fitted.objective, fitted.predictions)
+        suspicions = issues.suspicions[:training]
         listed = places(task, found)
         return found, behind(listed, np.argsort(-suspicions))
 

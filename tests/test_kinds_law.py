@@ -19,10 +19,11 @@ from afina.stats import metrics
 from afina.store.card_kinds import CARD_KINDS
 from afina.store.flips import FLIP_KINDS
 from afina.studies.choosing import floors
+from afina.studies.labelling.doubtful_kinds import DOUBTFUL_KINDS
 from afina.studio.answer_kinds import ANSWER_KINDS
 
 TABLES = {
-    *("stats.metrics", "studies.choosing.floors", "report.presentation"),
+    *("stats.metrics", "studies.choosing.floors", "studies.labelling.doubtful_kinds", "report.presentation"),
     *("server.answer_formats", "store.card_kinds", "store.flips", "studio.answer_kinds"),
 }
 """The modules that may ask for a kind, since a table of theirs is written with the kinds as keys."""
@@ -56,6 +57,10 @@ SOURCE = Path(package.__file__).parent
 @pytest.mark.parametrize("name", ENTRIES)
 def test_every_table_has_every_kind(name: str, kind: str) -> None:
     assert ENTRIES[name](kind), f"the table of {name} has no entry for {kind}"
+
+
+def test_labels_of_every_kind_but_texts_can_be_doubtful() -> None:
+    assert {*DOUBTFUL_KINDS} == {*KINDS} - {TEXT}
 
 
 def test_every_kind_but_texts_has_a_linear_model() -> None:

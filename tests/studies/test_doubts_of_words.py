@@ -16,9 +16,11 @@ from afina.models.predictions import Predictions
 from afina.stats import label_issues
 from afina.stats.linear_models import HELD
 from afina.studies.labelling.cross_fitting import CrossFit, by_features, calibrated
+from afina.studies.labelling.doubtful_kinds import doubtful_kind
 
 NAMES = ("LOC", "PER")
 ENTITIES: Objective = objectives.make(NAMES, {"kind": "entities"})
+KIND = doubtful_kind(ENTITIES)
 
 
 def test_predicted_entities_with_a_doubtful_word_replace_given_ones() -> None:
@@ -72,11 +74,11 @@ def test_words_that_models_of_other_texts_tag_otherwise_are_found_with_the_text_
     wrong = [3, 17, 42, 75]
     targets = right.copy()
     given = Predictions(right[wrong], right[wrong], {"words": features.words[wrong]})  # type: ignore[index]
-    targets[wrong] = ENTITIES.flipped(given, random)
-    assert ENTITIES.differ(targets, right).nonzero()[0].tolist() == wrong
+    targets[wrong] = KIND.flipped(ENTITIES, given, random)
+    assert KIND.differ(ENTITIES, targets, right).nonzero()[0].tolist() == wrong
     made = fitted(targets, features)
     assert made.gain > 0.5
-    issues = ENTITIES.label_issues(made.predictions)
+    issues = KIND.issues(ENTITIES, made.predictions)
     assert sorted(np.argsort(-issues.suspicions)[:4].tolist()) == wrong
     assert {*issues.places.tolist()} <= {*wrong}
     assert len(issues) >= 3, "confident learning prunes some"
@@ -84,15 +86,15 @@ def test_words_that_models_of_other_texts_tag_otherwise_are_found_with_the_text_
     assert (np.diff(issues.suspicions[issues.places]) <= 0).all()
     assert (issues.probabilities > 0.5).all()
     assert made.refitted is not None
-    again = ENTITIES.label_issues(made.refitted(right))
+    again = KIND.issues(ENTITIES, made.refitted(right))
     assert len(again) == 0
 
 
 def test_each_flipped_target_has_one_wrong_entity_and_targets_without_entities_get_one() -> None:
     _, right, features = task(seed=3)
     given = Predictions(right, right, {"words": features.words})  # type: ignore[dict-item]
-    flipped = ENTITIES.flipped(given, np.random.default_rng(0))
-    assert ENTITIES.differ(flipped, right).all()
+    flipped = KIND.flipped(ENTITIES, given, np.random.default_rng(0))
+    assert KIND.differ(ENTITIES, flipped, right).all()
     for before, after in zip(right, flipped, strict=True):
         assert abs(len(after) - len(before)) <= 1
         assert len({*before} ^ {*after}) in (1, 2)

@@ -23,7 +23,6 @@ from afina.models.feature_rows import FeatureRows
 from afina.models.predictions import Predictions
 from afina.stats import metrics
 from afina.stats.answered import Answered
-from afina.stats.label_issues import LabelIssues
 from afina.stats.linear_models import LinearKind
 from afina.stats.metrics import METRICS
 
@@ -73,7 +72,6 @@ class Objective(ABC):
         auto_class: The auto class of transformers that opens models for this kind of task.
         column: Name of the field that has the prediction in results for users.
         linear: The linear model of the baselines and of the method `linear_probe`. Text-to-text tasks have none.
-        has_doubts: Whether a label or a number can be called doubtful by the predictions of a model.
         has_margin: Whether predictions have a `margin`, by which active learning chooses texts.
         has_probabilities: Whether predictions of this kind have probabilities.
         can_be_weighted: Whether labels may have different weights in the loss.
@@ -101,7 +99,6 @@ class Objective(ABC):
     can_be_asked: ClassVar[bool] = False
     can_be_distilled: ClassVar[bool] = True
     can_abstain: ClassVar[bool] = False
-    has_doubts: ClassVar[bool] = True
     has_margin: ClassVar[bool] = True
     score_name: ClassVar[str | None] = "confidence"
     one_label: ClassVar[bool] = False
@@ -325,37 +322,6 @@ class Objective(ABC):
             return np.ones(len(predictions), dtype=bool)
         below: np.ndarray = ~(confidence >= self.abstain_below)
         return below
-
-    def check_has_doubts(self) -> None:
-        """Raise InvalidStudy if labels of this kind of task cannot be called doubtful."""
-        if not self.has_doubts:
-            raise problems.DOUBTS_INAPPLICABLE(kind=self.kind)
-
-    def label_issues(self, predictions: Predictions) -> LabelIssues:
-        """Return which targets of predictions are doubtful.
-
-        Args:
-            predictions: The predictions of models that were not trained on the texts that they predict.
-
-        Raises InvalidStudy for a kind of task without labels or numbers, and NotFound without the extra `doubts`.
-        """
-        raise problems.DOUBTS_INAPPLICABLE(kind=self.kind)
-
-    def flipped(self, predictions: Predictions, random: np.random.Generator) -> np.ndarray:
-        """Return wrong targets for the texts of predictions with targets, drawn at random; order and form are the same.
-
-        Raises InvalidStudy for a kind of task without labels or numbers.
-        """
-        raise problems.DOUBTS_INAPPLICABLE(kind=self.kind)
-
-    def differ(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Return whether two targets of the same text contradict each other, for N pairs of targets, bool [N]."""
-        unequal: np.ndarray = (first != second).reshape(len(first), -1).any(axis=1)
-        return unequal
-
-    def confused(self, predictions: Predictions) -> np.ndarray | None:
-        """Return how many texts of each label were answered with each label, int64 [width, width]; None: no classes."""
-        return None
 
     def calibrated(self, predictions: Predictions) -> Self:
         """Return the objective calibrated on held-out predictions; unchanged for kinds without probabilities."""

@@ -23,9 +23,8 @@ from afina.models.decoding import GREEDY, Decoding
 from afina.models.objective import AutoClass, Objective
 from afina.models.predictions import Predictions
 from afina.models.token_classification import Entities
-from afina.stats import bleu_chrf_nist, classification, label_issues
+from afina.stats import bleu_chrf_nist, classification
 from afina.stats.answered import MISSING, UNDEFINED, Answered
-from afina.stats.label_issues import LabelIssues
 from afina.stats.linear_models import LinearClasses, LinearKind, LinearLabels, LinearNumber
 
 if TYPE_CHECKING:
@@ -153,18 +152,6 @@ class Classes(Objective):
             return self
         return replace(self, temperature=_temperature(self, predictions))
 
-    def label_issues(self, predictions: Predictions) -> LabelIssues:
-        chances = self.probabilities(predictions)
-        assert chances is not None
-        return label_issues.of_classes(predictions.right, chances)
-
-    def flipped(self, predictions: Predictions, random: np.random.Generator) -> np.ndarray:
-        """Return another class for each text, each of the others with the same probability."""
-        return label_issues.flipped_classes(predictions.right, self.width, random)
-
-    def confused(self, predictions: Predictions) -> np.ndarray:
-        return label_issues.confused_classes(predictions.right, self.decode(predictions), self.width)
-
     def fits(self, predictions: Predictions) -> bool:
         right = predictions.targets
         if right is None or right.dtype.kind != "i" or right.ndim != 1:
@@ -263,17 +250,6 @@ class Number(Objective):
     def decode(self, predictions: Predictions) -> np.ndarray:
         numbers: np.ndarray = predictions.outputs[:, 0].astype(np.float64) * self.scale + self.mean
         return numbers
-
-    def label_issues(self, predictions: Predictions) -> LabelIssues:
-        return label_issues.of_numbers(predictions.right, self.decode(predictions))
-
-    def flipped(self, predictions: Predictions, random: np.random.Generator) -> np.ndarray:
-        """Return the numbers in a random order, so that each text has the number of another text."""
-        return random.permutation(predictions.right)
-
-    def differ(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Return whether two numbers differ by more than the standard deviation of the training numbers, bool [N]."""
-        return np.asarray(np.abs(first - second) > self.scale, dtype=bool)
 
     def perfect(self, targets: np.ndarray) -> Answered:
         return Answered(targets, targets)
@@ -445,15 +421,6 @@ class Labels(Objective):
         ]
         return replace(made, thresholds=tuple(thresholds))
 
-    def label_issues(self, predictions: Predictions) -> LabelIssues:
-        chances = self.probabilities(predictions)
-        assert chances is not None
-        return label_issues.of_labels(predictions.right, chances)
-
-    def flipped(self, predictions: Predictions, random: np.random.Generator) -> np.ndarray:
-        """Return labels of which one label of each text is changed."""
-        return label_issues.flipped_labels(predictions.right, random)
-
     def perfect(self, targets: np.ndarray) -> Answered:
         return Answered(targets, targets, targets)
 
@@ -492,7 +459,6 @@ class Texts(Objective):
     has_probabilities: ClassVar[bool] = False
     texts_can_be_weighted: ClassVar[bool] = False
     can_be_distilled: ClassVar[bool] = False
-    has_doubts: ClassVar[bool] = False
     has_margin: ClassVar[bool] = False
     score_name: ClassVar[str | None] = None
 

@@ -219,12 +219,6 @@ DISTILLATION_INAPPLICABLE = _option_inapplicable(
     "`teacher`: a student learns from its teacher's probabilities or numbers, and a teacher of kind {kind} has none. "
     "Leave `teacher` out."
 )
-DOUBTS_INAPPLICABLE = Problem(
-    InvalidStudy,
-    "doubts.kind-unsupported",
-    "a task of kind {kind} has texts to write, and many different texts can be right, so none can be called doubtful. "
-    "Give a task with classes, labels or numbers.",
-)
 CLASS_WEIGHTS_INAPPLICABLE = _option_inapplicable(
     "`class_weights` {found}: tasks of kind {kind} have no class weights. Leave it out."
 )

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from afina.data.entities import Entity, as_entities, corrected, entities_of, numbered, tag_names, tags_of
+from afina.data.entities import as_entities, entities_of, numbered, tag_names, tags_of
 from afina.data.kinds import ENTITIES, Kind
 from afina.models import losses, problems
 from afina.models.feature_rows import FeatureRows
 from afina.models.objective import AutoClass, Objective
 from afina.models.predictions import Predictions
-from afina.stats import classification, label_issues
+from afina.stats import classification
 from afina.stats.answered import Answered
-from afina.stats.label_issues import LabelIssues
 from afina.stats.linear_models import LinearKind, LinearTags
 
 if TYPE_CHECKING:
@@ -193,47 +192,6 @@ class Entities(Objective):
         assert features.words is not None
         parts = np.split(outputs.astype(np.float32), np.cumsum(features.counts)[:-1])
         return Predictions(np.fromiter(parts, dtype=object), targets, {"words": features.words})
-
-    def label_issues(self, predictions: Predictions) -> LabelIssues:
-        """Return the texts with doubtful words, the text of the most doubtful word first.
-
-        The suggested entities are the given entities without a doubtful word, and the predicted entities with one. A
-        text is not doubtful if its suggested entities are the given ones.
-        """
-        words, given = predictions.extras["words"], predictions.right
-        found = label_issues.of_words(self._tags(predictions, given), self.tag_probabilities(predictions))
-        spans = (each[one.places] for each, one in zip(words, found, strict=True))
-        parts = zip(given, self.decode(predictions), spans, strict=True)
-        suggested = np.fromiter((corrected(*part) for part in parts), dtype=object)
-        suspicions = np.array([one.suspicion for one in found])
-        probabilities = np.array([one.probabilities.max(initial=0.0) for one in found])
-        places = np.flatnonzero(self.differ(suggested, given))
-        places = places[np.argsort(-suspicions[places], kind="stable")]
-        return LabelIssues(places, suggested[places], probabilities[places], suspicions)
-
-    def flipped(self, predictions: Predictions, random: np.random.Generator) -> np.ndarray:
-        """Return targets with one wrong entity in each text.
-
-        An entity of the text is left out or gets another label. A text without entities gets an entity of one word.
-        """
-        pairs = zip(predictions.right, predictions.extras["words"], strict=True)
-        return as_entities(self._with_mistake(found, words, random) for found, words in pairs)
-
-    def _with_mistake(
-        self, found: Sequence[Entity], words: np.ndarray, random: np.random.Generator
-    ) -> tuple[Entity, ...]:
-        if not found:
-            if not len(words):
-                return ()
-            start, end = words[random.integers(len(words))].tolist()
-            return (Entity(start, end, str(random.choice(self.label_names))),)
-        chosen = int(random.integers(len(found)))
-        others = [name for name in self.label_names if name != found[chosen].label]
-        changed = [found[chosen]._replace(label=str(random.choice(others)))] if others and random.random() < 0.5 else []
-        return (*found[:chosen], *changed, *found[chosen + 1 :])
-
-    def differ(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        return np.array([one != other for one, other in zip(first, second, strict=True)], dtype=bool)
 
     def fits(self, predictions: Predictions) -> bool:
         """Whether the predictions have targets, and finite logits of every tag for every word."""

@@ -407,6 +407,12 @@ NO_CANDIDATE = Problem(
     "tune.candidates.",
 )
 
+DOUBTS_INAPPLICABLE = Problem(
+    InvalidStudy,
+    "doubts.kind-unsupported",
+    "a task of kind {kind} has texts to write, and many different texts can be right, so none can be called doubtful. "
+    "Give a task with classes, labels or numbers.",
+)
 FOLDS_INVALID = Problem(
     InvalidStudy, "doubts.folds-invalid", "`folds` {found}: expected a number of folds from 2 to {most}."
 )

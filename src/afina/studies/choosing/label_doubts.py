@@ -17,6 +17,7 @@ from afina.studies.choosing import floors, time_budget
 from afina.studies.choosing.recommendation import DoubtfulCount
 from afina.studies.choosing.setup import ChoiceSetup
 from afina.studies.labelling.cross_fitting import FOLDS, CrossFit, calibrated, folds_of, labelled_texts, objective_of
+from afina.studies.labelling.doubtful_kinds import DOUBTFUL_KINDS
 from afina.studies.labelling.find_doubts import MOST_ROUNDS, Finding
 from afina.studies.labelling.similar_texts import SimilarTexts
 
@@ -39,7 +40,7 @@ def count_doubtful(setting: ChoiceSetup) -> DoubtfulCount | None:
     allowed = SHARE * 60 * setting.clock.minutes
     foreseen = OF_FLOORS * setting.stages.seconds[time_budget.SIMPLE]
     whole = len(setting.task.train) + len(setting.task.evaluation)
-    told = setting.objective.has_doubts and setting.objective.has_probabilities
+    told = setting.objective.kind in DOUBTFUL_KINDS and setting.objective.has_probabilities
     if not told or allowed < max(LEAST_SECONDS, foreseen) or whole > floors.MOST_TEXTS:
         return None
     setting.watcher.says("looking for doubtful labels")

@@ -36,6 +36,7 @@ from afina.studies.labelling.cross_fitting import (
     labelled_texts,
     objective_of,
 )
+from afina.studies.labelling.doubtful_kinds import DoubtfulKind, doubtful_kind
 from afina.studies.labelling.doubts import ConfusedLabels, DoubtfulLabel, Doubts, FlippedLabels
 from afina.studies.labelling.similar_texts import Contradiction, SimilarTexts, labels_alike, texts_in
 from afina.studies.watcher import Watcher
@@ -105,7 +106,7 @@ def doubts(
     runs = _runs(method, backbone, seed, settings or {}, out)
     split, training = labelled_texts(read)
     objective = objective_of(read, split.labels)
-    objective.check_has_doubts()
+    doubtful_kind(objective)
     says(f"looking for equal and nearly equal texts among {len(split):,}")
     similar = SimilarTexts.of(split)
     parts = folds_of(read, split.labels, similar.groups, folds, seed)
@@ -166,9 +167,13 @@ class Finding:
     seed: int = 0
     rounds: int = MOST_ROUNDS
 
+    @property
+    def _kind(self) -> DoubtfulKind:
+        return doubtful_kind(self.fitted.objective)
+
     def doubts(self, method: str, backbone: str) -> Doubts:
         objective, predictions = self.fitted.objective, self.fitted.predictions
-        issues, gain = objective.label_issues(predictions), self.fitted.gain
+        issues, gain = self._kind.issues(objective, predictions), self.fitted.gain
         knows = gain >= LEAST_GAIN
         issues = issues if knows else issues.first(0)
         value = objective.value(objective.metric, predictions)
@@ -259,8 +264,8 @@ class Finding:
         for _ in range(min(self.rounds, -(-LEAST_FLIPPED // number))):
             chosen = random.choice(count, number, replace=False)
             wanted = targets.copy()
-            wanted[chosen] = objective.flipped(self.fitted.predictions.take(chosen), random)
-            again = objective.label_issues(refitted(wanted))
+            wanted[chosen] = self._kind.flipped(objective, self.fitted.predictions.take(chosen), random)
+            again = self._kind.issues(objective, refitted(wanted))
             apart = np.zeros(count, dtype=bool)
             apart[chosen] = True
             given.append(again.suspicions[~apart])
@@ -272,7 +277,8 @@ class Finding:
 
     def _confused(self) -> list[ConfusedLabels]:
         """The largest share first; of two labels, none."""
-        counts, names = self.fitted.objective.confused(self.fitted.predictions), self.task.label_names
+        counts = self._kind.confused(self.fitted.objective, self.fitted.predictions)
+        names = self.task.label_names
         if counts is None or len(names) < 3:
             return []
         found = []

@@ -18,6 +18,7 @@ from afina.data.nearest_text import near_duplicates
 from afina.data.readers.splitting import identity
 from afina.data.split import Split
 from afina.models.objective import Objective
+from afina.studies.labelling.doubtful_kinds import doubtful_kind
 
 MOST_IN_GROUP = 0.05
 """The largest share of texts in a group; a larger one, a long chain, is divided into equal texts."""
@@ -90,7 +91,7 @@ class SimilarTexts:
         """
         found = [*self._of_equal(objective, targets, suspicions)]
         if len(self.near) and not objective.reads_words:
-            differ = objective.differ(targets[self.near[:, 0]], targets[self.near[:, 1]])
+            differ = doubtful_kind(objective).differ(objective, targets[self.near[:, 0]], targets[self.near[:, 1]])
             known = {one.place for one in found}
             for place in np.flatnonzero(differ).tolist():
                 other, doubted = sorted(self.near[place].tolist(), key=lambda one: suspicions[one])
@@ -104,7 +105,8 @@ class SimilarTexts:
             labels = Counter(_hashable(targets[place]) for place in places)
             if len(labels) > 1:
                 right = min(places, key=lambda place: (-labels[_hashable(targets[place])], suspicions[place]))
-                differ = objective.differ(targets[places], np.repeat(targets[right : right + 1], len(places), axis=0))
+                rights = np.repeat(targets[right : right + 1], len(places), axis=0)
+                differ = doubtful_kind(objective).differ(objective, targets[places], rights)
                 yield from (Contradiction(place, right) for place in np.array(places)[differ].tolist())
 
 

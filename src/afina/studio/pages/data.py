@@ -16,7 +16,7 @@ from afina import digest
 from afina.data.addresses import named
 from afina.data.readers.target_kinds import TARGETS
 from afina.data.reading_options import OF_FILES, OPTIONS
-from afina.models.objectives import OBJECTIVES
+from afina.studies.labelling.doubtful_kinds import DOUBTFUL_KINDS
 from afina.studio import problems
 from afina.studio.command_process import CommandProcess
 from afina.studio.folder import Project
@@ -119,8 +119,7 @@ class DataFacts:
     @property
     def has_doubts(self) -> bool:
         """Whether the labels can be looked through for doubtful ones."""
-        kind = self.found["kind"] if self.found else ""
-        return bool(kind) and OBJECTIVES[kind].has_doubts
+        return self.found is not None and self.found["kind"] in DOUBTFUL_KINDS
 
 
 def arguments_of(project: Project) -> list[str]:
