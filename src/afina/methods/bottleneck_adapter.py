@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from afina.methods import problems
 from afina.methods.layers import ALL, Layers, blocks_from, check_layers
-from afina.methods.method import Method, plain_name
+from afina.methods.method import Method, out_of_range, plain_name
 from afina.models.architectures import architecture_of, blocks_of, head_of, is_head
 
 if TYPE_CHECKING:
@@ -55,7 +54,8 @@ class BottleneckAdapter(Method):
     def __post_init__(self) -> None:
         check_layers(self.layers, self.name)
         if self.reduction < 1 or not 0 < self.scale <= _LARGEST:  # NaN fails too
-            raise problems.ADAPTER_SETTINGS(most=_LARGEST, method="adapter", reduction=self.reduction, scale=self.scale)
+            expected = f"reduction >= 1 and 0 < scale <= {_LARGEST:,.0f}"
+            raise out_of_range("adapter", expected, reduction=self.reduction, scale=self.scale)
 
     def attach(self, model: Any) -> Any:
         """Add the bottleneck modules, whose outputs are 0 before training. Raises InvalidStudy for too few blocks."""

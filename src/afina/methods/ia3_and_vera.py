@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 from afina.methods import problems
 from afina.methods.layers import ALL, Layers, adapted_modules, blocks_from, check_layers
+from afina.methods.method import out_of_range
 from afina.methods.peft import PeftMethod, check_targets, quiet
 from afina.models.architectures import ARCHITECTURES, architecture_of
 
@@ -126,11 +127,10 @@ class Vera(PeftMethod):
 
     def __post_init__(self) -> None:
         if not 1 <= self.r <= MOST_RANK or not 0 <= self.dropout < 1 or not 0 < abs(self.d_initial) < MOST_RANK:
-            raise problems.VERA_SETTINGS(
-                most=MOST_RANK, method="vera", r=self.r, d_initial=self.d_initial, dropout=self.dropout
-            )
+            expected = f"1 <= r <= {MOST_RANK:,}, 0 <= dropout < 1 and a d_initial other than 0"
+            raise out_of_range("vera", expected, r=self.r, d_initial=self.d_initial, dropout=self.dropout)
         if not 0 <= self.key < 2**63:
-            raise problems.VERA_KEY(method="vera", key=self.key)
+            raise out_of_range("vera", "a seed of at least 0", key=self.key)
 
     def for_family(self, family: str) -> Self:
         return self if self.targets else replace(self, targets=_usual(family))

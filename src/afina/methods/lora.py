@@ -10,6 +10,7 @@ from pydantic import BeforeValidator
 
 from afina.methods import problems
 from afina.methods.layers import ALL, Layers, adapted_modules, blocks_from, check_layers
+from afina.methods.method import out_of_range
 from afina.methods.peft import PeftMethod, check_targets
 from afina.models.architectures import ARCHITECTURES, architecture_of, classifies_tokens, head_entry_of, is_head
 
@@ -72,11 +73,10 @@ class Lora(PeftMethod):
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", _as_targets(self.targets))
         if self.r < 1 or not 0 < self.alpha <= MOST_ALPHA or not 0 <= self.dropout < 1:  # NaN fails too
-            raise problems.LORA_SETTINGS(
-                most=MOST_ALPHA, method="lora", r=self.r, alpha=self.alpha, dropout=self.dropout
-            )
+            expected = f"r >= 1, 0 < alpha <= {MOST_ALPHA:,.0f} and 0 <= dropout < 1"
+            raise out_of_range("lora", expected, r=self.r, alpha=self.alpha, dropout=self.dropout)
         if not 0 < self.plus <= MOST_PLUS:
-            raise problems.LORA_PLUS(most=MOST_PLUS, method="lora", plus=self.plus)
+            raise out_of_range("lora", f"0 < plus <= {MOST_PLUS:,.0f}; 16 is usual", plus=self.plus)
         check_layers(self.layers, self.name)
         self._check_init()
 
@@ -84,7 +84,7 @@ class Lora(PeftMethod):
         if self.init.startswith(REWRITING):
             raise problems.LORA_INIT_CHANGES_BACKBONE(method="lora", init=self.init, known=list(INITS))
         if self.init not in INITS:
-            raise problems.LORA_INIT_UNKNOWN(method="lora", init=self.init, known=list(INITS))
+            raise out_of_range("lora", f"one of {', '.join(INITS)}", init=self.init)
         if self.init == "orthogonal" and self.r % 2:
             raise problems.LORA_ORTHOGONAL_ODD(method="lora", init=self.init, r=self.r)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from afina import digest
 from afina.data.kinds import FIXED, Draw, Kind
+from afina.errors import InvalidStudy
 from afina.methods import problems
 from afina.models.architectures import is_head
 
@@ -321,6 +322,12 @@ class Adaptation(ABC):
 @dataclass(frozen=True)
 class Method(Adaptation, Description, Serving, Format):
     """The base class of ways to adapt a classifier."""
+
+
+def out_of_range(method: str, expected: str, **found: Any) -> InvalidStudy:
+    """Return the error for hyperparameters that are outside the expected values, as `expected` says in words."""
+    stated = ", ".join(f"{name}={value!r}" for name, value in found.items())
+    return problems.HYPERPARAMETERS_INVALID(_found=stated, _expected=expected, method=method, **found)
 
 
 def plain_name(name: str) -> str:

@@ -128,21 +128,14 @@ MULTIPLIER_INVALID = _method_setting_invalid(
     "{where}.{setting} = {found!r}: expected a number above 0 and below {most:g}."
 )
 SETTING_INVALID = _method_setting_invalid("{_place}{method}.{setting} = {found!r}: {expected}")
+HYPERPARAMETERS_INVALID = _method_setting_invalid("method {method}: {_found}; expected {_expected}.")
 SETTING_MISSING = _method_setting_invalid("{_place}method {method}: `{setting}` is missing. Give {expected}.")
 SETTINGS_NOT_A_TABLE = _method_setting_invalid(
     "{_place}{method}.{setting} = {found!r}: expected a table of its hyperparameters."
 )
-ADAPTER_SETTINGS = _method_setting_invalid(
-    "method adapter: reduction={reduction}, scale={scale}; expected reduction >= 1 and 0 < scale <= {most:,.0f}."
-)
 IA3_FEEDFORWARD = _method_setting_invalid(
     "method ia3: feedforward {feedforward!r} is not a target. Add it to `targets`."
 )
-VERA_SETTINGS = _method_setting_invalid(
-    "method vera: r={r}, d_initial={d_initial}, dropout={dropout}; expected 1 <= r <= {most:,}, 0 <= dropout < 1 "
-    "and a d_initial other than 0."
-)
-VERA_KEY = _method_setting_invalid("method vera: key={key}; expected a seed of at least 0.")
 POOLING_OF_FILES_UNUSABLE = _method_setting_invalid(
     "{path}: {found}, expected a Transformer, a Pooling by the first, last or mean token, and optionally a "
     'Normalize. Set pooling, such as to "mean".'
@@ -167,12 +160,6 @@ POOLING_FIRST_OF_DECODER = _method_setting_invalid(
     "method {method}: pooling is first, but in a model of type {family}, a text's first token sees no other "
     'token. Set pooling to "family", "last" or "mean".'
 )
-LORA_SETTINGS = _method_setting_invalid(
-    "method lora: r={r}, alpha={alpha}, dropout={dropout}; expected r >= 1, 0 < alpha <= {most:,.0f} and 0 <= "
-    "dropout < 1."
-)
-LORA_PLUS = _method_setting_invalid("method lora: plus={plus}; expected 0 < plus <= {most:,.0f}. 16 is usual.")
-LORA_INIT_UNKNOWN = _method_setting_invalid("method lora: init={init!r}; expected one of {known}.")
 LORA_ORTHOGONAL_ODD = _method_setting_invalid(
     "method lora: init='orthogonal' with r={r}: expected an even r, because A and B each get half of the rows of "
     "an orthogonal matrix. Choose an even r."
@@ -181,18 +168,12 @@ RANK_TOO_LARGE = _method_setting_invalid(
     "method {method}: r is {r:,}, but the widest adapted layer has {widest:,} inputs or outputs. A larger rank "
     "adds nothing. Choose a smaller r; 4 to 64 are usual."
 )
-TOKENS_INVALID = _method_setting_invalid("method {method}: tokens={tokens}; expected at least 1.")
 TOKENS_TOO_MANY = _method_setting_invalid(
     "method {method}: tokens is {tokens:,}, but this model takes {most:,} tokens at once, so no room would be "
     "left for a text. Set fewer; 8 to 32 are usual."
 )
-LAYER_DECAY_INVALID = _method_setting_invalid("method full: layer_decay={layer_decay}; expected 0 < layer_decay <= 1.")
-SHOTS_INVALID = _method_setting_invalid("method {method}: shots={shots}; expected 0 or a greater whole number.")
 DRAW_WITHOUT_SHOTS = _method_setting_invalid(
     "method {method}: draw={draw} has no effect without examples. Give the number of examples with `shots`, such as 16."
-)
-BLOCKS_INVALID = _method_setting_invalid(
-    "method last: blocks={blocks}; expected at least 1. To train only the head, use method `head`."
 )
 BLOCKS_TOO_MANY = _method_setting_invalid(
     "method {method}: blocks is {blocks:,}, but this model has {found}. Set fewer, or use method `full`, which "

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from afina.methods import problems
-from afina.methods.method import Method, plain_name
+from afina.methods.method import Method, out_of_range, plain_name
 from afina.models.architectures import ARCHITECTURES, is_head
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class VirtualTokens(Method):
 
     def __post_init__(self) -> None:
         if self.tokens < 1:
-            raise problems.TOKENS_INVALID(method=self.name, tokens=self.tokens)
+            raise out_of_range(self.name, "at least 1", tokens=self.tokens)
 
     def for_family(self, family: str) -> Self:
         if not ARCHITECTURES[family].takes_virtual_tokens:

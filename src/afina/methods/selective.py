@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from afina.data.kinds import FIXED, Draw
 from afina.methods import problems
-from afina.methods.method import Method, plain_name, weight_names
+from afina.methods.method import Method, out_of_range, plain_name, weight_names
 from afina.models.architectures import ARCHITECTURES, Architecture, architecture_of, check_can_be_asked, is_head
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class ZeroShot(_Untrained):
 
     def __post_init__(self) -> None:
         if self.shots < 0:
-            raise problems.SHOTS_INVALID(method=self.name, shots=self.shots)
+            raise out_of_range(self.name, "0 or a greater whole number", shots=self.shots)
         if not self.shots and self.draw != FIXED:
             raise problems.DRAW_WITHOUT_SHOTS(method=self.name, draw=self.draw)
         if self.shots:
@@ -193,7 +193,7 @@ class Full(Selective):
 
     def __post_init__(self) -> None:
         if not 0 < self.layer_decay <= 1:  # NaN fails too
-            raise problems.LAYER_DECAY_INVALID(method="full", layer_decay=self.layer_decay)
+            raise out_of_range("full", "0 < layer_decay <= 1", layer_decay=self.layer_decay)
 
     def trains(self, name: str) -> bool:
         return True
@@ -237,7 +237,7 @@ class Last(Selective):
 
     def __post_init__(self) -> None:
         if self.blocks < 1:
-            raise problems.BLOCKS_INVALID(method="last", blocks=self.blocks)
+            raise out_of_range("last", "at least 1; to train only the head, use method head", blocks=self.blocks)
 
     def chosen(self, model: Any) -> set[str]:
         """Raises InvalidStudy for too few blocks."""
