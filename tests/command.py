@@ -23,7 +23,7 @@ from afina.studies.executors import by_name, fork_server
 from afina.studies.executors.executor import Executor
 from afina.studies.executors.local_executor import LocalExecutor
 from afina.studies.executors.rendezvous import check_devices
-from afina.studies.runs import forecast
+from afina.studies.planning import forecast_runs
 from afina.studies.runs.inputs import TaskFacts
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
@@ -106,7 +106,7 @@ _command = cache(typer.main.get_command)
 def without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start no worker before a run needs one, nor to measure how much memory it takes: its imports take seconds."""
     monkeypatch.setattr(fork_server, "prepare", lambda environment: None)
-    monkeypatch.setattr(forecast, "worker_memory", lambda: 2**28)
+    monkeypatch.setattr(forecast_runs, "worker_memory", lambda: 2**28)
 
 
 def _here(slots: int, *, devices: int = 1, shard: bool = False) -> Executor:

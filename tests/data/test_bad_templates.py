@@ -14,7 +14,7 @@ from afina.data.prompts import chat_template, prompt_of, rendered_chat
 from afina.data.reading_options import ReadingOptions
 from afina.data.template import Template
 from afina.errors import InvalidData, InvalidStudy
-from afina.studies.runs.forecast import encoded
+from afina.studies.planning.forecast_runs import encoded
 from afina.studies.runs.spec import Ask
 from afina.training.settings import Training
 from fakes import Backbones, sentences, write_csv

@@ -19,7 +19,7 @@ from afina.models.classifier import Classifier
 from afina.models.kernels.linear import held_by, held_tensors
 from afina.models.kernels.patches import Patch, patches_of
 from afina.models.manifest import read_manifest
-from afina.studies.runs.forecast import forecast_run
+from afina.studies.planning.forecast_runs import forecast_run
 from afina.training.mixed_precision import WorkingWeights
 from fakes import TEXTS, Runs, encoded, fit_of, logits_of, opened, sentences
 from grid import thinned

@@ -17,7 +17,7 @@ from afina.methods import make
 from afina.methods.layers import blocks_from
 from afina.methods.peft_settings import disagreement
 from afina.models.architectures import ARCHITECTURES, is_head
-from afina.studies.runs.forecast import forecast_run
+from afina.studies.planning.forecast_runs import forecast_run
 from fakes import SLOW, TEXTS, Backbones, Runs, encoded, fit_of, logits_of, opened, sentences
 from grid import by_family, thinned
 from raises import raises

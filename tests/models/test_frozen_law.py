@@ -28,7 +28,7 @@ from afina.predicting.predictor import ModelPredictor
 from afina.report.answer_costs import bytes_to_serve
 from afina.server.receipts import Receipt
 from afina.store.exchange.merging import merge
-from afina.studies.runs.forecast import forecast_run
+from afina.studies.planning.forecast_runs import forecast_run
 from afina.studies.runs.spec import RunSpec
 from afina.training.dry_run import serving_bytes
 from crowd import adapter

@@ -55,8 +55,8 @@ from afina.studies.choosing.training_length import training_length
 from afina.studies.executors import by_name
 from afina.studies.executors.executor import Executor, Overrun
 from afina.studies.executors.local_executor import LocalExecutor
+from afina.studies.planning import forecast_runs
 from afina.studies.results import Results
-from afina.studies.runs import forecast
 from afina.studies.runs.output_directory import SCRATCH, OutputDirectory
 from afina.studies.runs.prepared import answer_seconds
 from afina.studies.runs.record import Record, Seconds, Selection, UnlabelledCounts, read_records, write_records
@@ -148,8 +148,8 @@ class World(Executor):
             attachment, "applicable", lambda address, names, opening: supported(address, tuple(names), opening)
         )
         monkeypatch.setattr(floors, "fit", fit_once)
-        monkeypatch.setattr(forecast, "forecast_run", self.forecast_run)
-        monkeypatch.setattr(forecast, "encoded", lambda run, texts: texts)
+        monkeypatch.setattr(forecast_runs, "forecast_run", self.forecast_run)
+        monkeypatch.setattr(forecast_runs, "encoded", lambda run, texts: texts)
 
     def forecast_run(self, run: RunSpec, encoded: Task, *, memory: int, calibrate: bool) -> SimpleNamespace:
         assert encoded.address == run.task == self.task
@@ -1041,7 +1041,7 @@ def test_labels_that_are_no_words_are_not_asked_for(
 
     world.task, scribe = easy_task(tmp_path), Scribe()
     with monkeypatch.context() as patch:
-        patch.setattr(forecast, "encoded", encoded)
+        patch.setattr(forecast_runs, "encoded", encoded)
         made = world.choose("out", 60, watcher=scribe)
     assert made.dropped["zero-shot"].why == "words"
     assert not world.asked

@@ -24,9 +24,9 @@ from afina.studies.executors import fork_server
 from afina.studies.executors.executor import Cancelled, Lost, MemoryForecast
 from afina.studies.executors.local_executor import LocalExecutor
 from afina.studies.executors.lost_runs import NODES, TRIES, retry_if_lost
+from afina.studies.planning.forecast_runs import forecast_run
 from afina.studies.results import Results
 from afina.studies.runs import record
-from afina.studies.runs.forecast import forecast_run
 from afina.studies.runs.output_directory import SCRATCH, OutputDirectory
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run

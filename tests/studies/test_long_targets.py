@@ -27,7 +27,7 @@ from afina.report.arms import measured_on
 from afina.report.examples.disagreements import EvaluationTexts
 from afina.report.report import Report
 from afina.studies.choosing.recommend import _same_texts
-from afina.studies.runs.forecast import encoded, forecast_methods
+from afina.studies.planning.forecast_runs import encoded, forecast_methods
 from afina.studies.runs.prepared import prepare
 from afina.studies.runs.run import Run
 from afina.training.settings import Training

@@ -27,12 +27,12 @@ from afina.models.objectives import Classes
 from afina.report.details.plans import forecast_table, gpu_table
 from afina.report.formatting import size
 from afina.schema import read_size
-from afina.studies.runs import forecast
-from afina.studies.runs.forecast import MADE_UP, forecast_methods, forecast_run
-from afina.studies.runs.forecast import encoded as encoded_task
+from afina.studies.planning import forecast_runs
+from afina.studies.planning.forecast import Forecast, shared_terms
+from afina.studies.planning.forecast_runs import MADE_UP, forecast_methods, forecast_run
+from afina.studies.planning.forecast_runs import encoded as encoded_task
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.prepared import aim_of, loader_of, recipe_of
-from afina.studies.runs.run import Forecast, shared_terms
 from afina.studies.runs.spec import RunSpec
 from afina.training.dry_run import Alive, dry_run
 from afina.training.fit import Fit, Pace
@@ -361,7 +361,7 @@ def test_alive_follows_storages_until_they_are_freed() -> None:
 def test_time_is_the_pace_times_the_tokens_of_all_epochs(
     gpt2: Backbone, toy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("afina.studies.runs.forecast.seconds_per_token", lambda *_: Pace(0.5))
+    monkeypatch.setattr("afina.studies.planning.forecast_runs.seconds_per_token", lambda *_: Pace(0.5))
     template = Template(GENERAL)  # its labels are words
     tokens = sum(len(gpt2.tokenizer(template.render(text))["input_ids"]) for text in Task.load(toy).train.texts)
     for name, epochs in (("lora", 3), ("head", 1)):  # what trains the head alone reads each text once
@@ -385,7 +385,7 @@ def test_a_template_of_ones_own_is_planned_with(afina: Command, gpt2: Backbone, 
 def test_the_time_of_given_steps_is_that_of_their_tokens(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("afina.studies.runs.forecast.seconds_per_token", lambda *_: Pace(0.5))
+    monkeypatch.setattr("afina.studies.planning.forecast_runs.seconds_per_token", lambda *_: Pace(0.5))
     run = runs.run("gpt2", "lora", max_steps=3, accumulate=2)
     assert forecast_run(run).train_seconds == 0.5 * run.execute(tmp_path).tokens
 
@@ -417,7 +417,9 @@ def test_nothing_is_trained_beyond_this_machines_memory(
     gpt2: Backbone, toy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("afina.meter.machine_memory", lambda: 2**20)
-    monkeypatch.setattr("afina.studies.runs.forecast.seconds_per_token", lambda *_: pytest.fail("it was trained"))
+    monkeypatch.setattr(
+        "afina.studies.planning.forecast_runs.seconds_per_token", lambda *_: pytest.fail("it was trained")
+    )
     one = only(forecast_methods(gpt2.address, [make("lora")], task=toy, memory=GIB))
     assert one.train_seconds is None
     assert one.fits
@@ -429,7 +431,7 @@ def test_nothing_is_trained_beyond_this_machines_memory(
 @pytest.mark.slow
 def test_fits_compares_the_peaks_with_the_memory_given(afina: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.setattr(forecast, "worker_memory", lambda: 2**29)  # about that of a real worker
+    monkeypatch.setattr(forecast_runs, "worker_memory", lambda: 2**29)  # about that of a real worker
     one = only(forecast_methods("gpt2", [make("lora")], training=texts(8)))
     for memory, fits, fits_gpu in (
         (one.peak, True, True),

@@ -19,10 +19,10 @@ from afina.methods.attachment import shard
 from afina.models.language_model import open_model
 from afina.ranks import Ranks
 from afina.report.details.plans import devices_table, forecast_table, gpu_table
-from afina.studies.runs import forecast
-from afina.studies.runs.forecast import _Devices, forecast_methods, forecast_run
+from afina.studies.planning import forecast_runs
+from afina.studies.planning.forecast import Forecast, Terms
+from afina.studies.planning.forecast_runs import _Devices, forecast_methods, forecast_run
 from afina.studies.runs.prepared import aim_of, attached, loader_of, recipe_of
-from afina.studies.runs.run import Forecast, Terms
 from afina.studies.runs.spec import RunSpec
 from afina.training.dry_run import Alive
 from afina.training.probe_fit import fit_of
@@ -39,13 +39,13 @@ MIB = 2**20
 @pytest.fixture(autouse=True)
 def libraries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No worker is started to measure the memory of Python; and no forecast leaves a process group."""
-    monkeypatch.setattr(forecast, "worker_memory", lambda: MIB)
+    monkeypatch.setattr(forecast_runs, "worker_memory", lambda: MIB)
     yield
     assert not dist.is_initialized()
 
 
 def spec(path: str, method: str, **training: Any) -> RunSpec:
-    return RunSpec(backbone=path, task=forecast.MADE_UP, method=method, training=Training(**training))
+    return RunSpec(backbone=path, task=forecast_runs.MADE_UP, method=method, training=Training(**training))
 
 
 def planned(path: str, method: str, devices: int, *, sharded: bool = False, **given: Any) -> Forecast:
@@ -75,7 +75,7 @@ def test_a_device_of_two_needs_what_one_device_needs_for_the_larger_part_of_the_
 def measured(ranks: Ranks, path: str, method_name: str, training: dict[str, Any]) -> tuple[int, int | None, int]:
     """The bytes of state, activations and of all tensors of a rank that trains for some steps."""
     run = spec(path, method_name, **training)
-    task, method = forecast.encoded(run), make(method_name).for_family("gpt2")
+    task, method = forecast_runs.encoded(run), make(method_name).for_family("gpt2")
     objective, _ = aim_of(run, task)
     loader = loader_of(run, task.train, objective)
     recipe = recipe_of(run, method, loader, ranks)
@@ -92,7 +92,7 @@ def measured(ranks: Ranks, path: str, method_name: str, training: dict[str, Any]
         found = fit.measure()
         if run.training.dtype != "float32":
             return found.state_bytes, found.activation_bytes, alive.peak
-        largest, _ = forecast._evaluation(task, run, method.takes_positions)
+        largest, _ = forecast_runs._evaluation(task, run, method.takes_positions)
         model = fit.finish(lambda: pytest.fail("a model in float32 is not opened again")).eval()
         with torch.inference_mode():
             model(largest)
@@ -202,9 +202,9 @@ def planned_with(monkeypatch: pytest.MonkeyPatch, devices: int, **needed: float)
         precision = run.training.precision
         return fake(devices, precision=precision, sharded=sharded, needed=needed[precision])
 
-    monkeypatch.setattr(forecast, "forecast_run", forecast_on)
+    monkeypatch.setattr(forecast_runs, "forecast_run", forecast_on)
     one, run = fake(needed=needed["float"]), spec("gpt2", "lora")
-    return forecast._beside(one, run, None, None, devices, compares=False, says=silent)  # type: ignore[arg-type]
+    return forecast_runs._beside(one, run, None, None, devices, compares=False, says=silent)  # type: ignore[arg-type]
 
 
 def ways(one: Forecast) -> list[tuple[str, int]]:

@@ -16,7 +16,7 @@ from afina.models.classifier import Classifier
 from afina.models.objectives import Classes
 from afina.predicting.predictor import ModelPredictor
 from afina.report.details.plans import PRICE, forecast_table
-from afina.studies.runs.forecast import forecast_methods
+from afina.studies.planning.forecast_runs import forecast_methods
 from afina.training.dry_run import serving_bytes
 from afina.training.settings import Training
 from command import Command

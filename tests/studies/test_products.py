@@ -25,7 +25,7 @@ from afina.report.details.plans import forecast_table, precision_table
 from afina.report.report import Report
 from afina.studies import study as studies
 from afina.studies.executors.local_executor import LocalExecutor
-from afina.studies.runs.forecast import forecast_methods, forecast_run
+from afina.studies.planning.forecast_runs import forecast_methods, forecast_run
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Result
 from afina.studies.runs.spec import RunSpec

@@ -13,8 +13,8 @@ from afina import Predictor, Run
 from afina.meter import gpu_memory
 from afina.ranks import ALONE, Ranks
 from afina.report.tables import measured_on_gpu
+from afina.studies.planning.forecast_runs import forecast_run
 from afina.studies.runs.execute import execute
-from afina.studies.runs.forecast import forecast_run
 from fakes import TEXTS, Backbones, Runs, sentences, write_csv
 from together import together
 

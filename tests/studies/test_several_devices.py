@@ -351,7 +351,7 @@ def test_what_is_chosen_fits_into_the_share_of_each_process(monkeypatch: pytest.
 
 
 def test_a_sharded_run_computes_its_products_in_float(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_executor.spec, "usual_products", lambda: "int8")
+    monkeypatch.setattr(local_executor.settings, "usual_products", lambda: "int8")
     found = [LocalExecutor(devices=2, shard=shard).usual_products() for shard in (False, True)]
     assert found == ["int8", "float"]
 

@@ -23,7 +23,7 @@ from afina.models.predictions import Predictions
 from afina.predicting.predictor import ModelPredictor, logits
 from afina.predicting.prompting import shift_of
 from afina.report.details.plans import forecast_table
-from afina.studies.runs.forecast import Encodings, forecast_methods, forecast_run
+from afina.studies.planning.forecast_runs import Encodings, forecast_methods, forecast_run
 from afina.studies.runs.spec import Ask
 from afina.training.settings import Training
 from fakes import LONGEST, Runs, difference

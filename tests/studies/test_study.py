@@ -228,7 +228,7 @@ def test_any_field_can_be_set(tmp_path: Path, item: str, read: Callable[[Study],
         ("[methods.x]\nmethod = 'lora'\nr = 0", InvalidStudy, "r=0, alpha=16, dropout=0.05; expected r >= 1"),
         ("seeds = [0.5]", InvalidStudy, "seeds.0 = 0.5: expected a whole number"),
         ("seeds = []", InvalidStudy, "no seeds. Give at least one, such as seeds = [0]."),
-        ("seeds = [0, 1, 0]", InvalidStudy, "seed 0 is given more than once, which would repeat the same run."),
+        ("seeds = [0, 1, 0]", InvalidStudy, "seed 0 is given more than once, which would repeat the same runs."),
         ("train = ", InvalidStudy, "not valid TOML: "),
         pytest.param(
             "seeds = " + "[" * 5_000, InvalidStudy, "not valid TOML: arrays or tables are nested too", id="deep"

@@ -21,7 +21,7 @@ from afina.models.decoding import Decoding
 from afina.models.kernels.linear import can_pack
 from afina.models.language_model import open_without_weights
 from afina.models.manifest import read_manifest
-from afina.studies.runs.forecast import forecast_run
+from afina.studies.planning.forecast_runs import forecast_run
 from afina.training.dry_run import Alive, _fake
 from afina.training.settings import Training
 from fakes import VOCABULARY, Backbones, configuration, save, sentences, write_csv

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from afina.endpoints.answers import EndpointForecast
     from afina.methods.method import Method
     from afina.predicting.prompting import Answer
-    from afina.studies.runs.run import Forecast
+    from afina.studies.planning.forecast import Forecast
 
 
 _MOST = 2**31 - 1
@@ -265,7 +265,7 @@ def plan(
     from afina.studies.executors import worker_memory
 
     worker_memory.prepare()
-    from afina.studies.runs.forecast import forecast_methods
+    from afina.studies.planning.forecast_runs import forecast_methods
     from afina.studies.runs.spec import Ask
     from afina.studies.study_file import checked
     from afina.training.settings import Training
@@ -360,7 +360,7 @@ def _print_plans(
 ) -> None:
     from afina.report.details.endpoints import endpoint_forecast_table
     from afina.report.details.plans import devices_table, forecast_table, gpu_table, precision_table
-    from afina.studies.runs.run import shared_terms
+    from afina.studies.planning.forecast import shared_terms
 
     every = [plan for plans in found for plan in plans]
     if as_json:

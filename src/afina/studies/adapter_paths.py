@@ -9,6 +9,7 @@ from pathlib import Path
 from afina.errors import UnknownName
 from afina.methods import why_without_adapter
 from afina.models.adapter import check_there, is_of_peft, refuse_incomplete
+from afina.sentence import Sentence
 from afina.studies import problems
 from afina.studies.backbones import of_one_backbone
 from afina.studies.choosing.recommendation import Recommendation
@@ -173,10 +174,14 @@ def _with_adapter(records: Iterable[Record]) -> list[Record]:
 def _check_one_setting(place: Path, name: str, records: Sequence[Record], *, alike: bool) -> None:
     """Raise InvalidStudy if the runs have different names or, if `alike` is set, different settings on one backbone."""
     if len({one.name for one in records}) > 1:
-        raise problems.SEVERAL_SETTINGS(known=_names(records), path=place, method=name)
+        raise problems.SEVERAL_SETTINGS(
+            _choose=Sentence.of("Choose with `method`"), known=_names(records), path=place, method=name
+        )
     if alike and any(_settings(one) != _settings(other) for one in records for other in records if _same(one, other)):
         told = [f"{one.adapter}{settings}" for one, settings in zip(records, _differences(records), strict=True)]
-        raise problems.SEVERAL_DIRECTORIES(known=told, path=place, method=name)
+        raise problems.SEVERAL_SETTINGS(
+            _choose="Give the directory of one of them", known=told, path=place, method=name
+        )
 
 
 def _same(one: Record, other: Record) -> bool:

@@ -65,9 +65,11 @@ def on_backbone(name: str, backbone: str) -> str:
 def check_backbones(backbone: str | None, backbones: Sequence[str], where: str, *, needed: bool = True) -> None:
     """Raise InvalidStudy unless either `backbone` or `backbones` is given, without duplicates, or neither is needed."""
     if backbone is not None and backbones:
-        raise problems.BACKBONE_AND_BACKBONES(where=where, keys=["backbone", BACKBONES])
+        raise problems.BOTH_GIVEN(_first="backbone", _second=BACKBONES, where=where, keys=["backbone", BACKBONES])
     if needed and backbone is None and not backbones:
-        raise problems.NO_BACKBONE(where=where, key="backbone")
+        raise problems.KEY_MISSING(
+            where=where, key="backbone", _or_other=f", or {BACKBONES} = [...] to compare several"
+        )
     _check_different(backbones, f"{where}: {BACKBONES}", where)
 
 
@@ -76,10 +78,17 @@ def backbones_of(entry: Mapping[str, Any], known: Sequence[str], where: str) -> 
     asked, apart = entry.get(BACKBONES, list(known)), entry.get(BY_BACKBONE, {})
     place = f"{where}.{BACKBONES}"
     if not isinstance(asked, list | tuple) or not asked or not all(isinstance(one, str) for one in asked):
-        raise problems.BACKBONES_OF_METHOD(_place=place, _example=known[0], where=where, found=asked)
+        raise problems.FORM_WRONG(
+            _place=place,
+            _expected=f"a list of backbones of the study, such as [{known[0]!r}]",
+            where=where,
+            found=asked,
+        )
     _check_different(asked, place, where)
     if not isinstance(apart, Mapping) or not all(isinstance(table, Mapping) for table in apart.values()):
-        raise problems.BY_BACKBONE_NOT_TABLE(where=where, found=apart)
+        raise problems.FORM_WRONG(
+            _place=f"{where}.{BY_BACKBONE}", _expected="a table of settings for a backbone", where=where, found=apart
+        )
     for address in asked:
         if address not in known:
             raise UnknownName("backbone", address, known, place)
@@ -172,4 +181,4 @@ def settled_tables(
 def _check_different(addresses: Sequence[str], what: str, where: str) -> None:
     again = next((one for one in addresses if list(addresses).count(one) > 1), None)
     if again is not None:
-        raise problems.BACKBONE_TWICE(_what=what, where=where, backbone=again)
+        raise problems.GIVEN_TWICE(_what=f"{what}: {again}", _kind="backbone", where=where, backbone=again)

@@ -172,7 +172,9 @@ def _read(directory: OutputDirectory) -> BaselineRecords | None:
     except (OSError, ValidationError):
         problem = "it is damaged"
     if problem:
-        raise problems.BASELINES_CHANGED(problem=problem, path=directory.baselines)
+        raise problems.FILE_EDITED(
+            problem=problem, path=directory.baselines, _instead="Remove the file, and run the study again."
+        )
     return made
 
 

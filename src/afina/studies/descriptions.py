@@ -76,7 +76,7 @@ def read_request(path: Path) -> StudyRequest:
         check_format(text, path, "Run the study again with another `out`.")
         return StudyRequest.model_validate_json(text)
     except (OSError, ValidationError):
-        raise problems.STUDY_JSON_DAMAGED(path=path) from None
+        raise problems.FILE_DAMAGED(path=path, _instead="Run the study again; recorded runs are skipped.") from None
 
 
 def read_recommendation(path: Path) -> Recommendation:
@@ -86,7 +86,9 @@ def read_recommendation(path: Path) -> Recommendation:
         check_format(text, path, "Ask for the recommendation again, with another `out`.")
         made = Recommendation.model_validate_json(text)
     except (OSError, ValidationError):
-        raise problems.RECOMMENDATION_DAMAGED(path=path) from None
+        raise problems.FILE_DAMAGED(path=path, _instead="Ask for the recommendation again.") from None
     if problem := made.refuses(text):
-        raise problems.RECOMMENDATION_CHANGED(problem=problem, path=path)
+        raise problems.FILE_EDITED(
+            problem=problem, path=path, _instead="Restore the file, or ask for the recommendation again."
+        )
     return made

@@ -8,12 +8,7 @@ from afina.errors import Busy, Diverged, InvalidData, InvalidStudy, NotFound, Pr
 
 _adapter_ambiguous = partial(Problem, InvalidStudy, "adapter.ambiguous")
 SEVERAL_ADAPTERS = _adapter_ambiguous("{path}: several adapters. Choose with `method`: {known}.")
-SEVERAL_SETTINGS = _adapter_ambiguous(
-    "{path}: {method} was trained with several settings. Choose with `method`: {known}."
-)
-SEVERAL_DIRECTORIES = _adapter_ambiguous(
-    "{path}: {method} was trained with several settings. Give the directory of one of them: {known}."
-)
+SEVERAL_SETTINGS = _adapter_ambiguous("{path}: {method} was trained with several settings. {_choose}: {known}.")
 SEVERAL_BACKBONES = _adapter_ambiguous(
     "{path}: {method} was trained on several backbones.{_others} Choose with `backbone`: {backbones}."
 )
@@ -77,21 +72,16 @@ FILE_CHANGED = _data_changed(
     "{path}: the file has digest {found:.19}. Expected {expected:.19}, which the run names. The file changed after the "
     "run was requested; start the run again."
 )
-UNLABELLED_CHANGED = _data_changed(
-    "`unlabelled` {path}: the file changed after the run was requested. Start the run again."
+FILE_OF_OPTION_CHANGED = _data_changed(
+    "`{option}` {path}: the file changed after the run was requested. Start the run again."
 )
-WITHOUT_CHANGED = _data_changed("`without` {path}: the file changed after the run was requested. Start the run again.")
 TEACHER_CHANGED = _data_changed(
     "`teacher` {path}: the adapter has digest {found:.19}. Expected {expected:.19}, which the run names. The adapter "
     "changed after the run was requested; start the run again."
 )
-DATA_CHANGED = _data_changed(
-    "task {task}: the data are not those for which the run was requested. The file changed meanwhile, or a process "
-    "reads another file. Start the run again, with equal files for all processes."
-)
-BACKBONE_CHANGED = _data_changed(
-    "backbone {backbone}: its files are not those for which the run was requested. They changed meanwhile, or a "
-    "process reads other files. Start the run again, with equal files for all processes."
+INPUT_CHANGED = _data_changed(
+    "{_input}: its files are not those for which the run was requested. They changed meanwhile, or a process reads "
+    "other files. Start the run again, with equal files for all processes."
 )
 _data_option_inapplicable = partial(Problem, InvalidData, "data.option-inapplicable")
 NOTHING_TO_CHOOSE_FROM = _data_option_inapplicable(
@@ -120,11 +110,8 @@ METRIC_UNDEFINED = Problem(
 )
 
 _option_inapplicable = partial(Problem, InvalidStudy, "option.inapplicable")
-TEXTS_WITHOUT_TASK = _option_inapplicable(
-    "`kind` {found}: the cost of learning to write texts depends on the lengths of inputs and targets. Give a `task`."
-)
-SHOTS_WITHOUT_TASK = _option_inapplicable(
-    "`shots` {shots}: the cost of examples in the prompt depends on the lengths of the training texts. Give a `task`."
+COST_WITHOUT_TASK = _option_inapplicable(
+    "`{option}` {found}: the cost depends on the lengths of {_texts}. Give a `task`."
 )
 NO_TEACHER = _option_inapplicable(
     "run {run}: `{option}` has no effect without a `teacher`, from whose outputs the run would learn. Give a "
@@ -181,13 +168,7 @@ BATCH_TOO_LARGE = _plan_too_large(
 )
 
 _results_changed = partial(Problem, InvalidData, "results.changed")
-BASELINES_CHANGED = _results_changed(
-    "{path}: the file is not as afina wrote it: {problem}. Remove the file, and run the study again."
-)
-RECOMMENDATION_CHANGED = _results_changed(
-    "{path}: the file was changed after afina wrote it: {problem}. Restore the file, or ask for the "
-    "recommendation again."
-)
+FILE_EDITED = _results_changed("{path}: the file is not as afina wrote it: {problem}. {_instead}")
 RECORD_CHANGED = _results_changed(
     "{where}: the record of {run}, seed {seed}, was changed after it was made: {problem}. Restore the line, or "
     "remove it and run the study again."
@@ -197,15 +178,9 @@ PREDICTIONS_OF_ANOTHER_RUN = _results_changed(
     "of shape {_targets}. Expected {expected} outputs a text. Remove the file, and run the study again."
 )
 _results_damaged = partial(Problem, InvalidData, "results.damaged")
-STUDY_JSON_DAMAGED = _results_damaged(
-    "{path}: the file is missing or damaged. Run the study again; recorded runs are skipped."
-)
-RECOMMENDATION_DAMAGED = _results_damaged("{path}: the file is damaged. Ask for the recommendation again.")
+FILE_DAMAGED = _results_damaged("{path}: the file is missing or damaged. {_instead}")
 RECORD_DAMAGED = _results_damaged(
     "{where}: not a record of this version of afina ({_what}: {reason}). Remove this line, or give another `out`."
-)
-TUNING_DAMAGED = _results_damaged(
-    "{path}: the file is damaged. Run the study again; only methods without a chosen setting are tuned."
 )
 NOT_SQLITE = _results_damaged("{path}: not an SQLite database. Remove the file to start the tuning anew.")
 BASELINE_UNKNOWN = Problem(
@@ -238,11 +213,7 @@ NO_ROOM_FOR_TEXT = _run_max_length(
     "{most:,} tokens. Set fewer virtual tokens."
 )
 MAX_LENGTH = _run_max_length(
-    "`max_length` is {found}, but backbone {backbone} takes at most {most} tokens. Set {most} or less."
-)
-MAX_LENGTH_WITH_VIRTUAL_TOKENS = _run_max_length(
-    "`max_length` is {found}, but backbone {backbone} takes at most {longest} tokens, and method {method} uses "
-    "{tokens} of them. Set {most} or less."
+    "`max_length` is {found}, but backbone {backbone} takes at most {longest} tokens{_virtual}. Set {most} or less."
 )
 NAME_INVALID = Problem(
     InvalidStudy,
@@ -264,7 +235,7 @@ TEXTS_NOT_SENT = Problem(
 )
 
 _study_contradiction = partial(Problem, InvalidStudy, "study.contradiction")
-BACKBONE_AND_BACKBONES = _study_contradiction("{where}: backbone and backbones are both given. Remove one of them.")
+BOTH_GIVEN = _study_contradiction("{where}: {_first} and {_second} cannot both be given. Remove one of them.")
 SAME_ON_ALL_BACKBONES = _study_contradiction(
     "{where}.by_backbone: {key} cannot differ between backbones. Add another table of the method."
 )
@@ -274,9 +245,6 @@ BACKBONE_UNUSED = _study_contradiction(
 SEARCH_WITHOUT_TUNE = _study_contradiction(
     "{where}: methods.{method}.search has no effect without a [tune] section. Add a [tune] section, or remove search."
 )
-SIZES_AND_TRAIN_EXAMPLES = _study_contradiction(
-    "{where}: data.train_examples and sizes both set the number of training texts. Remove one of them."
-)
 VALIDATION_AND_TUNE = _study_contradiction(
     "{where}: data.validation cannot be combined with a [tune] section. Set tune.validation instead."
 )
@@ -284,10 +252,7 @@ BUDGET_DIFFERS = _study_contradiction(
     "{where}, methods.{method}: {key} differs from the other methods, so a budget in steps would not be the same "
     "for all. Set train.{key} instead."
 )
-RANDOM_HEAD_ASKED = _study_contradiction(
-    "{where}: {method} has a random head and no template by definition. Remove {key}."
-)
-HEAD_IN_WORDS = _study_contradiction("{where}: {method} answers in words by definition. Remove head.")
+HEAD_OF_METHOD = _study_contradiction("{where}: {method} {_has} by definition. Remove {key}.")
 PRICES_DIFFER = _study_contradiction(
     "{where}: {method} and {other} ask the same model in the same way, and have different prices. Set the same "
     "`price_in` and `price_out` for both, or remove one of them."
@@ -306,8 +271,7 @@ SEND_TEXTS_IN_FILE = Problem(
     "`send_texts` when the study is run.",
 )
 _study_key_missing = partial(Problem, InvalidStudy, "study.key-missing")
-NO_BACKBONE = _study_key_missing("{where}: backbone is missing. Add this key, or backbones = [...] to compare several.")
-KEY_MISSING = _study_key_missing("{where}: {key} is missing. Add this key.")
+KEY_MISSING = _study_key_missing("{where}: {key} is missing. Add this key{_or_other}.")
 _teacher_invalid = partial(Problem, InvalidStudy, "study.teacher-invalid")
 TEACHER_CIRCLE = _teacher_invalid(
     "{where}: `teacher` {found}: {_circle}, so no run can be the first. Name another teacher for {method}."
@@ -354,27 +318,16 @@ OVERRIDE_OF_VALUE = _study_override_malformed(
     "`overrides` {found}: {key} is a value, not a table, so it has no keys. Set {key} itself."
 )
 _study_value_invalid = partial(Problem, InvalidStudy, "study.value-invalid")
-BACKBONES_OF_METHOD = _study_value_invalid(
-    "{_place} = {found!r}: expected a list of backbones of the study, such as [{_example!r}]."
-)
-BY_BACKBONE_NOT_TABLE = _study_value_invalid(
-    "{where}.by_backbone = {found!r}: expected a table of settings for a backbone."
-)
-BACKBONE_TWICE = _study_value_invalid(
-    "{_what}: {backbone} is given more than once, which would repeat the same runs. Give each backbone once."
+FORM_WRONG = _study_value_invalid("{_place} = {found!r}: expected {_expected}.")
+GIVEN_TWICE = _study_value_invalid(
+    "{_what} is given more than once, which would repeat the same runs. Give each {_kind} once."
 )
 SEED_OF_RUN = _study_value_invalid("run {run}: `seed` is {seed}. Expected an integer from 0 to 2**63 - 1.")
-SEARCH_NOT_TABLE = _study_value_invalid("{where}.search = {found!r}: expected a table.")
 SEED_INVALID = _study_value_invalid("{where}: seed {found}. Expected 0 or more, below 2**63.")
 NO_SEEDS = _study_value_invalid("{where}: no seeds. Give at least one, such as seeds = [0].")
-SEED_TWICE = _study_value_invalid(
-    "{where}: seed {seed} is given more than once, which would repeat the same run. Give each seed once."
-)
 SIZES_INVALID = _study_value_invalid("{where}: sizes = {found}. Expected different numbers of texts, from 1 up.")
 VALUE_INVALID = _study_value_invalid("{where}: {key} = {found!r}: {expected}")
-SEARCH_RANGE = _study_value_invalid("{where}.search.{key} = {found!r}: expected [lowest, highest], finite and above 0.")
 NOTHING_TO_TUNE = _study_value_invalid("{where}: method {method} has nothing to tune. Remove search.")
-SEARCH_VALUES = _study_value_invalid("{where}.search.{key} = {found!r}: expected a list of values to choose from.")
 
 RANKS_UNLIKE = Problem(
     RunFailed,

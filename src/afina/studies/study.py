@@ -204,7 +204,7 @@ class Study(ReprCard, Frozen):
             place, search = f"{where}, methods.{name}", self.methods[name].get("search", {})
             run = self._run(name, backbone, self.seeds[0], place, max(self.sizes, default=None))
             if not isinstance(search, Mapping):
-                raise problems.SEARCH_NOT_TABLE(where=place, found=search)
+                raise problems.FORM_WRONG(_place=f"{place}.search", _expected="a table", where=place, found=search)
             found[on_backbone(name, backbone) if self.backbones[1:] else name] = (run, Space.of(run, search, place))
         return found
 
@@ -589,7 +589,7 @@ def _check_seeds(seeds: Sequence[int], where: str) -> None:
         raise problems.NO_SEEDS(where=where)
     if len(set(seeds)) < len(seeds):
         again = next(seed for seed in seeds if seeds.count(seed) > 1)
-        raise problems.SEED_TWICE(where=where, seed=again)
+        raise problems.GIVEN_TWICE(_what=f"{where}: seed {again}", _kind="seed", where=where, seed=again)
 
 
 def _check_sizes(sizes: Sequence[int], train_examples: int | None, where: str) -> None:
@@ -599,7 +599,9 @@ def _check_sizes(sizes: Sequence[int], train_examples: int | None, where: str) -
     if min(sizes) < 1 or len(set(sizes)) < len(sizes):
         raise problems.SIZES_INVALID(where=where, found=sizes)
     if train_examples is not None:
-        raise problems.SIZES_AND_TRAIN_EXAMPLES(where=where, keys=["data.train_examples", "sizes"])
+        raise problems.BOTH_GIVEN(
+            _first="data.train_examples", _second="sizes", where=where, keys=["data.train_examples", "sizes"]
+        )
 
 
 def _sizes_notes(asked: Sequence[int], trained: Sequence[int]) -> list[str]:

@@ -72,9 +72,13 @@ def check_asked(method: Method, entry: Mapping[str, Any], where: str) -> None:
     """Raise InvalidStudy if a method's table sets a head, template or label words that the method cannot have."""
     given = [key for key in Ask.model_fields if key in entry and (key, entry[key]) != ("head", "random")]
     if method.head == "random" and given:
-        raise problems.RANDOM_HEAD_ASKED(method=method.name, key=given[0], where=where, keys=[given[0]])
+        raise problems.HEAD_OF_METHOD(
+            method=method.name, _has="has a random head and no template", key=given[0], where=where, keys=[given[0]]
+        )
     if method.head == "words" and entry.get("head", "words") != "words":
-        raise problems.HEAD_IN_WORDS(method=method.name, where=where, keys=["head"])
+        raise problems.HEAD_OF_METHOD(
+            method=method.name, _has="answers in words", key="head", where=where, keys=["head"]
+        )
 
 
 TEXT, CHAT = "{text}", "chat"
@@ -140,5 +144,5 @@ def explain(error: ValidationError, model: type, where: str) -> AfinaError:
         known = [".".join([*outer, field]) for field in _keys(level)]
         return UnknownName("key", problem.field, known, where)
     if problem.kind == "missing":
-        return problems.KEY_MISSING(where=where, key=problem.field)
+        return problems.KEY_MISSING(where=where, key=problem.field, _or_other="")
     return problems.VALUE_INVALID(expected=problem.sentence, where=where, key=problem.field, found=problem.found)

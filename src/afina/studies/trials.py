@@ -64,7 +64,13 @@ class Space:
             if key == RATE:
                 continue
             if not isinstance(values, list | tuple) or not values:
-                raise problems.SEARCH_VALUES(where=where, key=key, found=values)
+                raise problems.FORM_WRONG(
+                    _place=f"{where}.search.{key}",
+                    _expected="a list of values to choose from",
+                    where=where,
+                    key=key,
+                    found=values,
+                )
             for value in values:
                 if key in lesson:
                     checked(Training, {key: value}, f"{where}.search")
@@ -84,7 +90,13 @@ def _range(given: Any, where: str) -> tuple[float, float]:
     except (TypeError, ValueError, OverflowError):
         low = high = 0.0
     if not 0 < low < high < math.inf:
-        raise problems.SEARCH_RANGE(where=where, key=RATE, found=given)
+        raise problems.FORM_WRONG(
+            _place=f"{where}.search.{RATE}",
+            _expected="[lowest, highest], finite and above 0",
+            where=where,
+            key=RATE,
+            found=given,
+        )
     return low, high
 
 
@@ -195,7 +207,9 @@ def read_tuned(out: Path) -> tuple[Tuned, ...]:
     try:
         return _MANY.validate_json(path.read_bytes())
     except ValidationError:
-        raise problems.TUNING_DAMAGED(path=path) from None
+        raise problems.FILE_DAMAGED(
+            path=path, _instead="Run the study again; only methods without a chosen setting are tuned."
+        ) from None
 
 
 def write_tuned(out: Path, tuned: Iterable[Tuned]) -> None:

@@ -20,7 +20,7 @@ from afina.models.kernels.linear import frozen_weight
 from afina.models.kernels.nf4 import Nf4Weight
 from afina.models.kernels.patches import hold
 from afina.studies.executors.local_executor import LocalExecutor
-from afina.studies.runs.forecast import forecast_run
+from afina.studies.planning.forecast_runs import forecast_run
 from fakes import TEXTS, Runs
 from raises import raises
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from afina.models.backbone_spec import FLOAT
 from afina.report.formatting import NOTHING, count, number_of_texts, seconds, size
 from afina.report.tables import Column, Table
-from afina.studies.runs.run import Forecast, Terms, shared_terms
+from afina.studies.planning.forecast import Forecast, Terms, shared_terms
 
 PRICE = (
     "Each frozen weight is then rounded to {bits} bits, so results can differ a little; the adapter is for a backbone "

@@ -130,7 +130,7 @@ def _say_what_is_recorded(setting: ChoiceSetup, backbone: str, kind: BackboneKin
 def _add_what_fits(setting: ChoiceSetup, backbone: str, made: Eligible, limit: _Limit) -> None:
     """Add the methods on a backbone that fit in memory, and the reasons why others cannot be tried."""
     from afina.methods.attachment import applicable  # these load torch
-    from afina.studies.runs import forecast
+    from afina.studies.planning import forecast_runs
 
     considered = [
         name
@@ -141,7 +141,7 @@ def _add_what_fits(setting: ChoiceSetup, backbone: str, made: Eligible, limit: _
         or (kind.head == "words" and made.kinds[backbone] == "causal")
     ]
     runs = [setting.run(Way(backbone, name)) for name in applicable(backbone, considered, setting.objective.opening)]
-    encodings = forecast.Encodings(setting.task)
+    encodings = forecast_runs.Encodings(setting.task)
     fitting: set[str] = set()
     most: int | None = None  # the memory of the most expensive method
     least: tuple[int, Run] | None = None  # the smallest memory that is too much, and its run
@@ -157,7 +157,7 @@ def _add_what_fits(setting: ChoiceSetup, backbone: str, made: Eligible, limit: _
         if most is not None and limit.size is not None and MORE * most <= limit.size:
             fitting.add(run.method)  # a forecast of its memory would take seconds
             continue
-        one = forecast.forecast_run(run, texts, memory=limit.size, calibrate=False)
+        one = forecast_runs.forecast_run(run, texts, memory=limit.size, calibrate=False)
         made.lowered = one.terms.dtype == "bfloat16" or setting.products != FLOAT
         fits, needed = (bool(one.fits_gpu), one.gpu_peak) if limit.on_gpu else (one.fits, one.peak)
         if fits:
@@ -169,7 +169,7 @@ def _add_what_fits(setting: ChoiceSetup, backbone: str, made: Eligible, limit: _
             most = needed
     if not fitting and least is not None:
         _, run = least
-        other = forecast.smaller(run, encodings.of(run), limit.size, on_gpu=limit.on_gpu)
+        other = forecast_runs.smaller(run, encodings.of(run), limit.size, on_gpu=limit.on_gpu)
         if other is not None:
             smaller = other.gpu_peak if limit.on_gpu else other.peak
             made.dropped[run.title] = made.dropped[run.title].model_copy(update={"smaller": smaller})

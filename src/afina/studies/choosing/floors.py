@@ -160,19 +160,16 @@ class LinearFloors(TfidfFloors):
         words = TfidfVectorizer(ngram_range=(1, LONGEST), sublinear_tf=True, token_pattern=WORD)
         last, grid = self.linear.model(), self.linear.grid(STRENGTHS)
         texts, targets = joined(train.texts, train.pairs), objective.loss_targets(train.labels)
+        if not _has_words(words, texts):
+            return None
         splitter = self.linear.folds(train.labels)
         with expected_warnings_ignored():
-            try:
-                if splitter is not None:
-                    folds = list(splitter.split(texts, targets))
-                    made = partial(_fold_features, words, texts)
-                    score = get_scorer(self.linear.scoring)
-                    last.set_params(**best_setting(last, grid, folds, targets, made, score))
-                return make_pipeline(words, last).fit(texts, targets)
-            except ValueError as error:
-                if "empty vocabulary" not in str(error):
-                    raise
-                return None
+            if splitter is not None:
+                folds = list(splitter.split(texts, targets))
+                features = partial(_fold_features, words, texts)
+                score = get_scorer(self.linear.scoring)
+                last.set_params(**best_setting(last, grid, folds, targets, features, score))
+            return make_pipeline(words, last).fit(texts, targets)
 
     def cross_fitted(self, texts: Sequence[str], targets: np.ndarray, width: int, folds: np.ndarray) -> np.ndarray:
         """Return the outputs for each text of a linear model on TF-IDF that was fitted to the other folds.
@@ -246,12 +243,16 @@ def _fold_features(words: Any, texts: Sequence[str], learnt: np.ndarray, seen: n
     """Return the TF-IDF features of a fold's training and validation texts; None if the training texts have no word."""
     from sklearn import clone
 
-    weighed = clone(words)
-    try:
-        inputs = weighed.fit_transform([texts[place] for place in learnt])
-    except ValueError:
+    training = [texts[place] for place in learnt]
+    if not _has_words(words, training):
         return None
-    return inputs, weighed.transform([texts[place] for place in seen])
+    weighed = clone(words)
+    return weighed.fit_transform(training), weighed.transform([texts[place] for place in seen])
+
+
+def _has_words(vectorizer: Any, texts: Iterable[str]) -> bool:
+    analyze = vectorizer.build_analyzer()
+    return any(analyze(text) for text in texts)
 
 
 # Texts

@@ -246,7 +246,7 @@ def _try_out(request: TryOut, reporter: _Reporter, replies: queue.SimpleQueue[Me
 
 def _foresee(request: Foresee, reporter: _Reporter) -> None:
     from afina import device
-    from afina.studies.runs.forecast import forecast_run
+    from afina.studies.planning.forecast_runs import forecast_run
 
     gpu = meter.gpu_memory(device.choose())
     needed: dict[str, int] = {}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afina import allocator, device, digest
+from afina import allocator, digest
 from afina import device as devices
 from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit
@@ -227,7 +227,7 @@ class _Execution:
     ) -> Adapter:
         backbone, method, task = prepared.backbone, prepared.method, prepared.task
         tensors = self._whole(method.state(classifier.model))
-        there = device.environment_fields(prepared.device, prepared.dtype)
+        there = devices.environment_fields(prepared.device, prepared.dtype)
         if self.ranks.count > 1:
             there |= {"processes": self.ranks.count, "sharded": self.ranks.shards}
         manifest = Manifest(
@@ -413,7 +413,7 @@ def _unlabelled(prepared: Prepared) -> UnlabelledCounts | None:
 
 def _environment(prepared: Prepared) -> Environment:
     return Environment(
-        **device.environment_fields(prepared.device, prepared.dtype),  # type: ignore[arg-type]
+        **devices.environment_fields(prepared.device, prepared.dtype),  # type: ignore[arg-type]
         backbone_digest=prepared.backbone_digest,
         tokenizer_digest=prepared.backbone.tokenizer_digest,
         train_digest=prepared.task.train.digest,

@@ -324,7 +324,7 @@ def of_data(run: RunSpec, task: Task) -> RunSpec:
     if run.data_digest is None:
         return run.on(task.data_digest) if addresses.reads_files(run.task, run.data.evaluation) else run
     if run.data_digest != task.data_digest:
-        raise problems.DATA_CHANGED(task=run.task)
+        raise problems.INPUT_CHANGED(_input=f"task {run.task}", task=run.task)
     return run
 
 

@@ -352,7 +352,7 @@ def of_backbone(run: RunSpec, located: Located | None = None) -> RunSpec:
     """Return `run` with the digest of its backbone's files. Raises InvalidData for another digest than in `run`."""
     found = files_digest(located.backbone if located else run.backbone)
     if run.backbone_files not in (None, found):
-        raise problems.BACKBONE_CHANGED(backbone=run.backbone)
+        raise problems.INPUT_CHANGED(_input=f"backbone {run.backbone}", backbone=run.backbone)
     return run.on_files(found)
 
 
@@ -434,11 +434,13 @@ def longest_text(run: RunSpec, most: int) -> int:
     taken, wanted = make(run.method, run.hyperparameters).takes_positions, run.training.max_length
     if taken >= most:
         raise problems.NO_ROOM_FOR_TEXT(method=run.method, tokens=taken, most=most, backbone=run.backbone)
-    if wanted is not None and wanted > most:
-        raise problems.MAX_LENGTH(found=wanted, most=most, backbone=run.backbone)
     if wanted is not None and wanted > most - taken:
-        raise problems.MAX_LENGTH_WITH_VIRTUAL_TOKENS(
-            longest=most, tokens=taken, found=wanted, most=most - taken, backbone=run.backbone, method=run.method
+        raise problems.MAX_LENGTH(
+            found=wanted,
+            most=most - taken,
+            longest=most,
+            backbone=run.backbone,
+            _virtual=f", and method {run.method} uses {taken} of them" if taken else "",
         )
     return wanted or min(DEFAULT_LENGTH, most - taken)
 
@@ -447,9 +449,9 @@ def on_beside(run: RunSpec, located: Located | None = None) -> RunSpec:
     """Return `run` with the digests of its files beside the task. Raises InvalidData if one is not that in `run`."""
     found = digests_beside(run.data, located)
     if run.unlabelled_digest not in (None, found["unlabelled_digest"]):
-        raise problems.UNLABELLED_CHANGED(path=run.data.unlabelled)
+        raise problems.FILE_OF_OPTION_CHANGED(option="unlabelled", path=run.data.unlabelled)
     if run.without_digest not in (None, found["without_digest"]):
-        raise problems.WITHOUT_CHANGED(path=run.data.without)
+        raise problems.FILE_OF_OPTION_CHANGED(option="without", path=run.data.without)
     return run.on_beside(found)
 
 

@@ -39,6 +39,7 @@ from afina.predicting.predictor import predicted
 from afina.ranks import Ranks, RehearsedRanks
 from afina.studies import problems
 from afina.studies.executors.worker_memory import worker_memory
+from afina.studies.planning.forecast import Forecast, PromptsForecast, Terms
 from afina.studies.runs.prepared import (
     aim_of,
     attached,
@@ -51,7 +52,6 @@ from afina.studies.runs.prepared import (
     read_task,
     recipe_of,
 )
-from afina.studies.runs.run import Forecast, PromptsForecast, Terms
 from afina.studies.runs.spec import Ask, RunSpec
 from afina.training.dry_run import DryRun, dry_run, serving_bytes
 from afina.training.fit import Pace
@@ -328,7 +328,7 @@ _LEFT_OUT = ("method.kind-unsupported", "method.precision-unsupported", "method.
 def _check_kind(data: ReadingOptions) -> None:
     """Raise InvalidStudy for a text-to-text kind without a task: the lengths of target texts are unknown."""
     if data.kind is not None and of_kind(data.kind).written:
-        raise problems.TEXTS_WITHOUT_TASK(option="kind", found=data.kind)
+        raise problems.COST_WITHOUT_TASK(option="kind", found=data.kind, _texts="inputs and targets")
 
 
 def _beside(
@@ -415,7 +415,7 @@ def encoded(run: RunSpec, texts: Task | None = None) -> EncodedTask:
     """
     if run.task == MADE_UP:
         if shots := make(run.method, run.hyperparameters).in_prompt[0]:
-            raise problems.SHOTS_WITHOUT_TASK(shots=shots)
+            raise problems.COST_WITHOUT_TASK(option="shots", found=shots, shots=shots, _texts="the training texts")
         return _made_up(run)
     backbone = Backbone.load(run.backbone, weights=False)
     length = longest_text(run, backbone.longest)
