@@ -44,24 +44,18 @@ Address = str | Path | Adapter | Version
 
 
 class FoundAdapter(NamedTuple):
-    """An adapter that was found at an address.
-
-    Attributes:
-        digest: The adapter's digest.
-        read: A function that reads the adapter.
-        version: The adapter's version in a store, such as `client/task@3`. None: the adapter is not from a store.
-    """
+    """An adapter that was found at an address."""
 
     digest: str
     read: Callable[[], Adapter]
-    version: str | None = None
+    version: str | None = None  # such as `client/task@3`; None: the adapter is not from a store
 
 
 _Signature = tuple[tuple[str, int, int, int], ...]
 
 
 class AdapterSources:
-    """A class that finds the adapters at addresses. Thread-safe.
+    """Finds the adapters at addresses. Thread-safe.
 
     Attributes:
         store: The store of versions; None if references such as `store:client/task` are errors.
@@ -74,11 +68,7 @@ class AdapterSources:
         self._directories: dict[Path, tuple[_Signature, str]] = {}
 
     def find(self, address: Address, *, anew: bool = False) -> FoundAdapter:
-        """Find the adapter at an address.
-
-        Args:
-            address: The address of the adapter.
-            anew: Whether to look a reference up in the store even if its version is cached.
+        """Find the adapter at an address; `anew` looks a reference up in the store even if its version is cached.
 
         Raises:
             NotFound: No adapter is at the address.

@@ -35,12 +35,7 @@ from afina.predicting.predictor import logits, read_outputs
 
 @dataclass(frozen=True, eq=False)
 class SinglePass:
-    """A text whose answer (a class, labels or a number) one forward pass computes.
-
-    Attributes:
-        lease: A lease on the adapter, which is loaded.
-        encoded: The text, tokenized for the adapter.
-    """
+    """A text whose answer (a class, labels or a number) one forward pass computes; the adapter is loaded."""
 
     lease: Lease
     encoded: EncodedText
@@ -52,8 +47,7 @@ class ChunkedPass:
     `close` frees the keys and values, and may be called in any thread, also while a chunk is being computed.
 
     Args:
-        memory: The object that has reserved memory for the keys and values.
-        columns: The number of tokens of the text, including virtual tokens.
+        columns: The number of tokens of the text, with virtual tokens.
 
     Attributes:
         computed: The number of tokens that have been computed.
@@ -67,12 +61,9 @@ class ChunkedPass:
 
     @classmethod
     def open(cls, row: SinglePass, cache: KeyValueCache, memory: ReservedMemory, before: int) -> Self | None:
-        """Reserve memory for the keys and values of a text, and return the text.
+        """Reserve memory for the keys and values of a text; None: there is too little free memory now.
 
-        Returns None if there is too little free memory now.
-
-        Args:
-            before: The number of virtual tokens before the text.
+        `before` is the number of virtual tokens before the text.
         """
         columns = before + len(row.encoded.tokens)
         return cls(row, cache, memory, columns) if memory.take(cache.opened_bytes(columns), None) else None
@@ -87,7 +78,7 @@ class ChunkedPass:
         Args:
             count: The largest number of tokens in the chunk, at least 1.
             prefix: The number of the adapter's prefix tokens, which have only keys and values.
-            adapter: The adapter, if it uses a shared model. None: the adapter has a model of its own.
+            adapter: None: the adapter has a model of its own.
         """
         with self._lock:
             if self._closed:

@@ -38,15 +38,13 @@ from afina.repr_html import ReprCard
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Resident(ReprCard, ABC):
-    """The base class of residents, which are adapters in memory, identified by their digests.
+    """An adapter in memory, identified by its digest.
 
     Attributes:
         shares_model: Whether the adapter uses a frozen model that it shares with other adapters.
-        digest: The adapter's digest.
-        manifest: The adapter's manifest.
         where: The directory from which the adapter was read, for error messages.
         size: The memory of the adapter in bytes, without a shared model.
-        reading: The adapter's template, maximum length and truncation. None: the adapter reads no tokens.
+        reading: None: the adapter reads no tokens.
     """
 
     shares_model: ClassVar[bool]
@@ -62,7 +60,6 @@ class Resident(ReprCard, ABC):
 
     @property
     def generates(self) -> bool:
-        """Whether the adapter generates text."""
         return self.objective.auto_class == "language_model"
 
     @property
@@ -95,7 +92,7 @@ class Resident(ReprCard, ABC):
 
     @abstractmethod
     def next_tokens(self) -> NextTokenModel:
-        """Return the object that computes next-token logits for the adapter's generated answers."""
+        """Return what computes the next-token logits of the adapter's generated answers."""
 
     @cached_property
     def objective(self) -> Objective:
@@ -108,9 +105,8 @@ class SharedResident(Resident):
 
     Attributes:
         host: The shared frozen model, in the precision that the adapter's manifest names.
-        batched: The adapter's changes of the frozen model.
-        head: A function that returns outputs, float32 [N, width of the head], for features, float32 [N, width of the
-            model]. `head` is None if the adapter generates text, with the model's output embedding.
+        head: Maps features, float32 [N, width of the model], to outputs, float32 [N, width of the head]. None: the
+            adapter generates text, with the model's output embedding.
         offset: A vector [width of the head] that is added to the outputs. None: no vector is added.
     """
 

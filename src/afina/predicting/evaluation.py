@@ -54,24 +54,16 @@ class Evaluation:
 
     Attributes:
         adapter: The adapter's directory.
-        digest: The adapter's digest.
-        task: Address of the labelled texts.
-        metric: Name of the metric that is the main result.
-        metrics: The values of all metrics for the kind of task, by name.
-        interval: 95 % confidence interval of `metric`, over texts.
-        examples: Number of evaluated texts.
-        truncated: Number of texts that were truncated to the adapter's maximum length.
-        dtype: The dtype in which the adapter was computed.
-        where: The file or task of the texts. The fields `where`, `held_out`, `leaked` and `left_out` are those of
-            `EvaluationSet`.
-        kind: The kind of task.
-        label_names: Names of the labels; if there are two, the second is the positive label.
-        answered: The targets and predictions of all texts.
-        max_length: Maximum length of a text in tokens. None: the adapter does not truncate texts.
+        task: The address of the labelled texts.
+        metric: The name of the main metric.
+        interval: The 95 % confidence interval of `metric`, over texts.
+        where: The file or task of the texts. The fields `where`, `held_out`, `leaked`, `left_out`, `unmeasured` and
+            `repeated` are those of `EvaluationSet`.
+        label_names: If there are two, the second is the positive label.
+        max_length: The maximum length of a text in tokens. None: the adapter does not truncate texts.
         chosen: Whether a person or a benchmark chose which of two labels is the positive one.
-        too_long: Number of texts that were left out because their right answer has too many tokens.
-        unmeasured, repeated: Fields of `EvaluationSet`.
-        abstention: How many texts the adapter answers, and how well. None: the adapter answers every text.
+        too_long: The number of texts that were left out because their right answer has too many tokens.
+        abstention: None: the adapter answers every text.
     """
 
     adapter: str
@@ -99,7 +91,7 @@ class Evaluation:
 
 
 def trained(adapter: Adapter) -> TrainingInfo:
-    """Return what an adapter's manifest says about its training texts."""
+    """Return what the manifest says about the training texts."""
     manifest = adapter.manifest
     names = None if manifest.method == FOREIGN else manifest.label_names
     kind = objectives.make(manifest.label_names, manifest.objective).kind
@@ -122,12 +114,11 @@ def evaluate(
     """Evaluate the predictions of `adapter` on labelled texts.
 
     Args:
-        adapter: The adapter to evaluate.
         texts: The labelled texts, read with the result of `trained`, so that training texts are recognised.
-        backbone: Address of the backbone. None: the adapter's own.
+        backbone: The address of the backbone. None: the adapter's own.
         check_probe: Whether to run the golden test first, which checks outputs recorded after training.
-        dtype: Compute type, as in `Predictor.of`.
-        metric: The main metric; None: the task's main metric, or else the default of the kind of task.
+        dtype: As in `Predictor.of`.
+        metric: None: the task's main metric, or else the default of the kind of task.
         positive: Which of two labels is the positive one, for F1 and AUROC. None: the second label of `texts`.
 
     Raises:
@@ -137,12 +128,15 @@ def evaluate(
         WrongBackbone: The adapter was made for another backbone.
         CorruptAdapter: The adapter's tensors do not fit the backbone, or the golden test fails.
     """
-    if (manifest := adapter.manifest).method == FOREIGN:  # peft stores no label names
-        adapter = replace(adapter, manifest=manifest.model_copy(update={"label_names": texts.label_names}))
+    if adapter.manifest.method == FOREIGN:  # peft stores no label names
+        adapter = replace(adapter, manifest=adapter.manifest.model_copy(update={"label_names": texts.label_names}))
     texts = texts if positive is None else texts.with_positive(positive)
     predictor = golden_test.opened(adapter, backbone, dtype, checked=check_probe)
+    return _evaluated(predictor, adapter, texts, metric_for(predictor.objective, metric, texts.metric))
+
+
+def _evaluated(predictor: Predictor, adapter: Adapter, texts: EvaluationSet, headline: str) -> Evaluation:
     objective, (split, too_long) = predictor.objective, _fitting(predictor, texts)
-    headline = metric_for(objective, metric, texts.metric)
     measured, truncated = predictor.measure(split, where=f"{texts.where}, text")
     answered = objective.answered(measured, texts.label_names)
     return Evaluation(
@@ -163,7 +157,7 @@ def evaluate(
         label_names=texts.label_names,
         answered=answered,
         max_length=getattr(predictor, "max_length", None),
-        chosen=texts.chosen or _is_chosen(manifest),
+        chosen=texts.chosen or _is_chosen(adapter.manifest),
         too_long=too_long,
         unmeasured=texts.unmeasured,
         repeated=texts.repeated,

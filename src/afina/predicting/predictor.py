@@ -281,7 +281,7 @@ class Predictor(ReprCard, ABC):
         return self.objective.profile(found, self._tokens(split, where), edges)
 
     def _tokens(self, split: Split, where: str) -> Iterator[np.ndarray]:
-        """Yield the token ids of each text; none of them for an adapter that reads no tokens."""
+        """Yield the token ids of each text; none for an adapter that reads no tokens."""
         return (np.zeros(0, np.int32) for _ in range(len(split)))
 
     @property
@@ -331,11 +331,10 @@ class WordsPredictor(Predictor):
 
     @property
     def dtype(self) -> str:
-        """Always "float64", because a bag-of-words model takes very little time."""
         return "float64"
 
     def lower(self, dtype: str) -> None:
-        """Do nothing: a bag-of-words model always computes in float64."""
+        """Do nothing: the model always computes in float64."""
 
     def _predict(
         self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int, spaced: bool
@@ -350,9 +349,8 @@ class ModelPredictor(Predictor):
 
     Attributes:
         classifier: The backbone with the adapter's method, weights and head.
-        backbone: The backbone without the adapter's changes: address, tokenizer and configuration.
+        backbone: The backbone without the adapter's changes.
         method: The adapter's method, with the default hyperparameters of the backbone's model family.
-        truncation: Maximum length of texts and side at which they are truncated. None: as in training.
     """
 
     classifier: Classifier
@@ -382,7 +380,7 @@ class ModelPredictor(Predictor):
 
     @property
     def dtype(self) -> str:
-        """Name of the type in which the backbone computes; the head always computes in float32."""
+        """The type in which the backbone computes; the head always computes in float32."""
         return self.classifier.computes
 
     def lower(self, dtype: str) -> None:

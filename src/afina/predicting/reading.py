@@ -47,9 +47,9 @@ class Truncation:
     """The length and side at which a request wants long texts truncated, if not as in training.
 
     Attributes:
-        max_length: Maximum number of tokens of a text, including template and special tokens; the adapter's own maximum
-            still holds. None: only the adapter's own maximum holds.
-        side: The side at which tokens of a long text are removed, "left" or "right". None: the tokenizer's default.
+        max_length: The number of tokens of a text, with template and special tokens; the adapter's own maximum still
+            holds. None: only that one holds.
+        side: The side at which tokens are removed. None: the tokenizer's default.
     """
 
     max_length: int | None = None
@@ -66,7 +66,6 @@ class Reading:
 
     Attributes:
         where: The adapter's directory, for error messages.
-        method: The adapter's method, with the default hyperparameters of the backbone's model family.
         other: A template that replaces the adapter's. None: the adapter's template is used.
     """
 
@@ -78,14 +77,12 @@ class Reading:
     other: Template | None = None
 
     def changed(self, template: Template | None, truncation: Truncation | None) -> Self:
-        """Return this `Reading` with another template and truncation; None: no change."""
         if template is None and truncation is None:
             return self
         return replace(self, other=template or self.other, truncation=truncation or self.truncation)
 
     @cached_property
     def template(self) -> Template | None:
-        """The prompt template around each text; None: no template."""
         if self.other is not None or self.manifest.template is None:
             return self.other
         chat = bool((self.manifest.objective or {}).get("chat"))
@@ -93,7 +90,7 @@ class Reading:
 
     @cached_property
     def reads_words(self) -> bool:
-        """Whether the model has an output for each word, so that a long text is read in windows (`WordTokens`)."""
+        """Whether the model has an output for each word, so that a long text is read in windows."""
         return objectives.make(self.manifest.label_names, self.manifest.objective).reads_words
 
     @property
@@ -103,7 +100,6 @@ class Reading:
         return min(own, self.truncation.max_length or own)
 
     def _cutting(self, tokenizer: Tokenizer) -> Tokenizer:
-        """Return the tokenizer, or a copy of it that truncates at the side that the request wants."""
         if self.truncation.side in (None, tokenizer.truncation_side):
             return tokenizer
         other = copy.copy(tokenizer)
@@ -177,7 +173,7 @@ def check(
 
 
 def finite(predictions: Predictions, adapter: str) -> Predictions:
-    """Return the predictions unchanged. Raises CorruptAdapter if an output is NaN or infinite."""
+    """Return the predictions. Raises CorruptAdapter if an output is NaN or infinite."""
     if not predictions.finite:
         raise problems.OUTPUTS_NOT_FINITE(where=adapter)
     return predictions

@@ -28,8 +28,7 @@ class SentenceLosses:
 
     Attributes:
         sums: The loss of each sentence, summed over its predicted tokens, float64 [N].
-        tokens: Number of predicted tokens of each sentence, int64 [N].
-        seconds: Time of the measurement in seconds.
+        tokens: The number of predicted tokens of each sentence, int64 [N].
     """
 
     sums: np.ndarray

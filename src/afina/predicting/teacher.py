@@ -75,11 +75,9 @@ def soft_targets(
     The teacher's outputs are read from the cache if they were computed before.
 
     Args:
-        student: The objective of the student.
-        dtype: The type in which the teacher computes, as in `Predictor.of`.
+        dtype: As in `Predictor.of`.
         backbone: The address of the teacher's backbone. None: the address in the adapter's manifest.
-        ranks: The processes that train together; each computes the outputs for its share of the texts. The first reads
-            and writes the cache.
+        ranks: Each computes the outputs for its share of the texts. The first reads and writes the cache.
 
     Raises the errors of `Predictor.load` and `Predictor.predict`.
     """

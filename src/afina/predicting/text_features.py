@@ -35,10 +35,8 @@ class FeatureModel:
     """A frozen backbone, opened once, that computes the features to which scikit-learn fits a linear probe's head.
 
     Attributes:
-        backbone: The backbone.
         classifier: The open model, whose head is not used.
         reads_words: Whether the features are of words: the hidden states of their first tokens.
-        device: Where the features are computed.
     """
 
     def __init__(self, backbone: Backbone, objective: Objective | None = None) -> None:
@@ -60,16 +58,13 @@ class FeatureModel:
 
     @property
     def longest(self) -> int:
-        """The largest number of tokens of a sequence."""
         return min(LONGEST, self.backbone.longest)
 
     @property
     def width(self) -> int:
-        """The number of features."""
         return int(self.classifier.output_layer.in_features)
 
     def of(self, split: Split, listen: Listener = ignore) -> FeatureRows:
-        """Return the features of the texts of a split, or of their words."""
         if self.reads_words:
             return self.of_words(split.texts, spaced=split.spaced, listen=listen)
         return FeatureRows(self.of_texts(split.texts, split.pairs, listen))
@@ -96,8 +91,6 @@ class FeatureModel:
 
         Args:
             spaced: Whether the texts were given as words, between which there are single spaces.
-            listen: Called with the progress, in texts.
-            where: A name for the texts in error messages.
 
         Raises InvalidData for a text without tokens.
         """

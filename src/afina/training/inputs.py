@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,36 +29,12 @@ from afina.models.kernels.layout import Layout
 from afina.training.recipe import Recipe
 
 
-class MicroBatch(Protocol):
-    """The part of a batch that is computed in one forward pass; its length is its number of texts."""
-
-    @property
-    def learnt(self) -> int:
-        """Number of targets over which the mean loss is computed."""
-
-    @property
-    def targets(self) -> Tensor:
-        """The targets in the form that the objective's loss takes."""
-
-    @property
-    def weights(self) -> Tensor | None:
-        """The weight of each text in the loss, float32 [B]; None: all weights are 1."""
-
-    @property
-    def soft(self) -> SoftTargets | None:
-        """A teacher's outputs for the texts; None: there is no teacher."""
-
-    def __len__(self) -> int:
-        """Return the number of texts."""
-
-
 @dataclass(frozen=True, eq=False)
 class TextBatch:
     """A packed batch of texts, or a micro-batch.
 
     Attributes:
-        packed: The texts.
-        layout: The layout of the texts. None: it was not computed yet.
+        layout: None: it was not computed yet.
         numbers: The number of each text in the training batch, int64 [B]. None: the texts are all texts of the batch.
     """
 
@@ -139,10 +115,7 @@ class Inputs(ABC):
     def idle_passes(self, own: int) -> int:
         """Return the number of passes of a step that this process computes without a text, for other processes.
 
-        By default, a process computes nothing for others.
-
-        Args:
-            own: The number of micro-batches of this process.
+        `own` is the number of micro-batches of this process.
         """
         return 0
 
@@ -320,6 +293,10 @@ class FeatureBatch:
         weights = None if self.weights is None else self.weights[index]
         soft = None if self.soft is None else self.soft.take(chosen)
         return FeatureBatch(self.rows[index], self.targets[index], self.tokens, weights, soft)
+
+
+MicroBatch = TextBatch | FeatureBatch
+"""The part of a batch that is computed in one forward pass; its length is its number of texts, or of rows."""
 
 
 class FeatureInputs(Inputs):
