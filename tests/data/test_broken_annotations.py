@@ -312,7 +312,3 @@ def test_a_broken_file_is_an_error_with_its_row_and_what_to_do(tmp_path: Path, b
         rows = read(tmp_path, broken, repair=True)
         assert list(rows.labels[-1]) == list(map(tuple, broken.repaired))  # type: ignore[arg-type]
         assert sum("repaired: " in note for note in rows.notes) == 1
-
-
-def test_there_are_at_least_sixty_kinds_of_broken_files() -> None:
-    assert len({one.name for one in BROKEN}) == len(BROKEN) >= 60

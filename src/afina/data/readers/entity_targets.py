@@ -7,7 +7,6 @@ of which the text consists (`tagged_words.py`).
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -20,10 +19,10 @@ from afina.data.kinds import ENTITIES
 from afina.data.readers.formats import FileTable
 from afina.data.readers.label_column import Label, LabelColumn, LabelFormat
 from afina.data.readers.span_cells import entities_of_spans
-from afina.data.readers.splitting import LabelledRows, TaskData
+from afina.data.readers.splitting import LabelledRows
 from afina.data.readers.tag_schemes import OUTSIDE
 from afina.data.readers.tagged_words import hold_tags, texts_of_words
-from afina.data.readers.target_kind import SHOWN, TargetKind, check_names, in_words, split_of
+from afina.data.readers.target_kind import SHOWN, LabelsOfParts, check_names, in_words, split_of
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split, normalised
 
@@ -31,7 +30,7 @@ NO_ENTITIES = "none"
 """The target of a text without entities, as it is shown."""
 
 
-class EntityTargets(TargetKind):
+class EntityTargets(LabelsOfParts):
     """Targets of token classification: object [N], a tuple of entities for each text, sorted, without overlaps."""
 
     kind = ENTITIES
@@ -79,12 +78,6 @@ class EntityTargets(TargetKind):
         found: Label = column.table.columns[column.name][row]
         return found
 
-    def strata(self, rows: LabelledRows) -> list[str]:
-        """Return the rarest label of each row, from whose rows a part is held out; "" for a row without entities."""
-        several = [self.names(label) for label in rows.labels]
-        counts = Counter(name for names in several for name in names)
-        return [min(names, key=lambda name: (counts[name], name), default="") for names in several]
-
     def names(self, label: Label) -> tuple[str, ...]:
         return tuple(entity.label for entity in _entities(label))
 
@@ -109,18 +102,6 @@ class EntityTargets(TargetKind):
     def answer_in_words(self, answer: str, text: str) -> str:
         return self.in_words(tuple(Entity(**one) for one in json.loads(answer)), text)
 
-    def splits(
-        self,
-        train: LabelledRows,
-        evaluation: LabelledRows,
-        labels: Sequence[str] | None = None,
-        names: Sequence[str] = (),
-    ) -> TaskData:
-        """Return the labels of entities, or of the tags in `labels`, and both splits."""
-        known = self._ordered(train, labels)
-        both = self._split(train, known), self._split(evaluation, known)
-        return TaskData(known, *both, self.kind)
-
     def _ordered(self, train: LabelledRows, labels: Sequence[str] | None) -> tuple[str, ...]:
         known = tuple(sorted({name for label in train.labels for name in self.names(label)}))
         if labels is None:
@@ -132,17 +113,7 @@ class EntityTargets(TargetKind):
             raise problems.LABELS_OF_TRAINING_OTHER(labels=labels, expected=known, _known=in_words(known), _or_names="")
         return known
 
-    def matched(
-        self,
-        rows: LabelledRows,
-        label_names: Sequence[str],
-        labels: Sequence[str] | None = None,
-        names: Sequence[str] = (),
-        whose: str = "the adapter's",
-    ) -> Split:
-        return self._split(rows, label_names, f"{whose} labels are")
-
-    def _split(self, rows: LabelledRows, known: Sequence[str], whose: str = "the training split has") -> Split:
+    def _split(self, rows: LabelledRows, known: Sequence[str], whose: str) -> Split:
         for row, label in enumerate(rows.labels):
             for name in self.names(label):
                 if name not in known:
@@ -150,10 +121,6 @@ class EntityTargets(TargetKind):
                         where=rows.where(row), label=name, _whose=whose, _known=in_words(known)
                     )
         return split_of(rows, as_entities(map(_entities, rows.labels)))
-
-    def ordered(self, label_names: Sequence[str], labels: Sequence[str]) -> Sequence[str]:
-        """Return `label_names` unchanged: the user's `labels` are names of tags, or have no order that matters."""
-        return label_names
 
     def about(self, split: Split, label_names: Sequence[str], some: Sequence[str]) -> Split:
         kept = ([entity for entity in each if entity.label in some] for each in split.labels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,8 +16,8 @@ from afina.data.readers.label_recognition import form_of_several
 from afina.data.readers.listed_labels import multi_hot_labels, multi_hot_names, split_labels
 from afina.data.readers.missing_values import ANY_CASE, is_empty
 from afina.data.readers.source import is_whole
-from afina.data.readers.splitting import LabelledRows, TaskData
-from afina.data.readers.target_kind import SHOWN, TargetKind, check_names, first_words, in_words, split_of
+from afina.data.readers.splitting import LabelledRows
+from afina.data.readers.target_kind import SHOWN, LabelsOfParts, check_names, first_words, in_words, split_of
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
 
@@ -28,7 +27,7 @@ NO_LABELS = "none"
 _TRUTH = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 
-class LabelTargets(TargetKind):
+class LabelTargets(LabelsOfParts):
     """Targets of multi-label classification: int64 [N, L], 1 where the text has the label, else 0."""
 
     kind = LABELS
@@ -89,12 +88,6 @@ class LabelTargets(TargetKind):
             raise surrogate(where, column.name)
         return tuple(dict.fromkeys(stripped for part in parts if (stripped := str(part).strip())))
 
-    def strata(self, rows: LabelledRows) -> list[str]:
-        """Return the rarest label of each row, from whose rows a part is held out; "" for a row without labels."""
-        several = [self.names(label) for label in rows.labels]
-        counts = Counter(name for names in several for name in names)
-        return [min(names, key=lambda name: (counts[name], name), default="") for names in several]
-
     def names(self, label: Label) -> tuple[str, ...]:
         return tuple(map(str, label)) if isinstance(label, tuple) else ()
 
@@ -107,17 +100,6 @@ class LabelTargets(TargetKind):
     def in_words(self, label: Label, text: str) -> str:
         return ", ".join(self.names(label)) or NO_LABELS
 
-    def splits(
-        self,
-        train: LabelledRows,
-        evaluation: LabelledRows,
-        labels: Sequence[str] | None = None,
-        names: Sequence[str] = (),
-    ) -> TaskData:
-        """Return the label names and both splits; label names are sorted, or in the order of the label columns."""
-        known = self._ordered(train, labels)
-        return TaskData(known, self._split(train, known), self._split(evaluation, known), self.kind)
-
     def _ordered(self, train: LabelledRows, labels: Sequence[str] | None) -> tuple[str, ...]:
         occurring = {name for label in train.labels for name in self.names(label)}
         columns = train.names or train.column.split(",")
@@ -129,17 +111,7 @@ class LabelTargets(TargetKind):
             raise problems.LABELS_OF_TRAINING_OTHER(labels=labels, expected=known, _known=in_words(known), _or_names="")
         return tuple(labels)
 
-    def matched(
-        self,
-        rows: LabelledRows,
-        label_names: Sequence[str],
-        labels: Sequence[str] | None = None,
-        names: Sequence[str] = (),
-        whose: str = "the adapter's",
-    ) -> Split:
-        return self._split(rows, label_names, f"{whose} labels are")
-
-    def _split(self, rows: LabelledRows, known: Sequence[str], whose: str = "the training split has") -> Split:
+    def _split(self, rows: LabelledRows, known: Sequence[str], whose: str) -> Split:
         index = {name: i for i, name in enumerate(known)}
         found = np.zeros((len(rows), len(index)), dtype=np.int64)
         for i, label in enumerate(rows.labels):
@@ -148,10 +120,6 @@ class LabelTargets(TargetKind):
                     raise problems.LABEL_UNKNOWN(where=rows.where(i), label=name, _whose=whose, _known=in_words(index))
                 found[i, index[name]] = 1
         return split_of(rows, found)
-
-    def ordered(self, label_names: Sequence[str], labels: Sequence[str]) -> Sequence[str]:
-        """Return `label_names` unchanged: the order of labels has no meaning in multi-label classification."""
-        return label_names
 
     def unsaid(self, rows: LabelledRows, label_names: Sequence[str]) -> tuple[str, ...]:
         """Return the labels that have no column in the data, or no position in the data's multi-hot lists."""

@@ -6,6 +6,7 @@ The module `target_kinds.py` has the list of kinds.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -215,6 +216,49 @@ class TargetKind(ABC):
         if positive not in label_names:
             raise problems.POSITIVE_UNKNOWN(where=where, label=positive, known=label_names)
         return tuple(label_names if positive == label_names[1] else label_names[::-1])
+
+
+class LabelsOfParts(TargetKind):
+    """A kind whose texts can have several labels each: any number of labels, or of entities with a label."""
+
+    def strata(self, rows: LabelledRows) -> list[str]:
+        """Return the rarest label of each row, from whose rows a part is held out; "" for a row without labels."""
+        several = [self.names(label) for label in rows.labels]
+        counts = Counter(name for names in several for name in names)
+        return [min(names, key=lambda name: (counts[name], name), default="") for names in several]
+
+    def splits(
+        self,
+        train: LabelledRows,
+        evaluation: LabelledRows,
+        labels: Sequence[str] | None = None,
+        names: Sequence[str] = (),
+    ) -> TaskData:
+        known = self._ordered(train, labels)
+        whose = "the training split has"
+        return TaskData(known, self._split(train, known, whose), self._split(evaluation, known, whose), self.kind)
+
+    def matched(
+        self,
+        rows: LabelledRows,
+        label_names: Sequence[str],
+        labels: Sequence[str] | None = None,
+        names: Sequence[str] = (),
+        whose: str = "the adapter's",
+    ) -> Split:
+        return self._split(rows, label_names, f"{whose} labels are")
+
+    def ordered(self, label_names: Sequence[str], labels: Sequence[str]) -> Sequence[str]:
+        """Return `label_names` unchanged: the order of labels has no meaning, and names of tags are no labels."""
+        return label_names
+
+    @abstractmethod
+    def _ordered(self, train: LabelledRows, labels: Sequence[str] | None) -> tuple[str, ...]:
+        """Return the labels of the training rows, in the user's order if `labels` has them."""
+
+    @abstractmethod
+    def _split(self, rows: LabelledRows, known: Sequence[str], whose: str) -> Split:
+        """Return the rows as a split. Raises InvalidData for a label that is not among those `known`."""
 
 
 def check_names(labels: Sequence[str]) -> None:
