@@ -16,10 +16,9 @@ from afina import Adapter, Backbone, Predictor
 from afina.engine.mixed_batches import Prediction
 from afina.models import objectives
 from afina.server.answer_formats import ANSWER_FORMATS, NOT_ANSWERED, compared
-from afina.server.replay import replayed
 from afina.server.versions.shadow_counts import AnswerDifference, ShadowCounts
 from crowd import adapter
-from servers import TAGS, Served, logged, predictor, probed, serving
+from servers import TAGS, Served, logged, probed, serving
 
 TEXTS = [f"the {noun} was {word}." for noun in ("soup", "road", "sky") for word in ("bright", "late", "bad")]
 NAMES = ("acme/careful@1", "acme/careful_tags@1")
@@ -172,14 +171,6 @@ def test_texts_that_are_not_answered_are_counted_by_version_and_in_the_log(
     assert not [line for line in lines if line.startswith("afina_abstaining_texts") and "acme/reviews" in line]
     requests = [one for one in logged(caplog) if one["message"] == "request" and one["route"] == "/classify"]
     assert [one.get("unanswered") for one in requests] == [expected, None]
-
-
-def test_a_receipt_gives_the_answer_again(careful: Served) -> None:
-    made = careful.adapters["acme/careful@1"]
-    for text in TEXTS:
-        found = careful.post("/tasks", {"text": text, "models": ["acme/careful"]}).json()["results"][0]
-        assert found["receipt"]["adapter"] == made.digest
-        assert replayed(predictor(made, careful.backbone), None, text)["answered"] == found["answered"]
 
 
 def test_a_label_of_the_same_name_is_another_one() -> None:

@@ -15,7 +15,7 @@ from afina.server.metrics import Metrics
 from afina.server.versions.served_versions import LONGEST, PAUSE, SHORT, ServedVersions
 from afina.store.versions import Reference
 from clock import Clock
-from servers import Served, followed, logged, within
+from servers import Served, followed, logged
 from stores import adapter
 
 BODY = {"inputs": "the soup was bright.", "model": "acme/reviews@2"}
@@ -121,14 +121,3 @@ def test_what_could_not_be_served_is_tried_again_after_pauses_that_double(
     store.create_key("bolt", ["predict"])
     current.refresh()
     assert tried == []
-
-
-@pytest.mark.slow
-def test_who_follows_the_store_serves_a_version_again_that_was_mended(serve: Callable[..., Served]) -> None:
-    served = serve()
-    assert served.post("/predict", {**BODY, "model": "acme/reviews@production"}).status_code == 200
-    spoil(served.store)
-    served.store.alias("acme/reviews@2")
-    assert within(10, lambda: served.figure("afina_references_behind") == 1)
-    spoil(served.store)
-    assert within(10, lambda: served.figure("afina_references_behind") == 0)

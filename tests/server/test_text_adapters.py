@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -183,23 +183,6 @@ class Steps:
 
 
 @pytest.mark.slow
-def test_a_text_of_another_client_waits_for_at_most_a_step_of_a_long_generation(told: Served) -> None:
-    steps = Steps(told.core)
-    one = long(told)
-    (writes,) = told.core.submit(one)
-    waits = []
-    with accepting(told.core, told.key("bolt"), "bolt/mail", [Text("a b")]) as other:
-        for _ in range(10):
-            (reads,) = told.core.submit(other)
-            reads.add_done_callback(lambda done, at=steps.count: waits.append(steps.count - at))
-            reads.result(20)
-    assert not writes.done(), "otherwise nothing was measured"
-    assert max(waits) <= 1
-    assert len(writes.result(60).tokens) == 200
-    one.close()
-
-
-@pytest.mark.slow
 def test_a_running_generation_ends_on_the_version_that_it_began_with(told: Served, gpt2: Backbone) -> None:
     steps = Steps(told.core)
     second = told_by(gpt2, 7)
@@ -219,22 +202,6 @@ def test_a_running_generation_ends_on_the_version_that_it_began_with(told: Serve
     one.close()
     (after,) = asked(told, "acme/told@production")
     assert (after.version, after.text) == ("acme/told@2", generated_alone(gpt2, second))
-
-
-@pytest.mark.slow
-def test_who_goes_ends_its_generations_and_frees_their_memory(told: Served) -> None:
-    steps, generations = Steps(told.core), told.core.engine.generations
-    one = long(told, n=3)
-    futures = told.core.submit(one)
-    assert within(20, lambda: steps.count > 2)
-    give_up(futures)
-    one.close()
-    assert within(10, lambda: generations.active == 0 and told.core.batching.generating == (0, 0))
-    for future in futures:
-        with pytest.raises(CancelledError):
-            future.result(0)
-    assert steps.count < 150
-    assert told.leases == 0
 
 
 @pytest.fixture
