@@ -1457,20 +1457,6 @@ def test_a_real_model_ends_in_time_with_an_adapter_that_works(afina: Command, gp
     assert afina("show", "out", "--json").object() == made
 
 
-@pytest.mark.slow
-def test_two_real_backbones_end_with_adapters_that_work(
-    afina: Command, gpt2: Backbone, backbones: Any, tmp_path: Path
-) -> None:
-    task, encoder = write_csv(tmp_path / "hard.csv", hard(150)), str(backbones.path("bert"))
-    options = ("--backbone", encoder, "--backbone", gpt2.address, "--minutes", 0.6, "--json", "--out", "out")
-    made = afina("choose", "--task", task, *options).object()
-    assert made["backbones"] == [encoder, gpt2.address]
-    (probe,) = [row for row in made["rows"] if row["method"] == "linear_probe" and row["backbone"] == encoder]
-    again = afina("evaluate", probe["adapter"], "--task", task, "--check-probe", "--json").object()
-    assert again["accuracy"] == pytest.approx(probe["accuracy"], abs=1e-9)
-    assert afina("show", "out", "--json").object() == made
-
-
 def test_a_recommendation_is_the_same_without_its_events(
     hard_task: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

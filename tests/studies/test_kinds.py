@@ -208,16 +208,6 @@ def test_a_temperature_is_fitted_on_texts_that_train_nothing_and_applied_ever_af
 
 
 @pytest.mark.slow
-def test_class_weights_change_what_is_learnt(
-    backbones: Backbones, files: dict[str, str], done: Callable[[str], Results], tmp_path: Path
-) -> None:
-    methods = {"full": {"class_weights": "balanced"}}
-    (record,) = study(backbones, files["classes"], methods=methods).run(tmp_path, executor=HereExecutor()).records
-    assert record.digest != done("classes").records[0].digest
-    assert record.training["class_weights"] == "balanced"
-
-
-@pytest.mark.slow
 def test_sizes_take_equal_steps_and_end_in_a_curve(backbones: Backbones, files: dict[str, str], tmp_path: Path) -> None:
     asked = study(backbones, files["classes"], sizes=[16, 32], train={"epochs": 1, "batch_size": 8})
     runs = asked.runs()
@@ -287,15 +277,3 @@ def test_of_errors_a_selection_and_tuning_prefer_the_lower() -> None:
     made: Any = CandidateTrainings(*(SimpleNamespace(),) * 3)  # type: ignore[arg-type]
     made.results = {name: SimpleNamespace(record=each) for name, each in zip(("high", "low"), records, strict=True)}
     assert made.ranked == ["low", "high"]
-
-
-@pytest.mark.slow
-def test_a_study_of_numbers_is_tuned_by_its_metric(backbones: Backbones, files: dict[str, str], tmp_path: Path) -> None:
-    tune = {"candidates": 2, "validation": 0.3}
-    asked = study(backbones, files["number"], methods={"lora": {}}, metric="rmse", tune=tune)
-    made = asked.run(tmp_path, executor=HereExecutor())
-    assert made.failed == ()
-    (tuned,) = made.tuned
-    finished = [one for one in tuned.trials if one.steps == tuned.length and one.value is not None]
-    assert tuned.setting == min(finished, key=lambda one: one.value or 0.0).setting
-    assert made.records[0].metric == "rmse"

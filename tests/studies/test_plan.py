@@ -527,16 +527,6 @@ def test_a_size_without_a_unit_is_an_error(text: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_longer_batch_keeps_more_and_its_state_is_the_same() -> None:
-    short, long = (only(forecast_methods("gpt2", [make("lora")], training=texts(length))) for length in (8, 64))
-    assert short.state_bytes == long.state_bytes
-    assert short.activation_bytes is not None
-    assert long.activation_bytes is not None
-    assert long.activation_bytes > 7 * short.activation_bytes
-    assert long.peak > short.peak
-
-
-@pytest.mark.slow
 def test_methods_that_the_family_lacks_are_left_out_unless_asked_for(llama: Backbone) -> None:
     found = [one.method for one in forecast_methods(llama.address, training=texts(8))]
     assert found == [name for name in METHODS if serves("llama", name)]

@@ -53,9 +53,6 @@ def run_of(backbones: Backbones, task: str, family: str, method: str, **changes:
 FAMILIES = {"full": "gptj", "lora": "qwen3", "bitfit": "gpt_neox", "ia3": "mistral", "prompt": "llama"}
 """Families of the methods that are not checked on GPT-2."""
 
-HEADS = ("baseline", "head", "linear_probe", "setfit")
-"""Methods that need a classification head."""
-
 CASES = [
     *(
         (FAMILIES.get(name, "gpt2"), name, ("float32", "bfloat16")[place % 2])
@@ -164,18 +161,3 @@ def test_the_copy_of_the_output_embedding_in_bfloat16_is_foreseen(backbones: Bac
         copied = can_pack(output_embedding_of(empty.model), dtype)
         assert copied == (dtype == torch.bfloat16 and torch.backends.mkldnn.is_available())
         assert not copied or alive.peak >= 2 * output_embedding_of(empty.model).weight.numel()
-
-
-@pytest.mark.slow
-def test_longer_answers_and_beams_need_more_memory(backbones: Backbones, task: str) -> None:
-    run = run_of(backbones, task, "gpt2", "zero-shot")
-    changes = {
-        "short": {"max_new_tokens": 2},
-        "long": {"max_new_tokens": 40},
-        "beams": {"max_new_tokens": 40, "beams": 4},
-    }
-    peaks = {
-        name: forecast_run(run.model_copy(update={"generate": Decoding(**given)}), calibrate=False).peak
-        for name, given in changes.items()
-    }
-    assert peaks["short"] < peaks["long"] < peaks["beams"]

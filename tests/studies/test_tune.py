@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import threading
 import time
 from collections import defaultdict
@@ -33,10 +32,10 @@ from afina.studies.runs.run import Run
 from afina.studies.trials import SPREAD, Trial, Tuned
 from afina.studies.watcher import Watcher
 from afina.training.settings import Training
-from command import PROGRAM, Command, HereExecutor, study_file
+from command import Command, HereExecutor, study_file
 from fakes import sentences, write_csv
 from raises import raises
-from workers import assert_ended, is_worker, until
+from workers import is_worker
 
 METHODS = ("baseline", "full", "lora")
 
@@ -481,42 +480,6 @@ def test_a_candidate_in_its_own_process_scores_alike_and_leaves_nothing(
     assert LocalExecutor().try_out(run, (0.25, 1.0), None, lambda score: False, lambda progress: None) == here[0]
     assert not list(filter(is_worker, psutil.Process().children(recursive=True)))
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_a_candidate_that_cannot_run_fails_its_method_only(
-    gpt2: Backbone, toy: str, noting: Noting, tmp_path: Path
-) -> None:
-    methods: dict[str, Any] = {"lora": {"targets": ["nowhere"]}, "full": {}}
-    results = study(gpt2, toy, methods=methods, seeds=[0]).run(tmp_path, executor=noting)
-    assert [one.name for one in results.failed] == ["lora"]
-    assert "no module named 'nowhere'" in results.failed[0].error
-    assert [one.name for one in results.records] == ["full"]
-
-
-@pytest.mark.slow
-def test_killed_outright_it_goes_on_to_the_same_choice(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
-    train, tune = {"max_steps": 8, "dtype": "float32"}, {"candidates": 2}
-    content = {"name": "killed", "backbone": gpt2.address, "task": toy, "methods": {"lora": {}}}
-    source = study_file(tmp_path / "study.toml", **content, train=train, tune=tune)
-    command = [*PROGRAM, "study", str(source), "--out"]
-    killed = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    until(OutputDirectory(tmp_path / "killed").tuning.exists, killed)
-    children = psutil.Process(killed.pid).children(recursive=True)
-    killed.kill()
-    killed.communicate()
-    assert_ended(children, seconds=5.0)
-    before = trials.read_tuned(tmp_path / "killed")[0].trials
-    assert before
-    assert not (tmp_path / "killed" / "records.jsonl").exists()
-    for name in ("killed", "left alone"):
-        subprocess.run([*command, str(tmp_path / name)], check=True, capture_output=True)
-    one, two = (Results.read(tmp_path / name) for name in ("killed", "left alone"))
-    assert one.tuned[0].trials[: len(before)] == before
-    assert [(c.setting, c.steps, c.value) for c in one.tuned[0].trials] == [
-        (c.setting, c.steps, c.value) for c in two.tuned[0].trials
-    ]
-    assert one.records[0].digest == two.records[0].digest
 
 
 # What is shown
