@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import afina as package
-from afina.data.kinds import KINDS, TEXT
+from afina.data.kinds import ENTITIES, KINDS, TEXT
 from afina.data.readers.target_kinds import TARGETS
 from afina.endpoints.questions import QUESTIONS
+from afina.models.counted_kinds import COUNTED_KINDS
 from afina.models.objectives import OBJECTIVES
 from afina.report.presentation import PRESENTATIONS
 from afina.server.answer_formats import ANSWER_FORMATS
@@ -23,7 +24,13 @@ from afina.studies.labelling.doubtful_kinds import DOUBTFUL_KINDS
 from afina.studio.answer_kinds import ANSWER_KINDS
 
 TABLES = {
-    *("stats.metrics", "studies.choosing.floors", "studies.labelling.doubtful_kinds", "report.presentation"),
+    *(
+        "stats.metrics",
+        "studies.choosing.floors",
+        "studies.labelling.doubtful_kinds",
+        "report.presentation",
+        "models.counted_kinds",
+    ),
     *("server.answer_formats", "store.card_kinds", "store.flips", "studio.answer_kinds"),
 }
 """The modules that may ask for a kind, since a table of theirs is written with the kinds as keys."""
@@ -57,6 +64,10 @@ SOURCE = Path(package.__file__).parent
 @pytest.mark.parametrize("name", ENTRIES)
 def test_every_table_has_every_kind(name: str, kind: str) -> None:
     assert ENTRIES[name](kind), f"the table of {name} has no entry for {kind}"
+
+
+def test_answers_of_every_kind_but_texts_and_entities_are_counted() -> None:
+    assert {*COUNTED_KINDS} == {*KINDS} - {TEXT, ENTITIES}
 
 
 def test_labels_of_every_kind_but_texts_can_be_doubtful() -> None:

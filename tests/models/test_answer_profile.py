@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from afina.models.answer_profile import CONFIDENCE_EDGES, TOKEN_GROUPS, AnswerProfile
+from afina.models.counted_kinds import COUNTED_KINDS, profile
 from afina.models.manifest import Manifest
 from afina.models.objectives import Classes, Labels, Number, Texts
 from afina.models.predictions import Predictions
@@ -23,7 +24,7 @@ TOKENS = [RANDOM.integers(0, 5000, RANDOM.integers(1, 20)).astype(np.int32) for 
 @pytest.mark.parametrize("objective", [Classes(NAMES, temperature=2.0), Labels(NAMES, thresholds=(0.5, 0.9, 0.1))])
 def test_probabilities_are_counted_by_confidence_labels_and_tokens(objective: Classes | Labels) -> None:
     predictions = Predictions(OUTPUTS)
-    found = objective.profile(predictions, TOKENS)
+    found = profile(objective, predictions, TOKENS)
     assert found is not None
     confidence = objective.confidence(predictions)
     assert confidence is not None
@@ -39,45 +40,45 @@ def test_probabilities_are_counted_by_confidence_labels_and_tokens(objective: Cl
 
 def test_numbers_are_counted_in_bins_of_equal_size() -> None:
     objective, predictions = Number(("price",), 10.0, 2.0), Predictions(OUTPUTS[:, :1])
-    found = objective.profile(predictions, TOKENS)
+    found = profile(objective, predictions, TOKENS)
     assert found is not None
     assert {*found.scores} <= {9, 10, 11}
     assert found.labels == {}
-    again = objective.profile(predictions, TOKENS, edges=found.edges)
+    again = profile(objective, predictions, TOKENS, edges=found.edges)
     assert again == found
-    same = objective.profile(Predictions(np.zeros((5, 1), np.float32)), TOKENS[:5])
+    same = profile(objective, Predictions(np.zeros((5, 1), np.float32)), TOKENS[:5])
     assert same is not None
     assert (same.edges, same.scores) == ((10.2,), (5, 0)), "numbers that do not vary have one edge"
-    assert objective.score_edges()[20] == pytest.approx(10.0)
+    assert COUNTED_KINDS["number"].edges(objective)[20] == pytest.approx(10.0)
 
 
 def test_what_has_no_confidence_is_not_counted() -> None:
-    assert Texts(("told",)).profile(Predictions(np.array(["x"], dtype=object)), TOKENS[:1]) is None
-    assert Classes(NAMES).profile(Predictions(np.array([0, 1])), TOKENS[:2]) is None, "labels without probabilities"
-    assert Classes(NAMES).profile(Predictions(OUTPUTS[:0]), []) is None
-    bag = Classes(NAMES).profile(Predictions(OUTPUTS), [np.zeros(0, np.int32)] * 200)
+    assert profile(Texts(("told",)), Predictions(np.array(["x"], dtype=object)), TOKENS[:1]) is None
+    assert profile(Classes(NAMES), Predictions(np.array([0, 1])), TOKENS[:2]) is None, "labels without probabilities"
+    assert profile(Classes(NAMES), Predictions(OUTPUTS[:0]), []) is None
+    bag = profile(Classes(NAMES), Predictions(OUTPUTS), [np.zeros(0, np.int32)] * 200)
     assert bag is not None
     assert bag.tokens == ()
 
 
 def test_a_text_that_is_left_unanswered_is_counted_with_its_best_guess() -> None:
     plain, abstaining = (Classes(NAMES, abstain_below=below) for below in (None, 0.9))
-    assert plain.profile(Predictions(OUTPUTS), TOKENS) == abstaining.profile(Predictions(OUTPUTS), TOKENS)
+    assert profile(plain, Predictions(OUTPUTS), TOKENS) == profile(abstaining, Predictions(OUTPUTS), TOKENS)
 
 
 def test_counts_add_up_and_differ_where_texts_differ() -> None:
     objective = Classes(NAMES)
     first, second = (
-        objective.profile(Predictions(OUTPUTS[part]), TOKENS[part]) for part in (slice(0, 120), slice(120, 200))
+        profile(objective, Predictions(OUTPUTS[part]), TOKENS[part]) for part in (slice(0, 120), slice(120, 200))
     )
-    whole = objective.profile(Predictions(OUTPUTS), TOKENS)
+    whole = profile(objective, Predictions(OUTPUTS), TOKENS)
     assert first is not None
     assert second is not None
     assert first.plus(second) == whole
     same = first.drift(second, one_label=True)
     assert [one.of for one in same.tests] == ["scores", "labels", "tokens"]
     assert (same.state, same.reference, same.texts) == ("few", 120, 80)
-    other = objective.profile(Predictions(np.abs(OUTPUTS) * (0, 0, 1e-3)), [ids * 0 + 7 for ids in TOKENS])
+    other = profile(objective, Predictions(np.abs(OUTPUTS) * (0, 0, 1e-3)), [ids * 0 + 7 for ids in TOKENS])
     assert other is not None
     changed = first.drift(other, one_label=True)
     assert changed.state == "drift"
@@ -109,7 +110,9 @@ def test_a_manifest_keeps_the_counts_as_a_claim_outside_the_adapters_digest() ->
     facts: dict[str, Any] = {"method": "lora", "hyperparameters": {}, "label_names": NAMES, "backbone": None}
     facts |= {"backbone_digest": None, "tokenizer_digest": None, "family": None, "tensor_file": "t", "max_length": 0}
     plain = Manifest(**facts, tensors_digest="sha256:1")
-    counted = Manifest(**facts, tensors_digest="sha256:1", answers=Classes(NAMES).profile(Predictions(OUTPUTS), TOKENS))
+    counted = Manifest(
+        **facts, tensors_digest="sha256:1", answers=profile(Classes(NAMES), Predictions(OUTPUTS), TOKENS)
+    )
     assert plain.digest == counted.digest
     assert plain.sealed().claims_digest != counted.sealed().claims_digest
     with pytest.raises(ValidationError, match="other labels"):

@@ -14,6 +14,7 @@ from afina import Adapter, Backbone
 from afina.data.tokenize import encode
 from afina.models import objectives
 from afina.models.answer_profile import AnswerProfile
+from afina.models.counted_kinds import profile
 from afina.models.predictions import Predictions
 from afina.server.metrics import LABELS_NAMED, OTHERS, _named_labels
 from afina.server.ray_serve import answers as merged
@@ -30,7 +31,7 @@ def referenced(made: Adapter, backbone: Backbone) -> Adapter:
     opened = predictor(made, backbone)
     outputs = Predictions(np.asarray(opened.outputs(TEXTS)))
     tokens = encode(backbone.tokenizer, TEXTS, None, max_length=backbone.longest)
-    counts = opened.objective.profile(outputs, tokens.each)
+    counts = profile(opened.objective, outputs, tokens.each)
     manifest = made.manifest.model_copy(update={"answers": counts}).sealed()
     return probed(replace(made, manifest=manifest), backbone)
 

@@ -1,6 +1,6 @@
 """`AnswerProfile`: many texts and an adapter's answers to them, as counts of scores, labels and tokens, without a text.
 
-The score of an answer is the confidence of classes and labels, or the predicted number (`Objective.score`). Two
+The score of an answer is the confidence of classes and labels, or the predicted number (`counted_kinds`). Two
 profiles with the same bins can be added and compared.
 """
 

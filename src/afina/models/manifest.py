@@ -13,6 +13,7 @@ from afina.data.reading_options import ReadingOptions
 from afina.models import objectives, problems
 from afina.models.answer_profile import AnswerProfile
 from afina.models.backbone_spec import FLOAT, PrecisionName
+from afina.models.counted_kinds import COUNTED_KINDS
 from afina.schema import Figure, Frozen, WrongValue
 
 MANIFEST = "manifest.json"
@@ -141,7 +142,8 @@ class Manifest(Frozen):
             objective = objectives.make(self.label_names, self.objective)
         except (KeyError, TypeError, ValueError):
             raise ValueError(f"this version of afina does not know the objective {str(self.objective)[:80]}") from None
-        if self.answers is not None and {*self.answers.labels} != {*objective.counted_labels}:
+        kind = COUNTED_KINDS.get(objective.kind)
+        if self.answers is not None and {*self.answers.labels} != {*(kind.labels(objective) if kind else ())}:
             raise ValueError("the counts of answers have other labels than the adapter")
         if self.offset is not None and len(self.offset) != objective.width:
             raise ValueError(f"the offset has {len(self.offset)} numbers, the model has {objective.width} outputs")

@@ -8,7 +8,7 @@ module `objective` does not import torch, and does not know models.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -17,7 +17,6 @@ import numpy as np
 from afina.data.kinds import Kind
 from afina.errors import UnknownName
 from afina.models import losses, problems
-from afina.models.answer_profile import CONFIDENCE_EDGES, AnswerProfile, AnswerTally, token_groups
 from afina.models.decoding import Decoding
 from afina.models.feature_rows import FeatureRows
 from afina.models.predictions import Predictions
@@ -80,7 +79,6 @@ class Objective(ABC):
             zero-shot.
         can_be_distilled: Whether a student can learn from a teacher's outputs.
         can_abstain: Whether texts whose prediction is not confident can be left unanswered.
-        score_name: The name of the number by which answers are counted (`score`). None: answers are not counted.
         one_label: Whether each answer has exactly one label.
         reads_words: Whether a model has an output for each word of a text, not one for the text (`WordTokens`).
         label_names: Names of the labels; for regression, the name of the number.
@@ -100,7 +98,6 @@ class Objective(ABC):
     can_be_distilled: ClassVar[bool] = True
     can_abstain: ClassVar[bool] = False
     has_margin: ClassVar[bool] = True
-    score_name: ClassVar[str | None] = "confidence"
     one_label: ClassVar[bool] = False
     reads_words: ClassVar[bool] = False
 
@@ -421,44 +418,6 @@ class Objective(ABC):
     def _abstaining(self) -> dict[str, float]:
         """The setting `abstain_below`, if the objective abstains."""
         return {} if self.abstain_below is None else {"abstain_below": self.abstain_below}
-
-    def score(self, answer: Mapping[str, Any]) -> float:
-        """Return the number by which an answer of `answers` is counted: its `confidence`, or the predicted number."""
-        raise NotImplementedError(f"answers of kind {self.kind} have no score")
-
-    def labels_of(self, answer: Mapping[str, Any]) -> Sequence[str]:
-        """Return the labels of an answer of `answers`."""
-        labels: Sequence[str] = answer[self.column]
-        return labels
-
-    def score_edges(self, predictions: Predictions | None = None) -> tuple[float, ...]:
-        """Return the edges of the bins in which scores are counted (`AnswerProfile.edges`).
-
-        Args:
-            predictions: Predictions whose scores should be spread over all bins. None: no predictions are known.
-        """
-        return CONFIDENCE_EDGES
-
-    def profile(
-        self, predictions: Predictions, tokens: Iterable[np.ndarray], edges: Sequence[float] | None = None
-    ) -> AnswerProfile | None:
-        """Return the counts of predictions and of their texts' tokens; None if answers of the kind are not counted.
-
-        Args:
-            tokens: The token ids of each text; empty for a text without tokens.
-            edges: The edges of the bins of scores. None: `score_edges` of the predictions.
-        """
-        if self.score_name is None or predictions.are_labels or not len(predictions):
-            return None
-        tally = AnswerTally(self.score_edges(predictions) if edges is None else edges)
-        for answer, ids in zip(self.answers(predictions), tokens, strict=True):
-            tally.add(self.score(answer), self.labels_of(answer), token_groups(ids))
-        return tally.profile(self.counted_labels)
-
-    @property
-    def counted_labels(self) -> tuple[str, ...]:
-        """The labels by which answers are counted."""
-        return self.label_names
 
 
 def metric_for(objective: Objective, asked: str | None = None, standard: str | None = None) -> str:

@@ -8,7 +8,6 @@ models.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -172,18 +171,6 @@ class Classes(Objective):
         for answer, row in zip(self.decode(predictions).tolist(), self._rows(predictions), strict=True):
             yield {"label": None if answer == MISSING else self.label_names[answer], "probabilities": row}
 
-    def score(self, answer: Mapping[str, Any]) -> float:
-        """Return the largest probability."""
-        largest: float = max(answer["probabilities"].values())
-        return largest
-
-    def labels_of(self, answer: Mapping[str, Any]) -> Sequence[str]:
-        return (answer["label"],)
-
-
-NUMBER_BINS = 20
-"""The number of bins in which predicted numbers are counted, each with the same number of evaluation texts."""
-
 
 @dataclass(frozen=True)
 class Number(Objective):
@@ -198,7 +185,6 @@ class Number(Objective):
     linear: ClassVar[LinearKind] = LinearNumber()
     has_probabilities: ClassVar[bool] = False
     has_margin: ClassVar[bool] = False
-    score_name: ClassVar[str | None] = "value"
 
     mean: float = 0.0
     scale: float = 1.0
@@ -256,36 +242,6 @@ class Number(Objective):
 
     def _answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
         yield from ({"value": value} for value in self.decode(predictions).tolist())
-
-    def score(self, answer: Mapping[str, Any]) -> float:
-        """Return the predicted number."""
-        number: float = answer["value"]
-        return number
-
-    def labels_of(self, answer: Mapping[str, Any]) -> Sequence[str]:
-        return ()
-
-    @property
-    def counted_labels(self) -> tuple[str, ...]:
-        """No labels."""
-        return ()
-
-    def score_edges(self, predictions: Predictions | None = None) -> tuple[float, ...]:
-        """Return quantiles of the predictions, or else steps of a tenth of the standard deviation of training numbers.
-
-        A quantile is the middle between two predictions, so that rounding moves no prediction into another bin. Without
-        predictions, the edges are at most two standard deviations from the mean of the training numbers.
-        """
-        if predictions is None or not len(predictions):
-            return tuple((self.mean + self.scale * np.arange(-20, 21) / 10).tolist())
-        numbers = self.decode(predictions)
-        different = np.unique(numbers)
-        if len(different) == 1:
-            return (float(different[0] + self.scale / 10),)
-        shares = np.arange(1, NUMBER_BINS) / NUMBER_BINS
-        below = np.searchsorted(different, np.quantile(numbers, shares, method="inverted_cdf"))
-        below = np.unique(below[below < len(different) - 1])
-        return tuple(np.unique((different[below] + different[below + 1]) / 2).tolist())
 
 
 @dataclass(frozen=True)
@@ -433,12 +389,6 @@ class Labels(Objective):
             labels = [name for name, has in zip(self.label_names, answer, strict=True) if has]
             yield {"labels": None if absent else labels, "probabilities": row}
 
-    def score(self, answer: Mapping[str, Any]) -> float:
-        """Return the product of the probabilities that each label is decided rightly, as `confidence`."""
-        present = {*answer["labels"]}
-        chances: Mapping[str, float] = answer["probabilities"]
-        return math.prod(chance if name in present else 1 - chance for name, chance in chances.items())
-
 
 @dataclass(frozen=True)
 class Texts(Objective):
@@ -460,7 +410,6 @@ class Texts(Objective):
     texts_can_be_weighted: ClassVar[bool] = False
     can_be_distilled: ClassVar[bool] = False
     has_margin: ClassVar[bool] = False
-    score_name: ClassVar[str | None] = None
 
     answer_tokens: int | None = None
     chat: bool = False

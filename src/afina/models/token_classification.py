@@ -52,7 +52,6 @@ class Entities(Objective):
     has_probabilities: ClassVar[bool] = False
     texts_can_be_weighted: ClassVar[bool] = False
     can_be_distilled: ClassVar[bool] = False
-    score_name: ClassVar[str | None] = None
     reads_words: ClassVar[bool] = True
 
     viterbi: bool = True

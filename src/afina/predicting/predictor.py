@@ -31,7 +31,7 @@ from afina.data.word_tokens import WordTokens
 from afina.events import Listener, Progress, ignore
 from afina.generating.answers import answers, likelihoods
 from afina.methods.method import Method
-from afina.models import objectives
+from afina.models import counted_kinds, objectives
 from afina.models.adapter import Adapter
 from afina.models.answer_profile import AnswerProfile
 from afina.models.backbone import Backbone
@@ -278,7 +278,7 @@ class Predictor(ReprCard, ABC):
             where: The name of the texts in error messages.
         """
         found, _ = self.predict(split.texts, split.pairs, where=where)
-        return self.objective.profile(found, self._tokens(split, where), edges)
+        return counted_kinds.profile(self.objective, found, self._tokens(split, where), edges)
 
     def _tokens(self, split: Split, where: str) -> Iterator[np.ndarray]:
         """Yield the token ids of each text; none for an adapter that reads no tokens."""

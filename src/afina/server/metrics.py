@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 from afina import meter
 from afina.errors import AfinaError
 from afina.models.answer_profile import AnswerProfile
-from afina.models.objectives import OBJECTIVES
+from afina.models.counted_kinds import COUNTED_KINDS
 from afina.stats.drift import Drift
 
 if TYPE_CHECKING:
@@ -334,7 +334,7 @@ class _WatchedAnswers(Collector):
 
     def collect(self) -> Iterable[Metric]:
         found, about = self.counts(), "of clients' texts that were answered, for versions with an alias."
-        for score in sorted({one.score_name for one in OBJECTIVES.values() if one.score_name is not None}):
+        for score in sorted({kind.score_name for kind in COUNTED_KINDS.values()}):
             by_score = HistogramMetricFamily(f"afina_answer_{score}", f"The {score} {about}", labels=("version",))
             for one in found:
                 if one.score == score:

@@ -18,6 +18,7 @@ import numpy as np
 from afina.engine.mixed_batches import Prediction
 from afina.models import objectives
 from afina.models.answer_profile import AnswerProfile, AnswerTally, token_groups
+from afina.models.counted_kinds import COUNTED_KINDS
 from afina.models.objective import Objective
 from afina.server import problems
 from afina.server.metrics import VersionAnswers
@@ -41,8 +42,9 @@ class VersionCounts:
     """The counts of one version's answers, by day in UTC; `reference` are those of evaluation texts. Thread-safe."""
 
     def __init__(self, objective: Objective, reference: AnswerProfile | None, clock: Clock) -> None:
-        self.objective, self.reference, self._clock = objective, reference, clock
-        self.edges = reference.edges if reference is not None else objective.score_edges()
+        self.objective, self.kind = objective, COUNTED_KINDS[objective.kind]
+        self.reference, self._clock = reference, clock
+        self.edges = reference.edges if reference is not None else self.kind.edges(objective)
         self.since = clock()
         self._by_day: dict[int, AnswerTally] = {}
         self._all, self._sum = AnswerTally(self.edges), 0.0
@@ -51,7 +53,7 @@ class VersionCounts:
         self._lock = threading.Lock()
 
     def count(self, answer: Mapping[str, Any], groups: np.ndarray) -> None:
-        score, labels = self.objective.score(answer), self.objective.labels_of(answer)
+        score, labels = self.kind.score(answer), self.kind.labels_of(answer)
         with self._lock:
             today = self._clock().toordinal()
             if today not in self._by_day:
@@ -63,7 +65,7 @@ class VersionCounts:
 
     def within(self, days: int) -> AnswerProfile:
         """Return the counts of the last `days` days, today included."""
-        names = self.objective.counted_labels
+        names = self.kind.labels(self.objective)
         total = AnswerProfile.empty(self.edges, names)
         with self._lock:
             first = self._clock().toordinal() - days + 1
@@ -74,8 +76,8 @@ class VersionCounts:
 
     def for_metrics(self, version: str) -> VersionAnswers:
         with self._lock:
-            total, score_sum = self._all.profile(self.objective.counted_labels), self._sum
-        return VersionAnswers(version, self.objective.score_name or "", total, score_sum, self._recent_drift())
+            total, score_sum = self._all.profile(self.kind.labels(self.objective)), self._sum
+        return VersionAnswers(version, self.kind.score_name, total, score_sum, self._recent_drift())
 
     def _recent_drift(self) -> Drift | None:
         """Return the drift of the last WINDOW_DAYS days, computed in the last minute; None without a reference.
@@ -99,7 +101,7 @@ class AnswerCounts:
 
     def follow(self, accepted: AcceptedRequest) -> None:
         """Count each text of a request once it is answered. The method does not wait for any answer."""
-        if not accepted.counted or accepted.objective.score_name is None:
+        if not accepted.counted or accepted.objective.kind not in COUNTED_KINDS:
             return
         manifest, digest = accepted.manifest, accepted.lease.digest
         counts = self._by_version_of(accepted.receipt.version, digest, accepted.objective, manifest.answers)
@@ -109,7 +111,7 @@ class AnswerCounts:
     def served(self, version: Version, alias: str, days: int) -> ServedAnswers:
         """Return the counts of a version in the last days. Raises InvalidData if its answers are not counted."""
         made = objectives.make(version.manifest["label_names"], version.manifest.get("objective"))
-        if made.score_name is None:
+        if made.kind not in COUNTED_KINDS:
             raise problems.ANSWERS_NOT_COUNTED(name=version.name, kind=made.kind)
         stored = version.manifest.get("answers")
         reference = None if stored is None else AnswerProfile.model_validate(stored)
@@ -121,7 +123,7 @@ class AnswerCounts:
             version=version.number,
             digest=version.digest,
             kind=made.kind,
-            score=made.score_name,
+            score=COUNTED_KINDS[made.kind].score_name,
             one_label=made.one_label,
             days=days,
             since=known.since if known else None,

@@ -19,6 +19,7 @@ from afina.data.token_cache import EncodedSplit
 from afina.errors import AfinaError, Diverged
 from afina.events import Listener, Progress, ValidationScore, ignore
 from afina.meter import PHASES, Meter, rss_peak
+from afina.models import counted_kinds
 from afina.models.adapter import Adapter
 from afina.models.answer_profile import AnswerProfile
 from afina.models.backbone_spec import FLOAT
@@ -141,7 +142,7 @@ class _Execution:
         with self.meter.phase("save"):
             adapter = None
             if prepared.method.has_adapter:
-                answers = objective.profile(predictions, prepared.task.evaluation.encoded.each)
+                answers = counted_kinds.profile(objective, predictions, prepared.task.evaluation.encoded.each)
                 promised = {} if abstention is None else {"abstention": abstention.model_dump(mode="json")}
                 adapter = self._adapter(classifier, prepared, objective, training | promised, scores, answers)
             saved = self._save(adapter, classifier, prepared, predictions) if self.ranks.is_first else {}
