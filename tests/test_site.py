@@ -79,9 +79,9 @@ def test_the_page_of_study_files_has_every_key_and_method() -> None:
 
     page = study_files_page()
     assert SECTIONS[0][2] is Study
-    assert {section for section, _, _ in SECTIONS if section} == {"data", "train", "ask", "tune"}
+    assert {section for section, _, _ in SECTIONS if section} == {"data", "train", "ask", "tune", "published"}
     properties = (TypeAdapter(model).json_schema()["properties"] for _, _, model in SECTIONS)
-    keys = {key for section in properties for key in section} - {"data", "train", "ask", "tune"}
+    keys = {key for section in properties for key in section} - {"data", "train", "ask", "tune", "published"}
     assert [key for key in [*keys, *METHODS] if f"| `{key}` |" not in page] == []
     assert re.findall(r"^\| `(\w+)` .* \|  \|$", page, re.MULTILINE) == [], "keys without a meaning"
     assert "| `epochs` | integer (≥ 1) | <code>2</code> |" in page

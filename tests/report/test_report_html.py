@@ -136,12 +136,6 @@ def test_each_methods_colour_stands_out_on_its_page(page: str) -> None:
         assert len(set(colours)) == len(colours)
 
 
-def test_methods_are_told_apart_without_colour() -> None:
-    count = len(svg.LIGHT) * len(svg.MARKERS)
-    assert len({(svg.colour(index), svg.marker(index)) for index in range(count)}) == count
-    assert len({svg.marker(index) for index in range(len(svg.MARKERS))}) == len(svg.MARKERS)
-
-
 def test_the_pareto_front_keeps_what_nothing_beats() -> None:
     costs, accuracies = [0, 10, 10, 20, 30, 5], [0.5, 0.9, 0.8, 0.9, 0.95, 0.4]
     assert pareto_front(costs, accuracies) == [0, 1, 4]
