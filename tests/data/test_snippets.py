@@ -2,7 +2,6 @@
 
 import random
 import statistics
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -15,9 +14,8 @@ from afina import assets
 from afina.data.addresses import is_at_hand
 from afina.data.readers import snippets
 from afina.data.readers.snippets import DOMAINS, Snippet
-from afina.data.readers.target_kinds import TARGETS
 from afina.data.split import normalised
-from afina.data.task import Task, count_leaked
+from afina.data.task import Task
 from afina.errors import NotFound, UnknownName
 from raises import raises
 
@@ -369,37 +367,3 @@ def test_the_real_marks_make_the_rating_but_for_199_tweets() -> None:
     assert np.nanmax(marks) == 4
     for place in (0, 11000, 15000, 20000):
         assert marks[place, : counts[place]].tolist() == people_of(read[place])
-
-
-@pytest.mark.assets
-@pytest.mark.usefixtures("people")
-def test_a_task_of_all_snippets_takes_well_under_a_second() -> None:
-    for name in ("ratings", "domains"):  # the longest to split, and the longest to read
-        taken = []
-        while len(taken) < 3 and min(taken, default=1.0) >= 0.75:  # other work on the same core slows some of them
-            start = time.process_time()
-            Task.load(f"snippets:{name}")
-            taken.append(time.process_time() - start)
-        assert min(taken) < 0.75, (name, taken)
-
-
-@pytest.mark.assets
-@pytest.mark.usefixtures("real")
-def test_a_random_split_of_the_tweets_would_leak() -> None:
-    rows = snippets.rows("tweets")
-    order = list(range(len(rows)))
-    random.Random(0).shuffle(order)
-    cut = len(order) // 5
-    found = TARGETS[rows.kind].splits(rows.take(order[cut:]), rows.take(order[:cut]))
-    assert 0.03 < count_leaked(found.train, found.evaluation) / len(found.evaluation) < 0.08
-
-
-@pytest.mark.assets
-@pytest.mark.shared
-@pytest.mark.skipif(not SHARED.is_dir(), reason="SST-2 is not in ../shared/data")
-@pytest.mark.usefixtures("real")
-def test_most_validation_sentences_of_sst2_occur_in_the_movie_snippets() -> None:
-    path = assets.fetch("snippets") / "movieReviewSnippets_GroundTruth.txt"
-    snippets = {normalised(line.split("\t", 2)[2]) for line in path.read_text(encoding="utf-8").splitlines()}
-    validation = (SHARED / "dev.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    assert sum(normalised(line.split("\t")[0]) in snippets for line in validation) == 732

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -74,28 +73,6 @@ def test_a_split_in_several_files_is_read_in_their_order(glue: Repository) -> No
     task = Task.load("sst2")
     assert list(task.train.texts) == ["fine ", "dull ", "so so ", "last "]
     assert task.train.labels.tolist() == [1, 0, 0, 1]
-
-
-@pytest.mark.parametrize(("offline", "another_is_cached"), [(False, True), (True, False)])
-def test_without_the_hub_the_answer_is_quick_and_names_the_way_round(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool, another_is_cached: bool
-) -> None:
-    # A process of its own: the Hub's library reads these variables when it is imported.
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setenv("HF_HUB_OFFLINE", str(int(offline)))
-    if another_is_cached:
-        copy = tmp_path / "cache/hub/datasets--nyu-mll--glue"
-        for name, content in {"refs/main": "a" * 40, f"snapshots/{'a' * 40}/cola/train-0.parquet": "another"}.items():
-            (copy / name).parent.mkdir(parents=True)
-            (copy / name).write_text(content)
-    script = "from afina import Task, errors\ntry: Task.load('sst2')\nexcept errors.NotFound as error: print(error)"
-    start = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    first, second = done.stdout.splitlines()
-    assert first.startswith("task sst2: the Hub's nyu-mll/glue cannot be reached and no copy is cached (")
-    assert second == WAY_ROUND
-    assert time.monotonic() - start < 20  # a client that retries takes 24 s and more
 
 
 @pytest.mark.parametrize("error", [ConnectionError("no"), FileNotFoundError("no"), TimeoutError("no")])
