@@ -59,7 +59,7 @@ def test_what_every_method_saves_fits_its_backbone(family: str, backbones: Backb
             fits(header, wider, 2)
         with pytest.raises(
             CorruptAdapter,
-            match=r"its head '.*(score|classifier.*)\.\w+' has shape \[2.*\], but the adapter has 3 labels",
+            match=r"'.*(score|classifier.*)\.\w+' has shape \[2.*\], but the adapter has 3 labels",
         ):
             fits(header, configuration_of(path), 3)
 
