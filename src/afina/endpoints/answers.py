@@ -47,7 +47,6 @@ class EndpointFacts:
     """Facts about the answers of a model behind an API to N texts.
 
     Attributes:
-        host: The server.
         model: The model's name as asked for.
         models: The model's names in the answers, such as a dated version.
         examples: The number of texts.
@@ -90,13 +89,12 @@ class EndpointFacts:
 
     @property
     def missing_texts(self) -> int:
-        """The number of texts without an answer."""
         return sum(map(len, self.missing.values()))
 
 
 @dataclass(frozen=True, eq=False)
 class EndpointAnswers:
-    """The predictions of a model behind an API, and what is known of its answers."""
+    """The predictions of a model behind an API, and facts about its answers."""
 
     predictions: Predictions
     facts: EndpointFacts
@@ -108,10 +106,9 @@ class EndpointForecast:
 
     Attributes:
         host: The server that would get the texts.
-        texts: The number of texts.
-        requests: The number of requests without repetitions: one for each prompt that has no kept answer.
-        tokens_in: The tokens of the prompts, estimated as a quarter of their characters.
-        tokens_out: The tokens of the answers, estimated.
+        requests: Without repetitions: one for each prompt that has no kept answer.
+        tokens_in: Estimated as a quarter of the characters of the prompts.
+        tokens_out: Estimated.
         most_tokens_out: The most tokens of the answers, by `max_tokens`.
         cost, most_cost: The cost of the estimated tokens, and the most possible cost without repetitions. None: prices
             are unknown.
@@ -134,10 +131,8 @@ class Asked:
     Attributes:
         questions: The question of each text.
         kept: The questions that had a kept answer.
-        replies: The replies by question.
-        failures: The reasons of failed requests by question.
-        requests: The number of requests in this run.
-        retries: The number of these requests that repeated a failed request.
+        failures: The reasons of failed requests.
+        retries: The number of `requests` that repeated a failed request.
     """
 
     questions: Sequence[str]
@@ -170,7 +165,6 @@ def read_answers(question: EndpointQuestion, asked: Asked) -> tuple[list[Any | N
 def facts(
     endpoint: Endpoint, question: EndpointQuestion, asked: Asked, missing: Mapping[str, tuple[int, ...]]
 ) -> EndpointFacts:
-    """Return what is known of the answers."""
     replies = [asked.replies[one] for one in asked.questions if one in asked.replies]
     seconds = [reply.seconds for reply in replies]
     tokens_in, tokens_out = _total([each.tokens_in for each in replies]), _total([each.tokens_out for each in replies])

@@ -58,13 +58,9 @@ def ask(
     missing answer, which is wrong.
 
     Args:
-        endpoint: The model.
-        question: How the model is asked.
-        split: The texts, with their targets.
         objective: The kind of task, fitted to the training targets.
         kept: The file of kept answers. The file counts requests and costs for the budget.
         templates: The template of each text, with training examples. None: the question's template.
-        listen: The function that receives the progress.
 
     Raises:
         NotFound: There is no key, or the package openai is not installed.
@@ -125,7 +121,7 @@ def passed_limit(endpoint: Endpoint, forecast: EndpointForecast, kept: Path) -> 
 
 
 def _server(endpoint: Endpoint) -> str:
-    """Return the name under which a file of kept answers has the requests to a model."""
+    """Return the name of a model in a file of kept answers."""
     return f"{endpoint.url} {endpoint.model}"
 
 
@@ -134,11 +130,8 @@ def templates_of(
 ) -> list[Template] | None:
     """Return the template of each text of a split, with the examples that the endpoint asks for; None: no examples.
 
-    Args:
-        task: The task, whose training texts are drawn.
-        seed: The seed of the fixed draw.
-
-    Raises InvalidStudy if too few training texts can be examples.
+    The examples are training texts of `task`; `seed` is that of the fixed draw. Raises InvalidStudy if too few training
+    texts can be examples.
     """
     if not endpoint.shots:
         return None
@@ -147,7 +140,6 @@ def templates_of(
 
 
 def prompts_of(question: EndpointQuestion, split: Split, templates: Sequence[Template] | None = None) -> list[str]:
-    """Return the prompt of each text of a split."""
     pairs: Sequence[str | None] = split.pairs or [None] * len(split)
     shown = templates or [question.template] * len(split)
     return [question.prompt(*each) for each in zip(split.texts, pairs, shown, strict=True)]
@@ -172,11 +164,11 @@ def most_tokens(prompt: str) -> int:
 class _Asking:
     """The questions of a run: those that have a reply, and those that are still open.
 
-    `_known`: whether the settings that the server takes are known. `_sent`: the names of questions whose request is on
-    its way. `_waiting`: those who wait for the end of such a request.
+    `_known`: whether the settings that the server takes are known. `_sent`: the questions whose request is on its way.
+    `_waiting`: those who wait for the end of such a request.
 
     Attributes:
-        open: The questions to ask, each with its prompt and the name of its answer in the file.
+        open: The questions to ask, each with its prompt.
     """
 
     def __init__(
@@ -316,7 +308,6 @@ class _Asking:
         return await asyncio.get_running_loop().run_in_executor(self._disk, work, *given)
 
     def _most_cost(self, prompt: str) -> float | None:
-        """Return the most that a request may cost."""
         return self._endpoint.cost(most_tokens(prompt), self._endpoint.max_tokens)
 
     def _fail(self, name: str, error: RequestFailed) -> None:
@@ -344,7 +335,6 @@ class _Asking:
         return problems.BUDGET_SPENT(option=option, limit=limit, requests=spent.requests, _cost=cost, **self._done())
 
     def asked(self) -> Asked:
-        """Return what was received."""
         return Asked(
             questions=self._rows,
             kept=self._kept,

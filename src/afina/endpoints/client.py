@@ -104,7 +104,7 @@ class RequestRejected(RequestFailed):
         self._param = param
 
     def names(self, *settings: str) -> bool:
-        """Return whether the server names one of the settings."""
+        """Whether the server names one of the settings."""
         if self._param is not None:
             return self._param.partition(".")[0] in settings
         return any(setting in self.said for setting in settings)
@@ -135,8 +135,8 @@ class Attempts:
     """The attempts of one request: each is announced before it is sent.
 
     Attributes:
-        sending: The function that is called before each attempt; it returns the attempt's number, or raises.
-        refused: The function that is called with an attempt's number if the server answers with an error status.
+        sending: Called before each attempt; returns the attempt's number, or raises.
+        refused: Called with an attempt's number if the server answers with an error status.
         current: The number of the last attempt.
         begun: When the last attempt began.
     """
@@ -200,7 +200,6 @@ class Client:
         return self._read(content, meter.now() - attempts.begun, question, dialect)
 
     def body(self, question: EndpointQuestion, prompt: str, dialect: Dialect) -> dict[str, Any]:
-        """Return the body of a request: the prompt and the settings of an answer."""
         made: dict[str, Any] = {"model": self._endpoint.model}
         if dialect.temperature:
             made["temperature"] = 0

@@ -88,7 +88,7 @@ class Spending:
 
 @dataclass(frozen=True)
 class Budget:
-    """The largest number of requests and the largest cost. None: no limit."""
+    """Limits of a spending; None: no limit."""
 
     requests: int | None = None
     cost: float | None = None
@@ -145,7 +145,6 @@ class KeptAnswers:
         self._file.close()
 
     def reply(self, question: str) -> Reply | None:
-        """Return the kept answer to a question; None: no answer is kept."""
         with self._told():
             row = self._file.execute(
                 "select answer from requests where question = ? and answer is not null order by id desc limit 1",
@@ -185,7 +184,7 @@ class KeptAnswers:
             self._file.execute("update requests set cost = ?, answer = ? where id = ?", (cost, answer, request))
 
     def replies(self, questions: Sequence[str]) -> dict[str, Reply]:
-        """Return the kept answers by question."""
+        """Return the kept answers."""
         found = ((question, self.reply(question)) for question in questions)
         return {question: reply for question, reply in found if reply is not None}
 

@@ -67,8 +67,6 @@ class EndpointQuestion(ABC):
         """Return the question of a task.
 
         Args:
-            kind: The kind of the task.
-            label_names: The task's label names.
             pairs: Whether the task has pairs of texts.
             columns: The names of the task's columns by role, which select the default template of a text-to-text task.
             template: The template around a text. None: the template that zero-shot predictions have by default.
@@ -103,7 +101,7 @@ class EndpointQuestion(ABC):
     @property
     @abstractmethod
     def instruction(self) -> str:
-        """The sentence before the prompt; empty for none."""
+        """The sentence before the prompt, or ""."""
 
     @property
     @abstractmethod
@@ -169,7 +167,6 @@ class LabelQuestion(EndpointQuestion):
     def chosen_template(
         cls, given: str | None, label_names: tuple[str, ...], columns: Mapping[str, str], *, pairs: bool
     ) -> Template:
-        """Return the given template, or the template that zero-shot predictions have by default."""
         made = Template(suitable(label_names, pairs=pairs) if given is None else given)
         made.check_pairs(pairs)
         made.check_fields()
@@ -179,7 +176,6 @@ class LabelQuestion(EndpointQuestion):
     def chosen_words(
         cls, label_names: tuple[str, ...], given: Mapping[str, Sequence[str]] | None
     ) -> Mapping[str, tuple[str, ...]]:
-        """Return the given words, or the label names if these are words."""
         if not given and not are_words(label_names):
             raise model_problems.LABELS_ARE_NO_WORDS(labels=label_names)
         chosen = complete_words(given or own_names(label_names), label_names)
@@ -193,7 +189,6 @@ class LabelQuestion(EndpointQuestion):
 
     @property
     def allowed(self) -> list[str]:
-        """All allowed words, in the order of the labels."""
         return [word for each in self.words.values() for word in each]
 
     def label(self, written: str) -> int | None:
@@ -276,7 +271,6 @@ class NumberQuestion(EndpointQuestion):
     def chosen_template(
         cls, given: str | None, label_names: tuple[str, ...], columns: Mapping[str, str], *, pairs: bool
     ) -> Template:
-        """Return the given template, or a template that ends with `Number:`."""
         usual = NUMBER_TEMPLATE_PAIR if pairs else NUMBER_TEMPLATE
         made = Template(usual if given is None else given)
         made.check_pairs(pairs)
@@ -309,7 +303,6 @@ class TextQuestion(EndpointQuestion):
     def chosen_template(
         cls, given: str | None, label_names: tuple[str, ...], columns: Mapping[str, str], *, pairs: bool
     ) -> Template:
-        """Return the given template, or the default template for the input columns."""
         return input_template(given, columns, pairs=pairs)
 
     @property
