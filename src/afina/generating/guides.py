@@ -152,8 +152,7 @@ def require() -> None:
 class TokenGuide:
     """A guide, which knows the tokens that a grammar allows next in one answer. Not thread-safe.
 
-    Args:
-        matcher: llguidance's matcher at the beginning of the answer. No other guide may use the matcher.
+    The matcher is at the beginning of the answer, and no other guide may use it.
     """
 
     def __init__(self, matcher: LLMatcher) -> None:
@@ -166,8 +165,7 @@ class TokenGuide:
     def mask(self, logits: np.ndarray) -> None:
         """Set the logits of the tokens that the grammar forbids next to -inf, in place.
 
-        Args:
-            logits: The logits, float [V], where V may be larger than the tokenizer's vocabulary.
+        The logits are float [V], where V may be larger than the tokenizer's vocabulary.
 
         Raises InvalidData if the grammar took too long for this step, or allows no token.
         """

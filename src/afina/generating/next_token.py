@@ -41,9 +41,8 @@ class WholePrompt(NamedTuple):
     """A prompt that is computed at once and not in chunks.
 
     Attributes:
-        tokens: The token ids of the prompt, integers [length].
         room: The largest number of tokens that will follow the prompt.
-        adapter: The adapter that answers. None: the model without an adapter.
+        adapter: None: the model without an adapter.
         reported: The number of most probable tokens that are reported for each token of the prompt. None: no
             log-probabilities of the prompt.
     """
@@ -58,7 +57,7 @@ class Begun(NamedTuple):
     """The result of computing prompts.
 
     Attributes:
-        sequences: The sequences in the cache, in the order of the prompts.
+        sequences: In the order of the prompts.
         logits: The logits of the token after each prompt, float32 [number of prompts, vocabulary].
         logprobs: For each prompt, the log-probabilities for each token except the first. None: the request did not ask
             for them.
@@ -222,9 +221,6 @@ class NextTokenModel(ABC):
     def go_on(self, tokens: Mapping[CachedSequence, int]) -> tuple[list[CachedSequence], Tensor]:
         """Append a token to every running sequence, and compute the logits of the next tokens.
 
-        Args:
-            tokens: The token to append, for each running sequence.
-
         Returns:
             The sequences in the order of the packed batch, and the logits of the token after each sequence, float32
             [number of sequences, vocabulary].
@@ -241,12 +237,7 @@ class NextTokenModel(ABC):
 
     @abstractmethod
     def _features(self, ids: Tensor, positions: Tensor, sequences: Sequence[CachedSequence]) -> Tensor:
-        """Compute one token of each sequence, and return the input of the head, float32 [number of sequences, width].
-
-        Args:
-            ids: The id of each token.
-            positions: The position of each token in its sequence.
-        """
+        """Compute one token of each sequence; return the input of the head, float32 [number of sequences, width]."""
 
     @abstractmethod
     def rest(self) -> None:
@@ -301,8 +292,7 @@ _BARE = BatchedAdapter()
 class MixedNextTokenModel(NextTokenModel):
     """Next-token logits of one frozen model with an adapter for each sequence. Batches are sorted by adapter.
 
-    Args:
-        host: The frozen model, whose method `open_output` was called.
+    The method `open_output` of `host` must have been called.
     """
 
     def __init__(self, host: MixedBatchModel) -> None:

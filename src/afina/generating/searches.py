@@ -34,14 +34,10 @@ class TokenLogprobs(NamedTuple):
 
     Log-probabilities are computed from the model's logits before guide, bias, penalties, temperature, min-p, top-k and
     top-p.
-
-    Attributes:
-        chosen: The log-probability of the chosen token.
-        top: The most probable tokens as pairs (token id, log-probability), the most probable first.
     """
 
     chosen: float
-    top: list[tuple[int, float]]
+    top: list[tuple[int, float]]  # pairs (token id, log-probability), the most probable first
 
 
 class Guide(Protocol):
@@ -64,9 +60,8 @@ class Continuation(NamedTuple):
     Attributes:
         tokens: The new tokens, int64 [number of new tokens], the end token included.
         ended: Whether an end token, a stop string or a guide ended the answer. False: the limit of new tokens ended it.
-        logprobs: The log-probabilities for each new token. None: the request did not ask for them.
-        prompt_logprobs: The log-probabilities for each token of the prompt except the first. None: the request did not
-            ask for them.
+        logprobs: None: the request did not ask for them.
+        prompt_logprobs: For each token of the prompt except the first. None: the request did not ask for them.
     """
 
     tokens: np.ndarray
@@ -89,17 +84,11 @@ class Moves(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Limits:
-    """The conditions that end an answer.
+    """The conditions that end an answer."""
 
-    Attributes:
-        ends: The ids of the end tokens.
-        most: The largest number of new tokens of the answer.
-        stops: A function that returns whether an answer contains a stop string. None: there are no stop strings.
-    """
-
-    ends: frozenset[int]
-    most: int
-    stops: Stops | None = None
+    ends: frozenset[int]  # the ids of the end tokens
+    most: int  # the largest number of new tokens
+    stops: Stops | None = None  # whether an answer contains a stop string; None: there are no stop strings
 
     def ended(self, tokens: Sequence[int]) -> bool:
         """Return whether the last of these tokens ends the answer, as an end token or by a stop string."""
@@ -270,8 +259,8 @@ def logprobs_of(logits: Tensor, tokens: Tensor, alternatives: int) -> list[Token
     """Return the log-probability of a given token at each position, and of the most probable tokens there.
 
     Args:
-        logits: The logits at each position, float32 [M, vocabulary].
-        tokens: The given token at each position, int64 [M].
+        logits: float32 [M, vocabulary].
+        tokens: int64 [M].
         alternatives: The number of most probable tokens.
     """
     rows = logits.double()
