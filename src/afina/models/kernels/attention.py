@@ -128,13 +128,9 @@ def packed_attention(
     """Compute the attention of each text of a padding-free row to itself, and to the prefix of `module`, if any.
 
     Args:
-        module: The attention module.
         query: The queries [1, H, T, D]; key and value are [1, G, T, D], and G divides H.
         attention_mask: Ignored, because the layout determines which tokens attend to which.
-        scaling: Factor by which the scores are multiplied. None: 1 / sqrt(D).
-        dropout: Dropout probability of the attention weights.
         sliding_window: Number of tokens in each direction, itself included, that a token attends to besides a prefix.
-        causal: Whether a token attends only to itself and earlier tokens.
         keep: A dictionary that receives the computed key and value by module, if given.
         segments: Parts of the row with an own prefix or computed as chunks, which together cover the row in order.
         cached: The cache in which keys and values are kept, and to which tokens that continue running texts attend.
@@ -156,18 +152,35 @@ def packed_attention(
         if cached is not None:
             cached.write_prefix(module, columns)
         return _attend(*row, columns, layout, scale, dropout, sliding_window, causal=causal)[None], None
-    parts = []
-    for cells, own, prefixes, chunk, begins in segments:
-        q, k, v = (states[:, cells] for states in row)
-        columns = None if prefixes is None else prefixes[module]
-        if chunk is not None:
-            parts.append(chunk.attend(module, (q, k, v), columns, scale, sliding_window))
-            continue
-        if cached is not None:
-            cached.write_prefix(module, columns, cells)
-        given = (q, k, v, columns, own, scale, dropout, sliding_window)
-        parts.append(_attend_after(*given) if begins else _attend(*given, causal=causal))
+    parts = [
+        _attend_segment(module, row, segment, cached, scale, dropout, sliding_window, causal=causal)
+        for segment in segments
+    ]
     return torch.cat(parts)[None], None
+
+
+def _attend_segment(
+    module: nn.Module,
+    row: tuple[Tensor, Tensor, Tensor],
+    segment: RowSegment,
+    cached: KeyValueRow | None,
+    scale: float,
+    dropout: float,
+    window: int | None,
+    *,
+    causal: bool,
+) -> Tensor:
+    """Compute the output [T, H, D] of a segment with T cells of a row: query [H, ..., D], key and value [G, ..., D]."""
+    cells, layout, prefixes, chunk, begins = segment
+    query, key, value = (states[:, cells] for states in row)
+    columns = None if prefixes is None else prefixes[module]
+    if chunk is not None:
+        return chunk.attend(module, (query, key, value), columns, scale, window)
+    if cached is not None:
+        cached.write_prefix(module, columns, cells)
+    if begins:
+        return _attend_after(query, key, value, columns, layout, scale, dropout, window)
+    return _attend(query, key, value, columns, layout, scale, dropout, window, causal=causal)
 
 
 def _attend(
