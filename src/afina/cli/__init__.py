@@ -21,6 +21,7 @@ from afina.cli import (
     drift,
     keys,
     next_texts,
+    option_names,
     plan,
     serving,
     shadow,
@@ -41,7 +42,6 @@ from afina.cli.terminal import (
     long_names_refused,
     print_json_error,
     printable,
-    with_flags,
     with_room,
 )
 from afina.errors import AfinaError, OutOfMemory
@@ -131,6 +131,7 @@ def main() -> None:
     """Run the command line. For an AfinaError, print one or two lines and exit with the error's status (usually 2)."""
     allocator.collect_seldom()
     openmp.wait_briefly()
+    option_names.begin(None)
     try:
         check_streams()
         escape_unwritable(sys.stdout, sys.stderr)
@@ -144,7 +145,7 @@ def main() -> None:
                 torchrun.end()
                 sys.stdout.flush()
     except AfinaError as error:
-        print(f"Error: {printable(with_flags(str(error)), lines=True)}", file=sys.stderr)
+        print(f"Error: {printable(error.said(option_names.flag), lines=True)}", file=sys.stderr)
         print_json_error(error)
         if isinstance(error, OutOfMemory):
             allocator.end_at_once(error.exit_code)

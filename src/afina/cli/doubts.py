@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from afina.cli.option_names import with_flags
 from afina.cli.options import Json, reading_flags, takes, train_command, whole
-from afina.cli.terminal import ends_with, print_prose, print_reading, print_tables, with_flags
+from afina.cli.terminal import ends_with, print_prose, print_reading, print_tables
 
 if TYPE_CHECKING:
     from afina.studies.labelling.doubts import Doubts

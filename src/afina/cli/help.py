@@ -11,7 +11,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-from afina.cli import problems
+from afina.cli import option_names, problems
 from afina.data.reading_options import OPTIONS
 
 START = """Choose, train and use adapters of language models for your texts.
@@ -81,7 +81,18 @@ _OUTPUT = "Output"
 GROUPS = {
     **dict.fromkeys(OPTIONS.keys() - {"evaluation", "unlabelled", "without"}, _DATA),
     **dict.fromkeys(
-        ("overrides", "template", "words", "offset", "allow_leakage", "fresh", "jobs", "seed", "batch_size", "length"),
+        (
+            "overrides",
+            "template",
+            "words",
+            "offset",
+            "allow_leakage",
+            "fresh",
+            "jobs",
+            "seed",
+            "batch_size",
+            "max_length",
+        ),
         _RUN,
     ),
     **dict.fromkeys(("epochs", "calibrate", "dtype", "precision", "products"), _RUN),
@@ -105,7 +116,8 @@ METAVARS = {
     "file": "FILE",
     "folds": "N",
     "host": "HOST",
-    "length": "TOKENS",
+    "limit": "SIZE",
+    "max_length": "TOKENS",
     "memory": "SIZE",
     "message": "TEXT",
     "method": "METHOD",
@@ -184,6 +196,7 @@ class GroupedCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments. Raises InvalidData if an option is given twice."""
+        option_names.begin(ctx)
         _check_once(self.get_params(ctx), args)
         return super().parse_args(ctx, args)
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from afina.cli.option_names import with_flags
 from afina.cli.options import Json, labelling, takes
-from afina.cli.terminal import print_prose, print_reading, with_flags
+from afina.cli.terminal import print_prose, print_reading
 
 _COUNT = typer.Option("--count", help="Number of texts to choose.", min=1, metavar="N")
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 import typer
 
 from afina.cli import problems
-from afina.cli.terminal import option_flag, print_assumed_precision, print_choice
+from afina.cli.option_names import option_flag
+from afina.cli.terminal import print_assumed_precision, print_choice
 from afina.data.reading_options import OPTIONS
 from afina.store.versions import PREFIX
 
@@ -113,7 +114,7 @@ SendTexts = Annotated[
 
 
 def asking_endpoint(
-    endpoint: Annotated[
+    url: Annotated[
         str | None,
         typer.Option(
             "--endpoint",
@@ -121,7 +122,7 @@ def asking_endpoint(
             metavar="URL",
         ),
     ] = None,
-    endpoint_model: Annotated[
+    model: Annotated[
         str | None, typer.Option("--endpoint-model", help="The server's name of this model.", metavar="NAME")
     ] = None,
     price_in: Annotated[
@@ -142,7 +143,7 @@ def asking_endpoint(
     """Return the settings of a model behind an API as in a study file; None if the user gave none."""
     from afina.studies.study_file import override
 
-    given: dict[str, Any] = {"url": endpoint, "model": endpoint_model, "price_in": price_in, "price_out": price_out}
+    given: dict[str, Any] = {"url": url, "model": model, "price_in": price_in, "price_out": price_out}
     for item in endpoint_settings or []:
         override(given, item)
     found = {name: value for name, value in given.items() if value is not None}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afina.cli import problems
+from afina.cli.option_names import option_flag, with_flags
 from afina.cli.options import (
     EMBEDDED,
     BackbonesOption,
@@ -30,7 +31,7 @@ from afina.cli.options import (
     train_command,
     words_option,
 )
-from afina.cli.terminal import option_flag, print_item, print_prose, print_tables, with_flags
+from afina.cli.terminal import print_item, print_prose, print_tables
 from afina.errors import UnknownName
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ def plan(
     memory: MemoryOption = None,
     devices: DevicesOption = 1,
     batch_size: Annotated[int, _amount("--batch-size", "Texts in a training batch.")] = 16,
-    length: Annotated[
+    max_length: Annotated[
         int | None,
         _amount("--length", "Tokens per text, by default 128; with --task, the length to which texts are truncated."),
     ] = None,
@@ -274,7 +275,7 @@ def plan(
     planned = _planned(method, layers, overrides or [])
     asked: dict[str, Any] = {"methods": planned, "data": checked(ReadingOptions, data, "plan")}
     asked |= {"ask": Ask(**ask), "memory": read_size(memory) if memory is not None else None}
-    trains = partial(Training, **_known(dtype, products), batch_size=batch_size, max_length=length, epochs=epochs)
+    trains = partial(Training, **_known(dtype, products), batch_size=batch_size, max_length=max_length, epochs=epochs)
     asked |= {"calibrate": calibrate, "considered": considered, "compares": len(precisions) > 1, "devices": devices}
     backbones = check_different(backbone or EMBEDDED)
     asked |= {"says": print_progress("plan"), "among": len(backbones) > 1}

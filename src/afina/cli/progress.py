@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from afina import meter
-from afina.cli.terminal import with_flags
+from afina.cli.option_names import with_flags
 from afina.events import NOTED, Progress
 from afina.report import progress
 from afina.report.progress import doing, figures

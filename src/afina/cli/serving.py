@@ -31,7 +31,12 @@ DtypeOption = Annotated[str, typer.Option("--dtype", help="Precision: float32, b
 
 MemoryOption = Annotated[
     int | None,
-    typer.Option("--memory", min=1, help="Most memory for adapters in MiB; one copy of the backbone comes on top."),
+    typer.Option(
+        "--memory",
+        envvar="AFINA_MEMORY",
+        min=1,
+        help="Most memory for adapters in MiB; one copy of the backbone comes on top.",
+    ),
 ]
 RateOption = Annotated[
     int | None, typer.Option("--rate", min=1, help="Tokens per minute for clients whose key has no rate.")
@@ -136,12 +141,16 @@ class Settable(GroupedCommand):
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
             reword_value_error(error)
-            name = getattr(error.param, "name", None) or ""
-            source, variable = ctx.get_parameter_source(name), f"{ctx.auto_envvar_prefix}_{name.upper()}"
+            source = ctx.get_parameter_source(getattr(error.param, "name", None) or "")
             if source is not None and source.name == "ENVIRONMENT":
-                said = os.environ.get(variable, "")
-                error.message = f"{error.message.rstrip('.')}. The variable {variable} is {said!r}."
+                variable = _variable(error.param)
+                error.message = f"{error.message.rstrip('.')}. The variable {variable} is {os.environ.get(variable)!r}."
             raise
+
+
+def _variable(option: Any) -> str:
+    """Return the environment variable of an option of `serve`."""
+    return str(option.envvar or f"{SETTINGS['auto_envvar_prefix']}_{option.name.upper()}")
 
 
 OTHERS = frozenset({"AFINA_STORE", "AFINA_CACHE"})
@@ -156,7 +165,7 @@ def serve(
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0: any free port.")] = 8000,
     dtype: DtypeOption = "float32",
-    memory: MemoryOption = None,
+    limit: MemoryOption = None,
     preload: PreloadOption = None,
     rate: RateOption = None,
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Most seconds for a request.")] = 30.0,
@@ -201,11 +210,11 @@ def serve(
     )
     _begin_logging(context, log_format)
     if ray:
-        given = {"backbone": backbone, "store": store, "dtype": dtype, "memory": memory, "log_format": log_format.value}
+        given = {"backbone": backbone, "store": store, "dtype": dtype, "memory": limit, "log_format": log_format.value}
         _open_store(opened := AdapterStore(store), create, chosen)
         _on_ray(opened, given | {"replicas": replicas or "1"}, chosen, ray_address, host, port)
         return
-    _on_this_machine(AdapterStore(store), create, backbone, dtype, memory, chosen, host, port)
+    _on_this_machine(AdapterStore(store), create, backbone, dtype, limit, chosen, host, port)
 
 
 def _on_this_machine(
@@ -301,7 +310,7 @@ def _begin_logging(context: typer.Context, log_format: LogFormat) -> None:
 
 def _unread(context: typer.Context) -> list[str]:
     """Return the environment variables AFINA_... that afina does not read, except those that Kubernetes sets."""
-    read = {f"AFINA_{option.name.upper()}" for option in context.command.params if option.name} | OTHERS
+    read = {_variable(option) for option in context.command.params} | OTHERS
     named = (name for name in os.environ if name.startswith("AFINA_"))
     return sorted(name for name in named if name not in read and not re.search("_(SERVICE|PORT)(_|$)", name))
 

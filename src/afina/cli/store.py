@@ -98,7 +98,7 @@ def store_options(
     context: typer.Context,
     store: StoreOption = None,
     who: Annotated[str | None, typer.Option("--who", help="Actor for the audit log; default: your user name.")] = None,
-    limit: Annotated[
+    limits: Annotated[
         str | None,
         typer.Option(
             "--limit",
@@ -108,7 +108,7 @@ def store_options(
     ] = None,
 ) -> None:
     """Keep the options that are typed between `afina store` and the name of its command."""
-    context.obj = StoreOptions(store, who, limit)
+    context.obj = StoreOptions(store, who, limits)
 
 
 def with_store(command: Callable[..., None]) -> Callable[..., None]:

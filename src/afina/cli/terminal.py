@@ -1,7 +1,6 @@
 """Functions that all commands share on the terminal: arguments, streams, signals, errors and printing.
 
-Tables and paragraphs are as wide as the variable COLUMNS says, else as the terminal, else 80 characters. FLAGS
-translates the library's field names, such as `labels`, to options, such as --labels.
+Tables and paragraphs are as wide as the variable COLUMNS says, else as the terminal, else 80 characters.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
 from io import TextIOWrapper
@@ -25,7 +24,7 @@ import typer
 
 from afina import allocator
 from afina.cli import problems
-from afina.data.reading_options import OPTIONS
+from afina.cli.option_names import flag, with_flags
 from afina.errors import AfinaError, CannotWrite, InvalidData
 from afina.pages.marked_text import JOINERS, MarkedText
 
@@ -132,94 +131,6 @@ def ends_with(hint: str) -> Iterator[None]:
         raise typer.Exit(exit_status(ended)) from None
 
 
-def option_flag(name: str) -> str:
-    """Return the flag of a field of `ReadingOptions`, or its key in a study file if it has no flag."""
-    if not OPTIONS[name].metadata["flag"]:
-        return f"data.{name}"
-    return {"evaluation": "--eval"}.get(name, f"--{name.replace('_', '-')}")
-
-
-_FLAGGED = (
-    "backbone beams blobs choice count days devices drain effect endpoint executor expires file folds force fresh "
-    "generation_timeout guide host labelled last latency level memory merged message method metric minutes name out "
-    "port rate ray ray_address reason replicas scope seed send_texts set_password shard share ship_backbone shutdown "
-    "storage store suggest task teacher "
-    "template text_tokens timeout upload_limit who words"
-)
-_IN_TRAINING = (
-    "abstain_error batch_size class_weights distil_temperature distil_weight dtype epochs label_smoothing max_length "
-    "precision products pull retention temperature warmup"
-)
-_IN_METHODS = "draw head layers normalize offset pooling shots targets"
-_GENERATES = "length_penalty max_new_tokens min_new_tokens no_repeat_ngram stop top_k top_p"
-
-
-def _flags(names: str) -> dict[str, str]:
-    return {name: f"--{name.replace('_', '-')}" for name in names.split()}
-
-
-_OF_ENDPOINTS = "at_once key max_cost max_requests max_tokens model price_in price_out protocol url"
-"""The settings of the method `endpoint` in a study file, without those that have another meaning elsewhere."""
-
-FLAGS = {
-    **{name: option_flag(name) for name in OPTIONS},
-    **_flags(_FLAGGED),
-    **{name: name for name in f"{_IN_TRAINING} {_IN_METHODS} baselines".split()},
-    **{name: f"generate.{name}" for name in _GENERATES.split()},
-    **{name: name for name in _OF_ENDPOINTS.split()},
-    "expected": "--expect",
-    "limit": "--memory",
-    "limits": "--limit",
-    "overrides": "--set",
-}
-"""The option for each field name of the library, or the field's key in a study file if there is no option."""
-
-_TIMEOUT = {"timeout": "timeout"}
-"""The setting of the method `endpoint`; the flag `--timeout` is that of a server."""
-
-_ENDPOINT = {"url": "--endpoint", "model": "--endpoint-model", **_TIMEOUT}
-
-COMMANDS: Mapping[str, Mapping[str, str]] = {
-    "predict": _flags("length_penalty max_new_tokens no_repeat_ngram precision stop temperature top_k top_p"),
-    "evaluate": _flags("precision"),
-    "store import": _flags("precision"),
-    "choose": {**_flags("price_in price_out products"), **_ENDPOINT},
-    "doubts": {"task": "TASK"},
-    "next": {"unlabelled": "POOL"},
-    "replay": _flags("choice guide stop"),
-    "train": {**_flags("abstain_error"), **_TIMEOUT},
-    "plan": {**_flags("batch_size epochs layers precision price_in price_out products"), "max_length": "--length"}
-    | _ENDPOINT,
-    "study": {
-        **{
-            name: f"data.{name}"
-            for name in OPTIONS
-            if name not in ("allow_leakage", "evaluation", "unlabelled", "without")
-        },
-        "teacher": "teacher",
-        **_TIMEOUT,
-        **{name: f"train.{name}" for name in _IN_TRAINING.split()},
-        "metric": "metric",
-    },
-}
-"""By command: the options for field names of the library that are in FLAGS with another option, or not at all."""
-
-_FIELD = re.compile(r"`(\w+)`")
-
-
-WITH_STORE = ("store", "keys", "serve", "replay", "shadow")
-"""Commands with the option --store. All other commands take the store from the variable AFINA_STORE."""
-
-
-def with_flags(message: str) -> str:
-    """Return a message of the library with command-line options in place of the field names in backquotes."""
-    if " ".join(sys.argv[1:2]) not in WITH_STORE:
-        message = message.replace("Give another with `store`", "Set AFINA_STORE")
-    named = (" ".join(sys.argv[1:words]) for words in (3, 2))
-    flags = {**FLAGS, **next((COMMANDS[name] for name in named if name in COMMANDS), {})}
-    return _FIELD.sub(lambda found: flags.get(found[1], found[0]), message)
-
-
 @contextmanager
 def long_names_refused() -> Iterator[None]:
     """Raise an AfinaError in place of the operating system's error for a file name that is too long."""
@@ -236,7 +147,7 @@ def print_json_error(error: AfinaError) -> None:
     """Print {"error": {class, code, message, fields}} if the command line has --json."""
     options = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
     if "--json" in options:
-        print(json.dumps({"error": error.as_json() | {"message": with_flags(str(error))}}, ensure_ascii=False))
+        print(json.dumps({"error": error.as_json(flag)}, ensure_ascii=False))
 
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]

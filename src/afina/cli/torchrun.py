@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from afina import allocator
 from afina.cli import problems
-from afina.cli.terminal import printable, with_flags
+from afina.cli.terminal import printable
 
 if TYPE_CHECKING:
     from afina.studies.executors.torchrun_executor import TorchrunExecutor
@@ -53,7 +53,7 @@ def begin(arguments: Sequence[str]) -> None:
 
 
 def _say(error: str) -> None:
-    print(f"Error: {printable(with_flags(error), lines=True)}", file=sys.stderr, flush=True)
+    print(f"Error: {printable(error, lines=True)}", file=sys.stderr, flush=True)
 
 
 def executor() -> TorchrunExecutor | None:
