@@ -211,12 +211,11 @@ class UnknownName(AfinaError):
     def __init__(self, kind: str, name: str, known: Iterable[str], where: str = "") -> None:
         known = sorted(known)
         near, shown = nearest(name, known), name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
-        place = f"{where}: " if where else ""
         guess = f"Did you mean {near!r}? " if near else ""
         if advice := ELSEWHERE.get((kind, _bare(name.rpartition(".")[2]))):
             near, guess = None, Sentence.of(f"{advice} ")
         super().__init__(
-            Sentence([f"{place}unknown {kind} {shown!r}. ", guess, f"Known: {', '.join(known)}."]),
+            Sentence([where, ": " * bool(where), f"unknown {kind} {shown!r}. ", guess, f"Known: {', '.join(known)}."]),
             kind=kind,
             name=name,
             known=known,

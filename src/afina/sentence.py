@@ -11,7 +11,7 @@ import re
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, Self, SupportsIndex
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 """A JSON value."""
@@ -83,6 +83,15 @@ class Sentence(str):
     def subject(self) -> str | None:
         """The option with which the sentence begins. None: it begins with a text."""
         return str(self.parts[0]) if self.parts and isinstance(self.parts[0], Option) else None
+
+    def replace(self, old: str, new: str, count: SupportsIndex = -1, /) -> Sentence:
+        """Return a copy with `old` replaced in the plain parts; references stay."""
+        return Sentence(part if isinstance(part, Option) else part.replace(old, new, count) for part in self.parts)
+
+    def removeprefix(self, prefix: str, /) -> Sentence:
+        """Return a copy without `prefix`, if the first part is a plain one that begins with it."""
+        first, rest = self.parts[:1], self.parts[1:]
+        return Sentence([*(part if isinstance(part, Option) else part.removeprefix(prefix) for part in first), *rest])
 
     def __getnewargs__(self) -> tuple[tuple[str, ...]]:  # type: ignore[override]
         return (self.parts,)

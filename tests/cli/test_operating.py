@@ -93,7 +93,7 @@ def test_every_option_is_read_from_its_variable_and_a_typed_one_comes_before(mon
     for name, value in GIVEN.items():
         monkeypatch.setenv(name, value)
     with SERVE.make_context("serve", [], **SERVE.context_settings) as context:
-        found = {f"AFINA_{name.upper()}": value for name, value in context.params.items()}
+        found = {serving.variable_of(option): context.params[option.name] for option in OPTIONS}
         found["AFINA_PRELOAD"] = " ".join(found["AFINA_PRELOAD"])
     assert found.keys() == GIVEN.keys()
     assert {name: str(value) for name, value in found.items() if not isinstance(value, float)} == {

@@ -168,7 +168,7 @@ def test_a_closed_standard_output_is_an_error_and_nothing_is_lost_without_a_word
         f"{shlex.join(PROGRAM)} methods >&-", shell=True, capture_output=True, text=True, check=False
     )  # closed by the shell
     assert done.returncode == 2
-    assert done.stderr.startswith("Error: standard output is closed")
+    assert done.stderr.startswith("Error: standard output: cannot be written (it is closed)")
     assert "disk" not in done.stderr
     quiet = subprocess.run(f"{shlex.join(PROGRAM)} methods 2>&- <&-", shell=True, capture_output=True, check=False)
     assert (quiet.returncode, quiet.stderr) == (0, b"")

@@ -84,7 +84,7 @@ class Worker:
                 if score.step < score.steps and not isinstance(self.replies.get(timeout=60), GoOn):
                     return
         except AfinaError as error:
-            self.problem = Failed(error=str(error), code=error.code, fields=error.fields)
+            self.problem = Failed.of(error)
             self.process.returncode = error.exit_code
         except KeyboardInterrupt:
             self.process.returncode = -9

@@ -17,9 +17,12 @@ import typer
 from afina import __version__, allocator, file_io, openmp
 from afina.cli import (
     adapters,
+    asking,
     doubts,
     drift,
+    inspection,
     keys,
+    methods,
     next_texts,
     option_names,
     plan,
@@ -49,9 +52,9 @@ from afina.events import Listener, downloads_told
 
 COMMANDS = (
     *(studies.study, studies.train, studies.choose),
-    *(plan.inspect, doubts.doubts, plan.ask, next_texts.next_),
+    *(inspection.inspect, doubts.doubts, asking.ask, next_texts.next_),
     *(adapters.evaluate, adapters.compare, adapters.predict),
-    *(plan.params, plan.plan, plan.methods),
+    *(methods.params, plan.plan, methods.methods),
     *(studies.show, studies.report, studies.texts),
     *(serving.serve, serving.replay, shadow.shadow, drift.drift),
     studio.studio,
@@ -59,8 +62,8 @@ COMMANDS = (
 """Commands in the order of `afina --help`."""
 
 LIGHT = (
-    plan.methods,
-    plan.inspect,
+    methods.methods,
+    inspection.inspect,
     studies.show,
     studies.report,
     studies.texts,

@@ -12,7 +12,7 @@ import typer
 
 from afina.cli.option_names import with_flags
 from afina.cli.options import Json, reading_flags, takes, train_command, whole
-from afina.cli.terminal import ends_with, print_prose, print_reading, print_tables
+from afina.cli.terminal import ends_with, print_progress, print_prose, print_reading, print_tables
 
 if TYPE_CHECKING:
     from afina.studies.labelling.doubts import Doubts
@@ -55,7 +55,7 @@ def doubts(
     """
     from rich.console import Console
 
-    from afina.cli.progress import print_progress, watcher
+    from afina.cli.progress import watcher
     from afina.studies.labelling.find_doubts import doubts as find_doubts
     from afina.studies.labelling.find_doubts import read_merged
     from afina.studies.study_file import override

@@ -10,7 +10,7 @@ import typer
 
 from afina.cli.option_names import with_flags
 from afina.cli.options import Json, labelling, takes
-from afina.cli.terminal import print_prose, print_reading
+from afina.cli.terminal import print_progress, print_prose, print_reading
 
 _COUNT = typer.Option("--count", help="Number of texts to choose.", min=1, metavar="N")
 
@@ -50,7 +50,6 @@ def next_(
 
     Nothing is changed; a person fills the label column of the new file.
     """
-    from afina.cli.progress import print_progress
     from afina.data.texts_to_label import check_new
     from afina.studies.labelling.next_texts import next_texts
 

@@ -50,11 +50,6 @@ def bars(console: Console) -> RichProgress:
     )
 
 
-def print_progress(command: str) -> Callable[[str], None]:
-    """Return a function that prints a message about the progress of `command` on standard error."""
-    return lambda words: print(f"{command}: {with_flags(words)}", file=sys.stderr, flush=True)
-
-
 @contextmanager
 def file_progress() -> Iterator[Callable[[Chunk], None]]:
     """Show the progress of `predict --file` as a bar, unless the predictions are printed on the same terminal."""
@@ -145,17 +140,11 @@ class PlainLines(progress.Lines):
     """Shows progress as plain lines, with command-line options in place of the library's field names."""
 
     def __init__(self, console: Console, write: Callable[[Results], object]) -> None:
-        super().__init__(lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
+        super().__init__(lambda text: console.print(with_flags(text), markup=False, highlight=False, soft_wrap=True))
         self.console, self.write = console, write
 
     def changed(self, results: Results) -> None:
         self.write(results)
-
-    def says(self, words: str) -> None:
-        super().says(with_flags(words))
-
-    def failed(self, run: Run, message: str) -> None:
-        super().failed(run, with_flags(message))
 
 
 class Bars(PlainLines):

@@ -20,6 +20,7 @@ from afina.cli.help import GroupedCommand
 from afina.cli.options import BackboneOption, Json, OwnBackbone, template_option
 from afina.cli.store import CreateOption, StoreOption, ready
 from afina.cli.terminal import reword_value_error
+from afina.sentence import Sentence
 
 if TYPE_CHECKING:
     from afina.engine.engine import Engine
@@ -143,12 +144,12 @@ class Settable(GroupedCommand):
             reword_value_error(error)
             source = ctx.get_parameter_source(getattr(error.param, "name", None) or "")
             if source is not None and source.name == "ENVIRONMENT":
-                variable = _variable(error.param)
+                variable = variable_of(error.param)
                 error.message = f"{error.message.rstrip('.')}. The variable {variable} is {os.environ.get(variable)!r}."
             raise
 
 
-def _variable(option: Any) -> str:
+def variable_of(option: Any) -> str:
     """Return the environment variable of an option of `serve`."""
     return str(option.envvar or f"{SETTINGS['auto_envvar_prefix']}_{option.name.upper()}")
 
@@ -187,7 +188,7 @@ def serve(
 
     All adapters must have the same backbone. Adapters on int8 share one int8 copy. Clients need keys: see `afina keys`.
     """
-    _needs_packages(ray, {"`ray_address`": ray_address, "`replicas`": replicas})
+    _needs_packages(ray, {"ray_address": ray_address, "replicas": replicas})
     from afina.server.settings import Settings
     from afina.store.adapter_store import AdapterStore
 
@@ -257,7 +258,7 @@ def _needs_packages(ray: bool, others: Mapping[str, str | None]) -> None:
         others: The values of `--ray-address` and `--replicas`, which need `ray`; None for an option that is not given.
     """
     if not ray and (alone := [name for name, given in others.items() if given is not None]):
-        raise problems.OPTIONS_NEED_RAY(given=alone)
+        raise problems.OPTIONS_NEED_RAY(given=Sentence.of(", ".join(f"`{name}`" for name in alone)))
     extra = "ray" if ray else "serve"
     try:
         if ray:
@@ -310,7 +311,7 @@ def _begin_logging(context: typer.Context, log_format: LogFormat) -> None:
 
 def _unread(context: typer.Context) -> list[str]:
     """Return the environment variables AFINA_... that afina does not read, except those that Kubernetes sets."""
-    read = {_variable(option) for option in context.command.params} | OTHERS
+    read = {variable_of(option) for option in context.command.params} | OTHERS
     named = (name for name in os.environ if name.startswith("AFINA_"))
     return sorted(name for name in named if name not in read and not re.search("_(SERVICE|PORT)(_|$)", name))
 

@@ -29,6 +29,7 @@ from afina.errors import AfinaError, CannotWrite, InvalidData
 from afina.pages.marked_text import JOINERS, MarkedText
 
 if TYPE_CHECKING:
+    from afina.events import Says
     from afina.report.tables import Table
 
 
@@ -222,6 +223,11 @@ def print_columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
     for row in (headings, *rows):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         print("  ".join(cells).rstrip())
+
+
+def print_progress(command: str) -> Says:
+    """Return a function that prints a message about the progress of `command` on standard error."""
+    return lambda words: print(f"{command}: {with_flags(words)}", file=sys.stderr, flush=True)
 
 
 def print_created(store: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from afina import allocator
 from afina.cli import problems
 from afina.cli.terminal import printable
+from afina.errors import AfinaError
 
 if TYPE_CHECKING:
     from afina.studies.executors.torchrun_executor import TorchrunExecutor
@@ -52,8 +53,8 @@ def begin(arguments: Sequence[str]) -> None:
     _begun.append(TorchrunExecutor(ranks))
 
 
-def _say(error: str) -> None:
-    print(f"Error: {printable(error, lines=True)}", file=sys.stderr, flush=True)
+def _say(error: AfinaError) -> None:
+    print(f"Error: {printable(str(error), lines=True)}", file=sys.stderr, flush=True)
 
 
 def executor() -> TorchrunExecutor | None:

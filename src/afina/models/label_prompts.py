@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from afina.errors import UnknownName
 from afina.models import problems
+from afina.sentence import Sentence
 
 SENTIMENT = "Text: {text}\nSentiment:"
 GENERAL = "Classify the text.\nText: {text}\nCategory:"
@@ -33,7 +34,7 @@ def complete_words(words: Mapping[str, Sequence[str]], label_names: Sequence[str
     """Return the label words in the order of the labels. Raises InvalidStudy for a label without words."""
     for name in words:
         if name not in label_names:
-            raise UnknownName("label", name, label_names, "`words`")
+            raise UnknownName("label", name, label_names, Sentence.of("`words`"))
     for name in label_names:
         given = words.get(name, ())
         if isinstance(given, str) or not given or not all(isinstance(word, str) and word.strip() for word in given):

@@ -13,6 +13,7 @@ from afina import meter
 from afina.events import NOTED, Progress
 from afina.methods import make
 from afina.report.formatting import count, in_words, metric_figure, metrics_of, number_of_texts, size
+from afina.sentence import Sentence
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.trials import Trial
@@ -115,7 +116,7 @@ def _time(record: Record) -> str:
 
 
 def failure(run: Run, message: str) -> str:
-    return f"Error: {named(run)}: {message.removeprefix(f'run {run.title}: ')}"
+    return Sentence([f"Error: {named(run)}: ", message.removeprefix(f"run {run.title}: ")])
 
 
 @dataclass

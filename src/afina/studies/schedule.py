@@ -207,7 +207,7 @@ def recorded_alone(run: Run, held: OutputLock, executor: Executor, watcher: Watc
     try:
         record = work(run, held, "", executor, watcher)(lambda call: call())
     except AfinaError as error:
-        watcher.failed(run, held.give_up(run.label, str(error)))
+        watcher.failed(run, held.give_up(run.label, error.sentence))
         raise
     watcher.finished(run, record, now=True)
     return held.keep(record, run.label).record
@@ -297,7 +297,7 @@ class Schedule:
         try:
             record = made()
         except AfinaError as error:
-            message = self.held.give_up(run.label, str(error))
+            message = self.held.give_up(run.label, error.sentence)
             self.watcher.failed(run, message)
             self._fail(number, message)
             return

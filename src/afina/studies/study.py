@@ -532,7 +532,7 @@ class Study(ReprCard, Frozen):
                 run = run if space is None else taught(asked, run, self.tune)
                 kept(tuning.tune(run, space, self.tune, out, executor, watcher, kept, fresh=fresh))
             except AfinaError as error:
-                watcher.failed(run, str(error))
+                watcher.failed(run, error.sentence)
                 failed.append(Failure(run.title, run.method, run.seed, str(error), on))
                 if (run.title, on) in found:  # a choice made with part of the budget would not be fair
                     kept(found[run.title, on].model_copy(update={"setting": None}))

@@ -28,6 +28,7 @@ from afina.server.sockets import bind, refusal
 from afina.studio import pages, problems
 from afina.studio.access import HEADERS, SESSION_DAYS, status_of
 from afina.studio.forms import read_form
+from afina.studio.option_labels import label
 from afina.studio.page import Studio, error_answer, json_answer, path_of, render, studio_of, style
 
 PAGES = [import_module(found.name) for found in pkgutil.iter_modules(pages.__path__, f"{pages.__name__}.")]
@@ -128,7 +129,7 @@ async def _try_password(request: Request) -> Response:
     try:
         await asyncio.to_thread(studio.access.check_password, form.get("password"))
     except AfinaError as error:
-        return HTMLResponse(render("login.html.j2", request, problem=str(error)), status_of(error))
+        return HTMLResponse(render("login.html.j2", request, problem=error.said(label)), status_of(error))
     finally:
         form.drop()
     return _signed_in(studio, studio.access.open_session())

@@ -23,6 +23,7 @@ from typing import IO, Any
 
 from afina import file_io, meter
 from afina.errors import CannotWrite, CorruptAdapter
+from afina.sentence import Sentence
 
 LOCK = ".lock"
 """The file that the supervisor and the command have locked; the operating system unlocks it when both have ended."""
@@ -152,6 +153,15 @@ class CommandProcess:
         with suppress(CorruptAdapter):
             return file_io.read_object(self.directory / "output")
         return {}
+
+    @property
+    def problem(self) -> Sentence:
+        """Why the command has failed; empty if it runs or has not failed."""
+        if self.is_running or self.status in (0, None):
+            return Sentence()
+        if error := self.answer().get("error"):
+            return Sentence.from_json(error["parts"])
+        return Sentence([self.log.rpartition("Error: ")[2].strip() or "the command has ended without a message."])
 
     def interrupt(self) -> None:
         """Send what Ctrl-C sends: the command ends after it has saved a checkpoint."""

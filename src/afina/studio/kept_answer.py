@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from afina import file_io
+from afina.sentence import Sentence
 from afina.studio.command_process import CommandProcess
 
 _KEY = "inputs"
@@ -59,12 +60,9 @@ class KeptAnswer:
         return answer or None
 
     @property
-    def problem(self) -> str:
-        """The error of the command in a sentence; empty without an error."""
-        if not self._is_kept or self.process.status == 0:
-            return ""
-        error = self.process.answer().get("error")
-        return str(error["message"]) if error else self.process.log or "the command has ended without a message."
+    def problem(self) -> Sentence:
+        """Why the command has failed; empty if it runs or has not failed."""
+        return self.process.problem if self._is_kept else Sentence()
 
     async def ended(self) -> KeptAnswer:
         """Begin, and return this answer when the command has ended."""

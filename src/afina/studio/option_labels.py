@@ -1,14 +1,10 @@
-"""The reading options as the studio's forms name them, and sentences of the library with these names.
-
-A sentence of the library names an option by its word in backquotes, such as `text`. The command line writes the flag in
-its place (`cli.terminal`), a page the label of the form's field. The module does not know a page.
-"""
+"""The studio's words for options of the library: the labels of the fields of its forms. It does not know a page."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
+from afina.sentence import Sentence
 from afina.studio.folder import Project
 
 OPTION_LABELS: Mapping[str, str] = {
@@ -35,26 +31,21 @@ OTHER_WORDS: Mapping[str, str] = {
     "backbone": "pretrained model",
     "max_length": "the most tokens of a text",
     "minutes": "Minutes",
+    "upload_limit": "--upload-limit",
 }
 """Words for options of other commands, whose sentences also reach a page."""
 
-_OPTION = re.compile(r"`(\w+)`")
 
-_FLAG = re.compile(r"(?<![\w-])--([a-z]+(?:-[a-z]+)*)")
+def label(name: str) -> str:
+    """Return what the pages call an option of the library: the label of its field in quotation marks, or other words.
+
+    An `afina.sentence.Namer`.
+    """
+    known = OPTION_LABELS.get(name)
+    return f"“{known}”" if known is not None else OTHER_WORDS.get(name, name.replace("_", " "))
 
 
 def in_words(project: Project, sentence: str) -> str:
     """Return a sentence of the library with labels of fields, and with the bare name of the project's uploaded file."""
-    sentence = sentence.replace(f"{project.data.absolute()}/", "") if project.uploaded else sentence
-    sentence = _FLAG.sub(_of_flag, sentence)
-    return _OPTION.sub(lambda found: _label(found[1]), sentence)
-
-
-def _of_flag(found: re.Match[str]) -> str:
-    label = OPTION_LABELS.get(found[1].replace("-", "_"))
-    return f"“{label}”" if label is not None else found[0]
-
-
-def _label(name: str) -> str:
-    label = OPTION_LABELS.get(name)
-    return f"“{label}”" if label is not None else OTHER_WORDS.get(name, name.replace("_", " "))
+    text = sentence.named(label) if isinstance(sentence, Sentence) else sentence
+    return text.replace(f"{project.data.absolute()}/", "") if project.uploaded else text

@@ -31,6 +31,7 @@ from afina.report.progress import clock
 from afina.studio.access import Access, status_of
 from afina.studio.folder import Project, StudioFolder
 from afina.studio.forms import Form, read_form
+from afina.studio.option_labels import label
 from afina.studio.run_queue import RunQueue
 
 LIVE_SECONDS = 0.7
@@ -161,7 +162,7 @@ class PageRouter:
                         return HTMLResponse(render(template, request, facts, again=again, **found.values))
                 except AfinaError as error:
                     facts = await _shown(request, page)
-                    text = render(template, request, facts, problem=str(error), again=again)
+                    text = render(template, request, facts, problem=error.said(label), again=again)
                     return HTMLResponse(text, status_of(error))
                 finally:
                     form.drop()
@@ -297,8 +298,8 @@ def error_answer(request: Request, error: AfinaError, *, inside: bool = True) ->
     """
     status = status_of(error)
     if path_of(request).endswith(".json"):
-        return json_answer({"error": error.as_json()}, status)
-    return HTMLResponse(render("problem.html.j2", request, problem=str(error), inside=inside), status)
+        return json_answer({"error": error.as_json(label)}, status)
+    return HTMLResponse(render("problem.html.j2", request, problem=error.said(label), inside=inside), status)
 
 
 def style() -> str:

@@ -176,12 +176,3 @@ def publish(folder: StudioFolder, project: Project, directory: Path, message: st
 def publishing(project: Project) -> CommandProcess:
     """Return the process that publishes an adapter of a project."""
     return project.process("publish")
-
-
-def problem_of(process: CommandProcess) -> str:
-    """Return why a command has failed, in its words; empty if it runs or has not failed."""
-    if process.is_running or process.status in (0, None):
-        return ""
-    answer = process.answer()
-    said = answer.get("error", {}).get("message")
-    return str(said) if said else process.log.rpartition("Error: ")[2].strip()

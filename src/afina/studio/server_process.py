@@ -90,7 +90,7 @@ class StudioServer:
     @property
     def problem(self) -> str:
         """Why the server did not start or has ended, in its words; empty if it runs or was stopped."""
-        return self.process.log.rpartition("Error: ")[2].strip() if self.state == "failed" else ""
+        return str(self.process.problem) if self.state == "failed" else ""
 
     def command(self, backbone: str, port: int | None = None) -> str:
         """Return the command line that starts this server."""

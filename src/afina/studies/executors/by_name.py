@@ -6,6 +6,7 @@ Ray is imported only for an executor that uses Ray.
 from __future__ import annotations
 
 from afina.events import Says, silent
+from afina.sentence import Sentence
 from afina.studies.executors import problems
 from afina.studies.executors.executor import Executor
 from afina.studies.executors.local_executor import LocalExecutor
@@ -13,7 +14,7 @@ from afina.studies.executors.local_executor import LocalExecutor
 _LOCAL, _RAY = "local", "ray"
 
 
-def check_executor(name: str | None, where: str = "`executor`") -> None:
+def check_executor(name: str | None, where: str = Sentence.of("`executor`")) -> None:
     """Raise InvalidStudy if `name` is not the name of an executor; the error message begins with `where`."""
     kind, equals, address = (_LOCAL if name is None else name).partition("=")
     if name is not None and (kind not in (_LOCAL, _RAY) or (equals and (kind == _LOCAL or not address))):

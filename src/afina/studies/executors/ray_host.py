@@ -118,7 +118,8 @@ class RunHost:
                     storage.get(checkpoint_name(asked.run), checkpoint)
         except AfinaError as error:  # not every AfinaError can be sent to another process
             shutil.rmtree(self.out, ignore_errors=True)
-            self.events.put(RunEnd("failed", f"run {asked.run.title}: {error}", error.code, error.fields))
+            why = error.within(f"run {asked.run.title}: ").sentence
+            self.events.put(RunEnd("failed", why, error.code, error.fields))
             return
         errors = (self.out / "stderr").open("wb")
         worker = WorkerProcess(
@@ -168,7 +169,7 @@ class RunHost:
             for name in files:
                 storage.put(order.result(name), self.out / name)
         except AfinaError as error:
-            return RunEnd("failed", str(error), error.code, error.fields)
+            return RunEnd("failed", error.sentence, error.code, error.fields)
         return RunEnd("done", files=files)
 
     def _failed(self, worker: WorkerProcess, order: RunOrder) -> RunEnd:

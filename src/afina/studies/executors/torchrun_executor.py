@@ -62,7 +62,7 @@ class TorchrunExecutor(LocalExecutor):
 
     def _failure(self, run: Run, error: AfinaError) -> RunFailed:
         """Return the error of the run: that of the rank that failed first, if the rank has left a note."""
-        found = Failed(error=str(error), code=error.code, fields=error.fields)  # type: ignore[arg-type]
+        found = Failed.of(error)
         if error.code == RANK_LOST.code:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it to all other ranks of a rank that ended
             if (note := self._ranks.note(_ERROR, _SOON)) is not None:
@@ -89,7 +89,7 @@ class TorchrunExecutor(LocalExecutor):
             self._ranks.close()
 
 
-def follow(ranks: Ranks, say: Callable[[str], object]) -> int:
+def follow(ranks: Ranks, say: Callable[[AfinaError], object]) -> int:
     """Execute the runs that rank 0 begins, in a rank other than 0, until rank 0 ends; return the exit status.
 
     An error is left for rank 0, which says it. If rank 0 has ended without a word, `say` receives the error.
@@ -105,13 +105,12 @@ def follow(ranks: Ranks, say: Callable[[str], object]) -> int:
         error = RANK_LOST(step="signal", reason="torchrun has ended this process")
     if error is not None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        named = f"process {ranks.rank} of {ranks.count}: {error}"
+        error.within(f"process {ranks.rank} of {ranks.count}: ")
         if error.code != RANK_LOST.code:
-            note = Failed(error=named, code=error.code, fields=error.fields)  # type: ignore[arg-type]
-            ranks.leave_note(_ERROR, note.model_dump_json())
+            ranks.leave_note(_ERROR, Failed.of(error).model_dump_json())
             ranks.close()  # so that rank 0 notices at its next step that this rank ends
         if not _is_told(ranks):
-            say(named)
+            say(error)
             return error.exit_code
         return 0  # rank 0 has the exit status, and torchrun must not end it before it has said its error
     ranks.close()

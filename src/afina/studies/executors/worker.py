@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal, TextIO
+from typing import Annotated, Literal, Self, TextIO
 
 from pydantic import ConfigDict, Field, JsonValue, TypeAdapter
 
@@ -23,6 +23,7 @@ from afina import allocator, meter, openmp
 from afina.errors import AfinaError
 from afina.events import Progress, ValidationScore, downloads_told
 from afina.schema import Frozen
+from afina.sentence import Sentence
 from afina.studies.executors import rendezvous
 from afina.studies.executors.rendezvous import Rank
 from afina.studies.runs.inputs import Located
@@ -134,9 +135,17 @@ class Failed(_Message):
     """An error that the user can correct."""
 
     kind: Literal["error"] = "error"
-    error: str
+    parts: list[JsonValue]
     code: str
     fields: dict[str, JsonValue]
+
+    @classmethod
+    def of(cls, error: AfinaError) -> Self:
+        return cls(parts=error.sentence.as_json(), code=error.code, fields=error.fields)  # type: ignore[arg-type]
+
+    @property
+    def error(self) -> Sentence:
+        return Sentence.from_json(self.parts)  # type: ignore[arg-type]
 
 
 Request = CarryOut | TryOut | Foresee | TimeAnswers
@@ -297,7 +306,7 @@ def main() -> int:
         with downloads_told(reporter.progress), allocator.memory_errors():
             _work_on(request, reporter, replies)
     except AfinaError as error:
-        reporter.send(Failed(error=str(error), code=error.code, fields=error.fields))
+        reporter.send(Failed.of(error))
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED

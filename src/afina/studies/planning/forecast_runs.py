@@ -22,7 +22,7 @@ from afina.data.reading_options import ReadingOptions
 from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit, EncodedTask
 from afina.data.tokenize import Encoded
-from afina.errors import InvalidStudy, NotFound
+from afina.errors import AfinaError, InvalidStudy, NotFound
 from afina.events import Says, silent
 from afina.generating.generation_memory import GenerationLoad
 from afina.methods import is_fitted, make
@@ -37,6 +37,7 @@ from afina.models.pretrained import meta_model
 from afina.models.shared_beginning import shared_tokens
 from afina.predicting.predictor import predicted
 from afina.ranks import Ranks, RehearsedRanks
+from afina.sentence import Sentence
 from afina.studies import problems
 from afina.studies.executors.worker_memory import worker_memory
 from afina.studies.planning.forecast import Forecast, PromptsForecast, Terms
@@ -58,6 +59,9 @@ from afina.training.fit import Pace
 from afina.training.inputs import inputs_of
 from afina.training.probe_fit import fit_of
 from afina.training.settings import Training
+
+LeavesOut = Callable[[str, AfinaError], object]
+"""A function that is called with the name of a method that is left out, and the reason."""
 
 MADE_UP = "texts of one length"
 """The name of the made-up task in a forecast for which the user has given no task."""
@@ -261,6 +265,10 @@ def _evaluation(task: EncodedTask, run: RunSpec, before: int) -> tuple[Packed, G
     )
 
 
+def _ignored(method: str, error: AfinaError) -> None:
+    pass
+
+
 def forecast_methods(
     backbone: str,
     methods: Sequence[Method] | None = None,
@@ -275,6 +283,7 @@ def forecast_methods(
     compares: bool = False,
     considered: bool = False,
     among: bool = False,
+    leaves_out: LeavesOut = _ignored,
     says: Says = silent,
 ) -> list[Forecast]:
     """Return the forecast of a run with each method; if a run does not fit in memory, also `alternatives` that fit.
@@ -291,7 +300,7 @@ def forecast_methods(
         among: Whether to leave out methods that do not suit the backbone. By default, InvalidStudy is raised.
     """
     check_products(training.products)
-    chosen = _chosen(backbone, methods, considered=considered, says=says if among else None)
+    chosen = _chosen(backbone, methods, considered=considered, leaves_out=leaves_out if among else None)
     if task:
         says(f"reading {task} and the backbone's tokenizer")
     else:
@@ -315,7 +324,7 @@ def forecast_methods(
         except InvalidStudy as error:
             if error.code not in _LEFT_OUT or (methods is not None and not compares):
                 raise
-            says(f"left out: {error}")
+            leaves_out(run.method, error)
         else:
             found.append(_beside(one, run, texts, memory, devices, compares=compares, says=says))
     return found
@@ -369,7 +378,7 @@ class _Devices:
         except InvalidStudy as error:
             if not error.code.endswith("not-sharded"):
                 raise
-            says(f"not sharded: {error}")
+            says(Sentence(["not sharded: ", error.sentence]))
         return found
 
     def fewest(self, fits: Callable[[Forecast], bool]) -> Forecast | None:
@@ -439,23 +448,27 @@ def _made_up(run: RunSpec) -> EncodedTask:
 
 
 def _chosen(
-    backbone: str, methods: Sequence[Method] | None, *, considered: bool, says: Says | None = None
+    backbone: str,
+    methods: Sequence[Method] | None,
+    *,
+    considered: bool,
+    leaves_out: LeavesOut | None = None,
 ) -> list[Method]:
     """Return `methods`, by default those that suit the backbone; if `considered`, those that `choose` considers."""
-    chosen = _of(backbone) if methods is None else _suited(backbone, methods, says)
+    chosen = _of(backbone) if methods is None else _suited(backbone, methods, leaves_out)
     return [one for one in chosen if not considered or one.practical or is_fitted(one.name)]
 
 
-def _suited(backbone: str, methods: Sequence[Method], says: Says | None) -> list[Method]:
-    """Return those of the methods that suit the backbone's family; without `says`, raise InvalidStudy for others."""
+def _suited(backbone: str, methods: Sequence[Method], leaves_out: LeavesOut | None) -> list[Method]:
+    """Return those of the methods that suit the backbone's family; without `leaves_out`, raise InvalidStudy."""
     family, found = meta_model(backbone).config.model_type, []
     for one in methods:
         try:
             one.for_family(family)
         except InvalidStudy as error:
-            if says is None:
+            if leaves_out is None:
                 raise
-            says(f"{backbone}: left out: {error}")
+            leaves_out(one.name, error.within(f"{backbone}: "))
         else:
             found.append(one)
     return found

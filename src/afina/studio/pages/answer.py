@@ -125,7 +125,7 @@ def answer(visit: Visit, project: str, number: str) -> AnswerFacts:
         state=run.state,
         has_results=True,
         found=found,
-        problem=content.problem,
+        problem=in_words(run.project, content.problem),
         shown=_shown(found["answered"], visit.query.get("method", "")) if found else None,
         files=[name for name in FILES if (run.out / name).is_file()],
         tests=[_summary(run, one) for one in _tests(run)],
@@ -250,7 +250,7 @@ def texts(visit: Visit, project: str, number: str) -> TextsFacts:
         given=asked.get("given", ""),
         predicted=asked.get("predicted", ""),
         found=kept.found,
-        problem=kept.problem,
+        problem=in_words(run.project, kept.problem),
         live=f"/{project}/runs/{number}/texts/live?{urlencode(asked)}",
     )
 

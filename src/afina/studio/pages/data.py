@@ -16,6 +16,7 @@ from afina import digest
 from afina.data.addresses import named
 from afina.data.readers.target_kinds import TARGETS
 from afina.data.reading_options import OF_FILES, OPTIONS
+from afina.sentence import Json, Sentence
 from afina.studies.labelling.doubtful_kinds import DOUBTFUL_KINDS
 from afina.studio import problems
 from afina.studio.command_process import CommandProcess
@@ -162,7 +163,7 @@ def data(visit: Visit, project: str) -> DataFacts:
         said = last_words(process)
     else:
         answer = process.answer()
-        problem = answer["error"]["message"] if "error" in answer else "" if answer else process.log or "no answer"
+        problem = process.problem or ("" if answer else "no answer")
         found = None if problem else _in_words(opened, answer)
     share = _SHARE.search(said)
     return DataFacts(
@@ -184,8 +185,12 @@ def last_words(process: CommandProcess) -> str:
 
 def _in_words(project: Project, found: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return an inspection whose sentences name fields of the form."""
-    doubts = [{**doubt, "words": in_words(project, doubt["words"])} for doubt in found["doubts"]]
-    return {**found, "doubts": doubts, "words": [in_words(project, one) for one in found["words"]]}
+
+    def named(parts: Sequence[Json]) -> str:
+        return in_words(project, Sentence.from_json(parts))
+
+    doubts = [{**doubt, "words": named(doubt["parts"])} for doubt in found["doubts"]]
+    return {**found, "doubts": doubts, "words": [named(parts) for parts in found["parts"]]}
 
 
 def _fields(project: Project, found: Mapping[str, Any] | None) -> dict[str, list[Field]]:

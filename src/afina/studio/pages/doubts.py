@@ -136,8 +136,7 @@ def doubts(visit: Visit, project: str) -> DoubtsFacts:
         return made
     found = _found(opened)
     if found is None:
-        answer = process.answer()
-        why = answer["error"]["message"] if "error" in answer else process.log or "The search was not finished."
+        why = process.problem or "The search was not finished."
         return replace(made, state="failed", problem=in_words(opened, why))
     waiting = {key: one for one in found.labels if (key := key_of(one)) not in decided}
     return replace(

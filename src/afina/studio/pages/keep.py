@@ -20,6 +20,7 @@ from afina.studio.answer_kinds import ANSWER_KINDS
 from afina.studio.command_process import CommandProcess
 from afina.studio.folder import CLIENT, Project, StudioFolder
 from afina.studio.forms import Form
+from afina.studio.option_labels import label
 from afina.studio.page import PageRouter, ShownOnce, Visit
 from afina.studio.pages.data import arguments_of
 from afina.studio.published import (
@@ -28,7 +29,6 @@ from afina.studio.published import (
     directory_of,
     finished_adapters,
     minute,
-    problem_of,
     publish,
     publishing,
     versions_of,
@@ -181,7 +181,7 @@ def keep(visit: Visit, project: str) -> KeepFacts:
         command=_commands(visit.folder, opened, server, versions),
         adapters=finished_adapters(opened),
         publishing=process.is_running,
-        failed=problem_of(process),
+        failed=process.problem.named(label),
         versions=versions,
         aliases=aliases,
         history=_history(visit.folder, opened) if versions else [],
@@ -455,7 +455,7 @@ def diff(visit: Visit, project: str) -> DiffFacts:
         second=int(numbers[1]),
         with_texts=texts,
         found=found,
-        problem=problem_of(process),
+        problem=process.problem.named(label),
         settings=[*_settings(found)] if found else [],
     )
 

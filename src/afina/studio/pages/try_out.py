@@ -34,6 +34,7 @@ from afina.studio.command_process import CommandProcess
 from afina.studio.corrections import Correction, Corrections
 from afina.studio.folder import Project
 from afina.studio.forms import Form, arriving, safe_name
+from afina.studio.option_labels import label
 from afina.studio.page import PageRouter, Visit, download, studio_of
 from afina.studio.pages.data import arguments_of, inspection_of
 from afina.studio.published import (
@@ -42,7 +43,6 @@ from afina.studio.published import (
     base_of,
     directory_of,
     finished_adapters,
-    problem_of,
     publish,
     publishing,
     versions_of,
@@ -245,7 +245,7 @@ def _facts(visit: Visit, project: str, *, asks: bool) -> TryFacts:
     if not base:
         _publish_measured(visit, opened, measured)
         of_base = publishing(opened) if base_of(opened) in publishing(opened).arguments else measured
-        problem = problem or problem_of(of_base)
+        problem = problem or of_base.problem.named(label)
     kept = Corrections(opened).read()
     return TryFacts(
         project=opened,
@@ -548,7 +548,7 @@ def _file_answers(project: Project, question: Question, reads: bool) -> tuple[Fi
         reads: Whether the answers are read once all versions have ended; else their texts are counted.
     """
     every = [_process(project, question, number) for number in range(len(question.versions))]
-    failed = next((why for one in every if (why := problem_of(one))), "")
+    failed = next((why.named(label) for one in every if (why := one.problem)), "")
     if any(one.was_lost for one in every):
         failed = failed or "The texts were not answered to the end. Ask again."
     done = not any(one.is_running for one in every)
