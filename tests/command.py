@@ -123,7 +123,7 @@ class HereExecutor(Executor):
         try:
             return execute(run, out, study=study, listen=listen)
         except AfinaError as error:
-            raise RunFailed(str(error), run=run.title, cause=error.code, of_cause=error.fields) from None
+            raise RunFailed(error.sentence, run=run.title, cause=error.code, of_cause=error.fields) from None
 
     def try_out(
         self,
@@ -141,7 +141,7 @@ class HereExecutor(Executor):
                 if not goes_on(score):
                     break
         except AfinaError as error:
-            raise RunFailed(str(error), run=run.title, cause=error.code, of_cause=error.fields) from None
+            raise RunFailed(error.sentence, run=run.title, cause=error.code, of_cause=error.fields) from None
         return score
 
 
@@ -160,9 +160,9 @@ class InventedExecutor(HereExecutor):
         """Its data may not be there."""
         return None
 
-    def check(self, run: Run) -> str:
+    def check(self, run: Run) -> list[str]:
         """There is nothing that it needs."""
-        return ""
+        return []
 
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
         if run.title in self.failing:

@@ -131,7 +131,7 @@ def test_a_text_that_gives_no_tokens(
 
 def test_a_maximum_length_beyond_the_backbones(refused: Callable[..., str], gpt2: Backbone) -> None:
     assert refused("--set", f"max_length={gpt2.longest + 1}") == (
-        f"lora, seed 0: max_length is {gpt2.longest + 1}, but backbone {gpt2.address} takes at most {gpt2.longest} "
+        f"lora, seed 0: train.max_length is {gpt2.longest + 1}, but backbone {gpt2.address} takes at most {gpt2.longest} "
         f"tokens. Set {gpt2.longest} or less."
     )
 
@@ -187,7 +187,7 @@ def untouched(afina: Command, tmp_path: Path) -> Callable[..., str]:
         (("params", "--backbone", "./nope"), "backbone ./nope: there is no directory ./nope. Give a directory that "),
         (
             ("show", "nope"),
-            "nope: the directory has no records.jsonl, so there is no finished run to show. Give the --out of a study "
+            "nope: the directory has no records.jsonl, so there is no finished run to show. Give the OUT of a study "
             "or a recommendation.",
         ),
         (

@@ -12,6 +12,7 @@ from rubbish_files import RUBBISH
 from starlette.testclient import TestClient
 
 from afina.data.reading_options import OPTIONS
+from afina.sentence import Sentence
 from afina.studio.folder import Project
 from afina.studio.option_labels import OPTION_LABELS, in_words
 from afina.studio.page import Studio
@@ -41,7 +42,8 @@ def test_each_reading_option_of_the_command_has_a_label_in_the_form() -> None:
 
 def test_a_sentence_names_fields_of_the_form_and_the_uploaded_file_without_its_directory(project: Make) -> None:
     made = project(b"", "r.csv")
-    said = in_words(made, f"{made.data.absolute()}/r.csv, line 3: name it with `text_pair`, or set `max_length`.")
+    where = f"{made.data.absolute()}/r.csv, line 3"
+    said = in_words(made, Sentence.of("{where}: name it with `text_pair`, or set `max_length`.", where=where))
     assert said == "r.csv, line 3: name it with “Column of a second text”, or set the most tokens of a text."
 
 
@@ -148,7 +150,7 @@ def test_a_task_with_fixed_columns_has_no_fields_for_columns(web: TestClient, st
     directory.mkdir(parents=True)
     contents = {
         "command.json": {"arguments": ["inspect"]},
-        "output": {"error": {"message": "there is no network."}},
+        "output": {"error": {"parts": ["there is no network."]}},
         "exit.json": {"status": 2},
     }
     for name, content in contents.items():

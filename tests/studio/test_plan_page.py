@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +42,19 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return found
 
 
-def measured(project: Project, backbone: str, log: str = "", **changed: Any) -> None:
+def measured(project: Project, backbone: str, left_out: Sequence[Any] = (), **changed: Any) -> None:
     """Leave the answer of `afina plan` for a model; `changed` are figures of full fine-tuning, or terms."""
     process = measurement_of(project, backbone)
     process.directory.mkdir(parents=True, exist_ok=True)
     terms = {"memory": 2**31, "gpu": None, "epochs": 2} | {
         name: changed.pop(name) for name in ("gpu",) if name in changed
     }
-    answer = {**terms, "methods": {name: dict(FIGURES) for name in METHODS}}
+    titles = {name: {"title": name, **FIGURES} for name in METHODS}
+    answer: dict[str, Any] = {**terms, "methods": titles, "left_out": [*left_out]}
     answer["methods"]["full"] |= changed
     contents = {"command.json": {"arguments": ["plan"]}, "output": answer, "exit.json": {"status": 0}}
     for name, content in contents.items():
         (process.directory / name).write_text(json.dumps(content))
-    (process.directory / "log").write_text(log)
 
 
 def test_models_are_measured_one_after_the_other(web: TestClient, project: Make, started: list[list[str]]) -> None:
@@ -85,8 +85,8 @@ def test_costs_are_shown_and_what_does_not_fit_says_why(web: TestClient, project
     made = project(REVIEWS, backbones=("minilm",))
     other = {"devices": 1, "sharded": False, "peak": 1, "gpu_peak": 1, "fits": True, "fits_gpu": None}
     others = [{"precision": "int8", **other}, {"precision": "nf4", **other}]
-    log = "plan: left out: method nf4 needs a GPU.\n"
-    measured(made, "minilm", log, peak=3 * 2**30, fits=False, train_seconds=None, alternatives=others)
+    left_out = [{"method": "nf4", "parts": ["method nf4 needs a GPU, or another ", {"option": "backbone"}, "."]}]
+    measured(made, "minilm", left_out, peak=3 * 2**30, fits=False, train_seconds=None, alternatives=others)
     page = web.get("/reviews/plan").text
     assert '<td class="right">1.00 GiB</td>' in page
     assert '<td class="right">1:30</td>' in page
@@ -94,7 +94,7 @@ def test_costs_are_shown_and_what_does_not_fit_says_why(web: TestClient, project
         "The training needs 1.5 times the memory of this machine. With frozen weights in int8 or nf4, the training "
         "fits." in page
     )
-    assert "Left out: method nf4 needs a GPU." in page
+    assert "Left out: method nf4 needs a GPU, or another pretrained model." in page
     assert ">unknown</td>" in page
     assert "data-events" not in page
 
@@ -102,10 +102,9 @@ def test_costs_are_shown_and_what_does_not_fit_says_why(web: TestClient, project
 def test_on_a_machine_with_a_gpu_its_memory_counts(web: TestClient, project: Make) -> None:
     made = project(REVIEWS, backbones=("minilm",))
     measured(made, "minilm", gpu=2**28, fits_gpu=False)
-    facts = web.get("/reviews/plan.json").json()
-    (full,) = [one for one in facts["plans"][0]["methods"] if one["method"] == "full"]
-    assert (full["fits"], full["memory"]) == (False, 2**29)
-    assert full["why"] == "The training needs 2.0 times the memory of this GPU."
+    page = web.get("/reviews/plan").text
+    assert "Fits into 0.25 GiB" in page
+    assert "The training needs 2.0 times the memory of this GPU." in page
 
 
 def test_the_time_of_all_settings_is_the_sum_of_their_trainings(web: TestClient, project: Make) -> None:
@@ -122,7 +121,8 @@ def test_an_error_of_a_model_is_a_sentence_and_the_next_model_is_measured(
     made = project(REVIEWS, backbones=("/nowhere", "minilm"))
     web.get("/reviews/plan")
     directory = measurement_of(made, "/nowhere").directory
-    (directory / "output").write_text(json.dumps({"error": {"message": "no directory. Give another `backbone`."}}))
+    error = {"parts": ["no directory. Give another ", {"option": "backbone"}, "."]}
+    (directory / "output").write_text(json.dumps({"error": error}))
     (directory / "exit.json").write_text(json.dumps({"status": 2}))
     page = web.get("/reviews/plan").text
     assert "no directory. Give another pretrained model." in page
@@ -233,8 +233,9 @@ def test_the_costs_of_a_model_are_those_of_the_command(
     tiny = str(backbones.path("bert"))
     made = Project(**{**vars(made), "backbones": (tiny,)}).save()
     answer = answered(measurement_of(made, tiny), [*plan.plan_arguments(made, [tiny]), "--json"])
-    (found,) = web.get("/toy/plan.json").json()["plans"]
-    assert {one["method"] for one in found["methods"]} == set(answer["methods"]) >= {"full", "lora", "linear_probe"}
+    (plan_of_model,) = web.get("/toy/plan.json").json()["plans"]
+    assert plan_of_model["found"] == answer
     assert "bitfit" not in answer["methods"]
-    assert all(one["seconds"] is not None for one in found["methods"])
+    assert set(answer["methods"]) >= {"full", "lora", "linear_probe"}
+    assert all(one["train_seconds"] is not None for one in answer["methods"].values())
     assert Path(toy).name in web.get("/toy/plan").text

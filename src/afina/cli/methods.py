@@ -21,11 +21,10 @@ def params(backbone: OneBackbone = EMBEDDED, as_json: Json = False) -> None:
     counted in two ways: as afina trains it, and as in the published study.
     """
     from afina.methods.attachment import count
-    from afina.report.paper import HYPERPARAMETERS
-    from afina.report.tables import counts_as_json, counts_table
+    from afina.report.tables import PUBLISHED_HYPERPARAMETERS, counts_as_json, counts_table
 
     address = only(backbone)
-    counted = count(address, HYPERPARAMETERS)
+    counted = count(address, PUBLISHED_HYPERPARAMETERS)
     if as_json:
         print(json.dumps(counts_as_json(address, counted)))
     else:

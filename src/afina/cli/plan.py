@@ -192,7 +192,7 @@ class _Plan:
 
         return {
             **shared_terms(self.forecasts).summary,
-            "methods": {forecast.method: forecast.summary for forecast in self.forecasts},
+            "methods": {one.method: {"title": one.title, **one.summary} for one in self.forecasts},
             "left_out": [{"method": name, **error.as_json(flag)} for name, error in self.left_out.items()],
         }
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError, model_validator
 
 from afina.data.reading_options import ReadingOptions
 from afina.schema import FORMAT, Frozen, check_format
+from afina.sentence import Sentence
 from afina.studies import problems
 from afina.studies.backbones import on_backbone
 from afina.studies.choosing.recommendation import Recommendation
@@ -73,7 +74,7 @@ def read_request(path: Path) -> StudyRequest:
     """Read a `study.json`. Raises InvalidData if the file is missing or damaged."""
     try:
         text = path.read_bytes()
-        check_format(text, path, "Run the study again with another `out`.")
+        check_format(text, path, Sentence.of("Run the study again with another `out`."))
         return StudyRequest.model_validate_json(text)
     except (OSError, ValidationError):
         raise problems.FILE_DAMAGED(path=path, _instead="Run the study again; recorded runs are skipped.") from None
@@ -83,7 +84,7 @@ def read_recommendation(path: Path) -> Recommendation:
     """Read a `recommendation.json`. Raises InvalidData if the file is damaged or was changed by hand."""
     try:
         text = path.read_bytes()
-        check_format(text, path, "Ask for the recommendation again, with another `out`.")
+        check_format(text, path, Sentence.of("Ask for the recommendation again, with another `out`."))
         made = Recommendation.model_validate_json(text)
     except (OSError, ValidationError):
         raise problems.FILE_DAMAGED(path=path, _instead="Ask for the recommendation again.") from None

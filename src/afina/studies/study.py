@@ -25,6 +25,7 @@ from afina.models.decoding import GREEDY, Decoding
 from afina.models.objective import metric_for
 from afina.repr_html import ReprCard
 from afina.schema import Frozen
+from afina.sentence import Sentence
 from afina.studies import baselines, problems, schedule, trials, tuning
 from afina.studies.backbones import (
     BACKBONES,
@@ -440,8 +441,8 @@ class Study(ReprCard, Frozen):
             executor.check_products(products)
         for run in sorted(runs, key=lambda run: (not may_start_from_words(run), run.teacher is None)):
             first.setdefault(run.backbone, run)
-        if said := dict.fromkeys(line for run in first.values() for line in executor.check(run).splitlines()):
-            watcher.says("\n".join(said))
+        if said := dict.fromkeys(line for run in first.values() for line in executor.check(run)):
+            watcher.says(Sentence.joined(said, "\n"))
         for run in opened:  # the check of a backbone of the Hub has fetched its configuration
             check_words(run, alone=len(self.addresses) == 1)
             check_encoder(run, alone=len(self.addresses) == 1)

@@ -95,7 +95,7 @@ class Executor(ABC):
         """Return the number of texts in the whole training split; None if the task is not on this machine."""
         return count_texts(run) if is_at_hand(run.task) else None
 
-    def check(self, run: Run) -> str:
+    def check(self, run: Run) -> list[str]:
         """Check, before any run begins, that the task and the backbone of `run` and of similar runs can be loaded.
 
         Returns lines about the task for the user. `check` raises the error with which `run` and similar runs would end.
@@ -108,7 +108,7 @@ class Executor(ABC):
         facts.check(run)
         if run.asks_endpoint:
             endpoint_run.question_of(run, facts)
-            return facts.told
+            return [*facts.lines]
         if backbone_spec.PRECISIONS[run.training.precision].needs:
             from afina.studies.runs.prepared import check_precision  # loads torch
 
@@ -124,7 +124,7 @@ class Executor(ABC):
 
             check_run(run)
         unasked = [no_words_note(facts.label_names, facts.train_examples)] if lacks_words(run, facts) else []
-        return "\n".join([facts.told, *unasked])
+        return [*facts.lines, *unasked]
 
     def foresee(self, runs: Sequence[Run]) -> MemoryForecast | None:
         """Return the forecast of the memory that `runs` need; None if memory does not limit how many run at once."""

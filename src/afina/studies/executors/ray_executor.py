@@ -155,7 +155,7 @@ class RayExecutor(Executor):
                     _check_directory(address, fresh)
                     self._checked |= {(node.key, address) for node in fresh}
 
-    def check(self, run: Run) -> str:
+    def check(self, run: Run) -> list[str]:
         told = super().check(run)
         if run.asks_endpoint:
             return told

@@ -350,7 +350,7 @@ def _not_reserved(texts: Split, drawn: int, count: int) -> np.ndarray:
 
 
 def _notes(pool: UnlabelledTexts, task: Task | None, computed: int) -> tuple[str, ...]:
-    notes = [*(task.told.splitlines() if task else []), pool.note]
+    notes = [*(task.lines if task else []), pool.note]
     same = task is not None and os.path.abspath(pool.path) == os.path.abspath(task.address)
     for name, rows in pool.labelled.items() if not same else ():
         notes.append(

@@ -234,7 +234,7 @@ KEPT_TASKS = 4
 class TaskFacts:
     """Facts about a task as runs read it, of which many are those of `Task`.
 
-    `told` is a line about the columns of texts and labels. `data_digest` is None if the address identifies the data.
+    `lines` are about the columns of texts and labels. `data_digest` is None if the address identifies the data.
     `evaluation` is None if the split has more than KEPT characters.
     """
 
@@ -248,7 +248,7 @@ class TaskFacts:
     train_examples: int
     abstention_examples: int
     examples: int
-    told: str
+    lines: tuple[str, ...]
     data_digest: str | None
     train_digest: str
     evaluation_digest: str
@@ -269,7 +269,7 @@ class TaskFacts:
             train_examples=len(task.train),
             abstention_examples=len(task.abstention or ()),
             examples=len(held_out),
-            told=task.told,
+            lines=tuple(task.lines),
             data_digest=task.data_digest,
             train_digest=task.train.digest,
             evaluation_digest=held_out.digest,

@@ -29,6 +29,7 @@ from afina.models.objective import Objective
 from afina.models.predictions import Predictions
 from afina.repr_html import ReprCard
 from afina.schema import Count, Figure, Frozen, Sealed, WrongValue, check_format
+from afina.sentence import Sentence
 from afina.stats import metrics
 from afina.stats.abstention import AnsweredShare
 from afina.stats.metrics import METRICS, Answered
@@ -489,7 +490,7 @@ def read_records(path: Path) -> list[Record]:
     # Bytes, not text: str.splitlines also breaks at U+2028 and the like, which a label's name may hold.
     lines = path.read_bytes().splitlines()
     for line in lines:
-        check_format(line, path, "Run again with another `out`.")
+        check_format(line, path, Sentence.of("Run again with another `out`."))
     return [_read(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from afina.methods import make
+from afina.sentence import Sentence
 from afina.studies.choosing.recorded_curves import MANY, RECORDED, RECORDED_ON, REGRETS, BackboneKind, Regret
 from afina.studio import problems
 from afina.studio.command_process import CommandProcess
@@ -39,44 +39,19 @@ router = PageRouter()
 
 
 @dataclass(frozen=True)
-class MethodCosts:
-    """The costs of training with a method.
-
-    Attributes:
-        memory: The most memory of the training's process, in bytes.
-        disk: The size of the adapter, in bytes.
-        seconds: The estimated time of the training; None if not known.
-        fits: Whether the training fits into the memory of this machine.
-        why: Why it does not fit, and what would; empty if it fits.
-    """
-
-    method: str
-    title: str
-    memory: int
-    disk: int
-    seconds: float | None
-    fits: bool
-    why: str = ""
-
-
-@dataclass(frozen=True)
 class BackbonePlan:
     """The costs of the methods on a pretrained model.
 
     Attributes:
         state: `waits` for the model before it, `running`, `done` or `failed`.
-        memory: The memory of this machine, in bytes.
-        epochs: The epochs whose time is estimated.
+        found: The answer of `afina plan --json`.
         left_out: Sentences about methods that are left out.
         said: The last words of the command about its progress.
-        problem: The error of the command.
     """
 
     backbone: str
     state: str
-    methods: Sequence[MethodCosts] = ()
-    memory: int = 0
-    epochs: int = 0
+    found: Mapping[str, Any] | None = None
     left_out: Sequence[str] = ()
     said: str = ""
     problem: str = ""
@@ -171,34 +146,11 @@ def _plan(project: Project, backbone: str, *, waits: bool) -> BackbonePlan:
 
 
 def _measured(project: Project, backbone: str, process: CommandProcess) -> BackbonePlan:
-    answer = process.answer()
-    if "methods" not in answer:
-        problem = answer["error"]["message"] if "error" in answer else process.log or "no answer"
-        return BackbonePlan(backbone, "failed", problem=in_words(project, problem))
-    left_out = [line.partition("left out: ")[2] for line in process.log.splitlines() if "plan: left out: " in line]
-    return BackbonePlan(
-        backbone=backbone,
-        state="done",
-        methods=[_costs(name, figures, answer) for name, figures in answer["methods"].items()],
-        memory=answer["memory"],
-        epochs=answer["epochs"],
-        left_out=[in_words(project, one) for one in left_out],
-    )
-
-
-def _costs(name: str, figures: Mapping[str, Any], terms: Mapping[str, Any]) -> MethodCosts:
-    on_gpu = terms["gpu"] is not None
-    memory, limit = (figures["gpu_peak"], terms["gpu"]) if on_gpu else (figures["peak"], terms["memory"])
-    fits = bool(figures["fits_gpu"] if on_gpu else figures["fits"])
-    why = "" if fits else f"The training needs {memory / limit:.1f} times the memory of this {_place(on_gpu)}."
-    helping = [one["precision"] for one in figures.get("alternatives", ()) if one["fits_gpu" if on_gpu else "fits"]]
-    if not fits and helping:
-        why += f" With frozen weights in {' or '.join(helping)}, the training fits."
-    return MethodCosts(name, make(name).title, memory, figures["disk_bytes"], figures["train_seconds"], fits, why)
-
-
-def _place(on_gpu: bool) -> str:
-    return "GPU" if on_gpu else "machine"
+    found = process.answer()
+    if "methods" not in found:
+        return BackbonePlan(backbone, "failed", problem=in_words(project, process.problem or "no answer"))
+    left_out = [in_words(project, Sentence.from_json(one["parts"])) for one in found["left_out"]]
+    return BackbonePlan(backbone, "done", found, left_out)
 
 
 _KINDS: Mapping[str, BackboneKind] = {backbone: kind for kind, backbone in RECORDED_ON.items()}
@@ -253,9 +205,9 @@ def _needed(plans: Sequence[BackbonePlan], kinds: frozenset[BackboneKind]) -> in
     """Return the minutes that a training of each setting takes, if all times are known."""
     times: dict[tuple[BackboneKind, str], float] = {}
     for one in plans:
-        for costs in one.methods:
-            if costs.seconds is not None:
-                times[_KINDS.get(one.backbone, "causal"), costs.method] = costs.seconds
+        for method, figures in one.found["methods"].items() if one.found else ():
+            if figures["train_seconds"] is not None:
+                times[_KINDS.get(one.backbone, "causal"), method] = figures["train_seconds"]
     settings = [(kind, method) for kind, method, _ in MANY.orders[kinds]]
     if any(one.state != "done" for one in plans) or not all(setting in times for setting in settings):
         return None
