@@ -603,4 +603,4 @@ def test_a_method_that_suits_one_of_the_backbones_is_planned_on_it(gpt2: Backbon
     left_out: dict[str, AfinaError] = {}
     found = forecast_methods(encoder, methods, training=texts(8), among=True, leaves_out=left_out.__setitem__)
     assert [one.method for one in found] == ["setfit"]
-    assert [(name, error.code) for name, error in left_out.items()] == [("zero-shot", "method.family-unsupported")]
+    assert [(name, error.code) for name, error in left_out.items()] == [("zero-shot", "backbone.encoder-unsupported")]
