@@ -131,8 +131,8 @@ def test_a_text_that_gives_no_tokens(
 
 def test_a_maximum_length_beyond_the_backbones(refused: Callable[..., str], gpt2: Backbone) -> None:
     assert refused("--set", f"max_length={gpt2.longest + 1}") == (
-        f"lora, seed 0: train.max_length is {gpt2.longest + 1}, but backbone {gpt2.address} takes at most {gpt2.longest} "
-        f"tokens. Set {gpt2.longest} or less."
+        f"lora, seed 0: train.max_length is {gpt2.longest + 1}, but backbone {gpt2.address} takes at most "
+        f"{gpt2.longest} tokens. Set {gpt2.longest} or less."
     )
 
 
