@@ -112,7 +112,7 @@ RUBBISH: Mapping[str, tuple[str, bytes, str]] = {
     "half a surrogate pair in a name": (
         "a.jsonl",
         b'{"te\\ud800xt": "x", "label": "y"}\n',
-        "a column name holds half of a",
+        "a column name holds half a surrogate",
     ),
     "a text that is true": (
         "a.jsonl",
