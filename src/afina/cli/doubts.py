@@ -81,7 +81,7 @@ def _show(found: Doubts, out: Path, as_json: bool) -> None:
 
     csv, page = out / CSV_FILE, out / PAGE
     command = train_command(found.task, {**reading_flags(found.data.given), "--without": str(csv)})
-    file_io.write_text(page, with_flags(words.page(found, str(csv), command)))
+    file_io.write_text(page, words.page(found, str(csv), command, with_flags))
     files = [str(page), str(csv), str(out / JSON_FILE)]
     if as_json:
         print(json.dumps({**found.model_dump(mode="json"), "files": files}, ensure_ascii=False))

@@ -28,6 +28,7 @@ from afina.endpoints.questions import EndpointQuestion
 from afina.errors import AfinaError
 from afina.events import Listener, Progress, ignore
 from afina.models.objective import Objective
+from afina.sentence import Sentence
 
 T = TypeVar("T")
 
@@ -353,18 +354,18 @@ def _told(error: RequestFailed) -> str:
     """Return why a request failed, without a full stop at the end."""
     if error.reason == NO_CONNECTION:
         said = f" ({error.said.rstrip('.')})" if error.said else ""
-        return f"{error.reason}{said}. Check `url`, and that the server is running"
+        return Sentence([error.reason, said, Sentence.of(". Check `url`, and that the server is running")])
     return f"{error.reason}: {error.said}" if error.said else error.reason
 
 
 def _advice(status: int | None, endpoint: Endpoint) -> str:
     """Return what to do if a server refuses with an HTTP status."""
     if status in (401, 403) and endpoint.secret() is None:
-        return "No key was sent. Give `key`, the name of the environment variable that has the key."
+        return Sentence.of("No key was sent. Give `key`, the name of the environment variable that has the key.")
     if status in (401, 403):
         return f"Check the key, and whether the key has access to model {endpoint.model}."
     if status == 404:
-        return "Check `url`, `model` and `protocol`."
+        return Sentence.of("Check `url`, `model` and `protocol`.")
     return "Redirects are not followed, so that texts and the key go to the named host only. Give the other address."
 
 

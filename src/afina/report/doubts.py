@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from afina.data.readers.target_kinds import TARGETS
@@ -10,6 +11,7 @@ from afina.report.formatting import brief, count, listed, metric_figure
 from afina.report.headline import Figure, Headline
 from afina.report.sections import Block, Code, Notes, Prose, Section
 from afina.report.tables import Column, Table
+from afina.sentence import Sentence
 from afina.studies.labelling.doubts import JSON_FILE, DoubtfulLabel, Doubts
 from afina.studies.results import Results
 
@@ -24,7 +26,7 @@ PRINTED_CHARACTERS = 60
 
 _SIMILAR = {"equal": "equal text", "near": "nearly equal text"}
 
-_UNKNOWING = (
+_UNKNOWING = Sentence.of(
     "The model predicts these texts hardly better than the frequencies of the labels do, so labels that contradict its "
     "predictions are not listed. Give another `method` or another `backbone`."
 )
@@ -154,9 +156,12 @@ def _contradicted(one: DoubtfulLabel) -> str:
     return ", ".join([*similar, *(["model"] * one.by_model)])
 
 
-def section(found: Doubts, most: int = SHOWN, *, texts: bool = True) -> Section:
-    """Return the section "Labels" of a report; `texts`: with the table of the doubtful labels and their texts."""
-    shown, said = table(found, most), sentences(found)
+def section(found: Doubts, most: int = SHOWN, *, texts: bool = True, named: Callable[[str], str] = str) -> Section:
+    """Return the section "Labels" of a report; `texts`: with the table of the doubtful labels and their texts.
+
+    `named` returns a sentence in the words of a face, such as the command line.
+    """
+    shown, said = table(found, most), [named(sentence) for sentence in sentences(found)]
     blocks: list[Block] = [Prose(" ".join(said[:2])), Notes(tuple(said[2:]))]
     if texts:
         blocks += [shown] if shown.rows else []
@@ -183,11 +188,11 @@ def section_of_results(results: Results, *, texts: bool) -> list[Section]:
     return [section(found, IN_REPORT, texts=texts)] if same else []
 
 
-def page(found: Doubts, csv: str, command: str) -> str:
+def page(found: Doubts, csv: str, command: str, named: Callable[[str], str] = str) -> str:
     """Return the page of the doubts as HTML; `command` trains without the texts of the file `csv`."""
     from afina.report.writers import html
 
-    flips, made = found.flips, [section(found)]
+    flips, made = found.flips, [section(found, named=named)]
     if steps := next_steps(found, csv):
         made.append(Section("What to do next", (Prose(steps), Code(command))))
     figures = [Figure("Doubtful", count(len(found)), f"{len(found) / found.texts:.1%} of the labels")]

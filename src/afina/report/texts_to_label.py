@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.report.formatting import figure_with_interval, listed, metric_name, number_of_texts
+from afina.sentence import Sentence
 from afina.studies.labelling.next_texts import CHOSEN, FEWEST, NextTexts, RandomSample
 
 _CELL = 'JSON such as [{"start": 0, "end": 5, "label": "PER"}], or with [] if a text has no entity'
@@ -34,15 +35,17 @@ def _next_step(found: NextTexts, out: Path, labelled: Path | None) -> str:
     if out.suffix.lower() == ".json":
         project = f"whose text is ${found.text}, and whose control for labels is named {found.labels[0]!r}"
         return f"Import it into a project of Label Studio {project}."
-    fill = f"Fill the column{'s' * (len(found.labels) > 1)} {columns}"
+    fill: str = f"Fill the column{'s' * (len(found.labels) > 1)} {columns}"
     if found.of_words:
-        fill = f"Give `out` FILE.json to mark the entities in Label Studio. Or fill the column {columns} with {_CELL}"
+        declared = "Give `out` FILE.json to mark the entities in Label Studio. Or fill the column {columns} with {cell}"
+        fill = Sentence.of(declared, columns=columns, cell=_CELL)
     if labelled is None:
-        return f"{fill}; then the file can be given with --task, and with --labelled for the next texts."
+        then = Sentence.of("; then the file can be given with `task`, and with `labelled` for the next texts.")
+        return Sentence([fill, then])
     if not found.continues or labelled.suffix.lower() != ".csv":
-        return f"{fill}, and add the rows to {labelled}, with the column {CHOSEN!r}."
+        return Sentence([fill, f", and add the rows to {labelled}, with the column {CHOSEN!r}."])
     add = f"tail -n +2 {shlex.quote(str(out))} >> {shlex.quote(str(labelled))}"
-    return f"{fill}, and add the rows to {labelled}: {add}"
+    return Sentence([fill, f", and add the rows to {labelled}: {add}"])
 
 
 def sample_sentence(sample: RandomSample) -> str:

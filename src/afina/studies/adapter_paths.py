@@ -164,7 +164,7 @@ def _of(
 
 
 def _instead(known: Sequence[str]) -> str:
-    return f" Name another method with `method`: {', '.join(known)}." if known else ""
+    return Sentence.of(" Name another method with `method`: {known}.", known=known) if known else ""
 
 
 def _with_adapter(records: Iterable[Record]) -> list[Record]:

@@ -13,6 +13,7 @@ from typing import Any
 from afina.errors import UnknownName
 from afina.methods import make
 from afina.models.backbone_spec import RANDOM
+from afina.sentence import Sentence
 from afina.studies import problems
 from afina.studies.runs.inputs import is_encoder
 from afina.studies.runs.record import Record
@@ -157,7 +158,7 @@ def of_one_backbone(records: Sequence[Record], backbone: str | None, place: obje
     """Return those records of one method that have the address `backbone`; all, if all have one backbone."""
     addresses = list(dict.fromkeys(one.backbone for one in records))
     if len(addresses) > 1 and backbone not in addresses:
-        given = "" if backbone is None else f" `backbone` {backbone} is not one of them."
+        given = "" if backbone is None else Sentence.of(" `backbone` {found} is not one of them.", found=backbone)
         raise problems.SEVERAL_BACKBONES(_others=given, path=place, method=records[0].name, backbones=addresses)
     return [one for one in records if len(addresses) == 1 or one.backbone == backbone]
 

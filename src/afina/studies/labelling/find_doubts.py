@@ -21,6 +21,7 @@ from afina.data.task import Task, as_address
 from afina.errors import InvalidData
 from afina.events import Listener, Says, ignore, silent
 from afina.methods import accepted
+from afina.sentence import Sentence
 from afina.stats.label_issues import LabelIssues, WrongShare, wrong_share
 from afina.studies import problems
 from afina.studies.executors.executor import Executor
@@ -308,7 +309,8 @@ class Finding:
 
     def _alike(self) -> list[str]:
         notes = [note for note in self.task.notes if note.startswith(ALIKE)]
-        return [f"{note} Training refuses them: correct the file, or merge them with `merge_labels`." for note in notes]
+        advice = Sentence.of(" Training refuses them: correct the file, or merge them with `merge_labels`.")
+        return [Sentence([note, advice]) for note in notes]
 
     def _misspelled(self) -> list[str]:
         counts = self._label_counts()

@@ -41,6 +41,7 @@ from afina.models.feature_rows import FeatureRows
 from afina.models.objective import Objective
 from afina.models.predictions import Predictions
 from afina.repr_html import ReprCard
+from afina.sentence import Sentence
 from afina.stats import active_learning
 from afina.stats.intervals import Estimate, estimate_of_answers
 from afina.stats.linear_models import LinearFit, fit_dense
@@ -353,10 +354,8 @@ def _notes(pool: UnlabelledTexts, task: Task | None, computed: int) -> tuple[str
     notes = [*(task.lines if task else []), pool.note]
     same = task is not None and os.path.abspath(pool.path) == os.path.abspath(task.address)
     for name, rows in pool.labelled.items() if not same else ():
-        notes.append(
-            f"{pool.path}: column {name!r} has a value in {rows:,} row{'s' * (rows != 1)}. These values are not read. "
-            "Give labelled texts with `labelled`."
-        )
+        found = f"{pool.path}: column {name!r} has a value in {rows:,} row{'s' * (rows != 1)}."
+        notes.append(Sentence([found, Sentence.of(" These values are not read. Give labelled texts with `labelled`.")]))
     if computed < len(pool):
         notes.append(f"Texts are chosen among {computed:,} of the {len(pool):,} texts, which are drawn at random.")
     if task is None:

@@ -296,7 +296,7 @@ def lock_output(out: Path) -> Iterator[OutputLock]:
     except OSError as error:
         if fresh:
             shutil.rmtree(out)
-        raise file_io.cannot_write(f"`out` {out}", error) from None
+        raise file_io.cannot_write(Sentence.of("`out` {out}", out=out), error) from None
     try:
         directory.clear()
         directory.sweep()
