@@ -33,7 +33,7 @@ PAIRS = [
     ("bert", "bitfit+adapter"),
     ("bert", "prelayer+last+adapter"),
 ]
-"""A sample of what is legal, of several families; `test_pairs.py` has every two methods."""
+"""A sample of what is legal, of several families; `test_pairs_of_methods.py` has every two methods."""
 
 HYPERPARAMETERS = {"last": {"blocks": 1}, "adapter": {"reduction": 4}}
 

@@ -22,7 +22,7 @@ class CountedKind:
 
     score_name = "confidence"
 
-    def score(self, answer: Mapping[str, Any]) -> float:
+    def score_of(self, answer: Mapping[str, Any]) -> float:
         """Return the number by which an answer of `Objective.answers` is counted: its largest probability."""
         largest: float = max(answer["probabilities"].values())
         return largest
@@ -41,7 +41,7 @@ class CountedKind:
 
 
 class _Labels(CountedKind):
-    def score(self, answer: Mapping[str, Any]) -> float:
+    def score_of(self, answer: Mapping[str, Any]) -> float:
         """Return the product of the probabilities that each label is decided rightly, as `Labels.confidence`."""
         present = {*answer["labels"]}
         chances: Mapping[str, float] = answer["probabilities"]
@@ -59,7 +59,7 @@ NUMBER_BINS = 20
 class _Number(CountedKind):
     score_name = "value"
 
-    def score(self, answer: Mapping[str, Any]) -> float:
+    def score_of(self, answer: Mapping[str, Any]) -> float:
         number: float = answer["value"]
         return number
 
@@ -105,5 +105,5 @@ def profile(
         return None
     tally = AnswerTally(kind.edges(objective, predictions) if edges is None else edges)
     for answer, ids in zip(objective.answers(predictions), tokens, strict=True):
-        tally.add(kind.score(answer), kind.labels_of(answer), token_groups(ids))
+        tally.add(kind.score_of(answer), kind.labels_of(answer), token_groups(ids))
     return tally.profile(kind.labels(objective))

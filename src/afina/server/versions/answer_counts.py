@@ -53,7 +53,7 @@ class VersionCounts:
         self._lock = threading.Lock()
 
     def count(self, answer: Mapping[str, Any], groups: np.ndarray) -> None:
-        score, labels = self.kind.score(answer), self.kind.labels_of(answer)
+        score, labels = self.kind.score_of(answer), self.kind.labels_of(answer)
         with self._lock:
             today = self._clock().toordinal()
             if today not in self._by_day:
