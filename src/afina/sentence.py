@@ -98,10 +98,25 @@ class Sentence(str):
 
 
 def _flat(parts: Iterable[str]) -> Iterator[str]:
+    """Yield the parts of all sentences, with neighbouring plain texts as one part."""
+    text = ""
+    for part in _each(parts):
+        if not isinstance(part, Option):
+            text += part
+            continue
+        if text:
+            yield text
+        yield part
+        text = ""
+    if text:
+        yield text
+
+
+def _each(parts: Iterable[str]) -> Iterator[str]:
     for part in parts:
         if isinstance(part, Sentence):
             yield from part.parts
-        elif part:
+        else:
             yield part
 
 

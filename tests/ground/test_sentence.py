@@ -55,3 +55,9 @@ def test_lists_are_joined_and_quoted_values_are_cut() -> None:
 
 def test_a_plain_message_has_no_options() -> None:
     assert AfinaError("with `label`").sentence.options == ()
+
+
+def test_plain_texts_beside_each_other_are_one_part() -> None:
+    made = Sentence.of("run {run}: give `label`", run="lora")
+    assert made.parts == ("run lora: give ", "label")
+    assert made.removeprefix("run lora: ") == "give `label`"
