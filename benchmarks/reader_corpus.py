@@ -849,7 +849,7 @@ def described(task: Task) -> dict[str, Any]:
     return {
         **{name: getattr(task, name) for name in facts},
         "columns": dict(task.columns),
-        "other": ", and ".join(each.words for each in task.other),
+        "other": task.other if isinstance(task.other, str) else ", and ".join(each.words for each in task.other),
         "data": {name: str(list(value) if name == "labels" else value) for name, value in given.items()},
         "data_digest": task.data_digest,
         "splits": {name: rows(split) for name, split in splits.items() if split is not None},
