@@ -43,22 +43,6 @@ def usual_products() -> Products:
     return "float" if device.why_no_int8(device.choose()) else "int8"
 
 
-def _setting(
-    default: Any, about: str | None = None, *, metavar: str | None = None, flag: bool = False, **limits: Any
-) -> Any:
-    """Return the pydantic field that declares a training setting.
-
-    Args:
-        about: The description of the setting in `--help`.
-        metavar: The placeholder of the setting's value in `--help`.
-        flag: Whether `afina train` has an option for the setting; study files have all settings.
-        limits: Limits of the setting's value, by pydantic's names, such as `ge`.
-    """
-    if about is not None:
-        limits |= {"description": about, "json_schema_extra": {"metavar": metavar, "flag": flag}}
-    return Field(default=default, **limits)
-
-
 REMOVED: Mapping[str, Any] = {"trunk": "auto", "trunk_dropout": True}
 """The defaults of settings that earlier versions of afina had, and that records and studies may still state."""
 
@@ -120,39 +104,29 @@ class Training(Frozen):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    epochs: int = _setting(2, ge=1, le=MOST)
-    batch_size: int = _setting(16, ge=1, le=MOST)
-    learning_rate: float | None = _setting(None, gt=0)
-    weight_decay: float = _setting(0.01, ge=0)
-    clip: float = _setting(1.0, gt=0)
-    max_length: int | None = _setting(None, ge=1, le=MOST)
-    max_steps: int | None = _setting(None, ge=1, le=MOST)
+    epochs: int = Field(default=2, ge=1, le=MOST)
+    batch_size: int = Field(default=16, ge=1, le=MOST)
+    learning_rate: float | None = Field(default=None, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+    max_length: int | None = Field(default=None, ge=1, le=MOST)
+    max_steps: int | None = Field(default=None, ge=1, le=MOST)
     dtype: Dtype = "auto"
     precision: PrecisionName = FLOAT
-    products: Products = _setting(
-        "float", "Products with frozen weights in training: float, or int8 on processors that support it."
-    )
-    accumulate: int = _setting(1, ge=1, le=MOST)
-    token_budget: int = _setting(2048, ge=1, le=MOST)
+    products: Products = "float"
+    accumulate: int = Field(default=1, ge=1, le=MOST)
+    token_budget: int = Field(default=2048, ge=1, le=MOST)
     checkpointing: bool = False
-    label_smoothing: float = _setting(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_weights: Literal["balanced"] | None = None
     temperature: bool = False
-    abstain_error: float | None = _setting(
-        None,
-        "Leave texts unanswered of which the model is unsure, so that at most this share of the answers is wrong, such "
-        "as 0.05 (with 95 % confidence). A fifth of the training texts is set aside for it.",
-        metavar="SHARE",
-        flag=True,
-        gt=0,
-        lt=1,
-    )
-    average: float = _setting(0.0, ge=0, le=1)
-    pull: float = _setting(0.0, ge=0)
-    checkpoint_seconds: float = _setting(60.0, ge=0)
-    warmup: float = _setting(0.0, ge=0, le=MOST)
-    distil_temperature: float = _setting(2.0, gt=0)
-    distil_weight: float = _setting(0.9, ge=0, le=1)
+    abstain_error: float | None = Field(default=None, gt=0, lt=1)
+    average: float = Field(default=0.0, ge=0, le=1)
+    pull: float = Field(default=0.0, ge=0)
+    checkpoint_seconds: float = Field(default=60.0, ge=0)
+    warmup: float = Field(default=0.0, ge=0, le=MOST)
+    distil_temperature: float = Field(default=2.0, gt=0)
+    distil_weight: float = Field(default=0.9, ge=0, le=1)
     retention: bool | Annotated[str, Field(min_length=1)] = False
 
     @model_validator(mode="before")
