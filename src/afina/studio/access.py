@@ -61,12 +61,7 @@ attributes, which load nothing."""
 
 @dataclass
 class Access:
-    """The tokens, sessions and password of a studio.
-
-    Attributes:
-        host, port: Where the studio listens.
-        local: Whether only this machine can reach the studio.
-    """
+    """The tokens, sessions and password of a studio."""
 
     folder: StudioFolder
     host: str
@@ -108,10 +103,7 @@ class Access:
         return self.folder.own / "sessions.json"
 
     def check_host(self, given: str) -> None:
-        """Raise Refused unless a request is for this studio: a name may be bound to this address anew by anybody.
-
-        A port is not compared, because it may be that of a tunnel.
-        """
+        """Raise Refused unless a request is for this studio: a name may be bound to this address anew by anybody."""
         name, _, port = given.rpartition(":")
         name = (name if port.isdecimal() else given).lower()
         name = name[1:-1] if name.startswith("[") and name.endswith("]") else name
@@ -143,10 +135,7 @@ class Access:
         return {key: at for key, at in found.items() if isinstance(at, float) and at > oldest}
 
     def has_session(self, cookies: str) -> bool:
-        """Return whether a request's header `Cookie` has the secret of a session.
-
-        Cookies of other programs on this host may be malformed, and are left out.
-        """
+        """Return whether a request's header `Cookie` has the secret of a session; malformed cookies are left out."""
         parts = (part.strip().partition("=") for part in cookies.split(";"))
         given = [value for name, _, value in parts if name == self.cookie][:MOST_COOKIES]
         known = self._opened() if given else {}
@@ -165,9 +154,9 @@ class Access:
         return secret
 
     def check_password(self, password: str) -> None:
-        """Raise Refused for a wrong password, and for any password after too many wrong ones.
+        """Raise Refused for a wrong password.
 
-        Tries count before their password is looked at, so no more are looked at if many arrive at once.
+        For any after too many wrong ones, which count before they are looked at.
         """
         now = meter.now()
         with self._lock:

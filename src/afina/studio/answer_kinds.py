@@ -17,11 +17,10 @@ class AnswerKind:
     """A kind of task on the pages Try and Keep.
 
     Attributes:
-        writes: Whether a version writes a text: the answer takes longer, and is streamed.
+        writes: Whether an answer is written text: it takes longer, and is streamed.
         column: The column of the right answers in a file of corrections.
         has_several: Whether a right answer has any number of labels.
-        is_number: Whether a right answer is a number.
-        marks_text: Whether an answer is entities, which are shown as marks in the text, and corrected as JSON.
+        marks_text: Whether an answer is entities, shown as marks in the text and corrected as JSON.
         can_be_asked_untrained: Whether the untrained model can be measured and asked beside the versions.
     """
 

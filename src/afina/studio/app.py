@@ -51,10 +51,7 @@ CLOSE_SECONDS = 2
 
 
 class AccessMiddleware:
-    """Refuses requests for another host, changes that another page asks for, and browsers that are not signed in.
-
-    It is outside of everything else, so every answer has the headers that protect it.
-    """
+    """Refuses requests for another host, changes that another page asks for, and browsers that are not signed in."""
 
     def __init__(self, app: ASGIApp, studio: Studio) -> None:
         self._app, self._studio = app, studio
@@ -243,12 +240,7 @@ def server(studio: Studio, listening: Callable[[], None]) -> uvicorn.Server:
 
 
 def run(studio: Studio, sockets: Sequence[socket.socket], listening: Callable[[], None]) -> None:
-    """Answer requests until SIGINT, SIGTERM or SIGHUP; open answers end within CLOSE_SECONDS.
-
-    Args:
-        sockets: Sockets from `listen`.
-        listening: Called when the studio answers.
-    """
+    """Answer requests until SIGINT, SIGTERM or SIGHUP; open answers end within CLOSE_SECONDS."""
     made = server(studio, listening)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` lets the studio outlive its terminal
         signal.signal(signal.SIGHUP, made.handle_exit)

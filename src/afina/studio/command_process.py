@@ -37,20 +37,17 @@ TOLD = 4000
 
 @dataclass(frozen=True)
 class CommandProcess:
-    """The directory of a command: `command.json`, `output`, `log`, and `exit.json` when it has ended.
+    """The directory of a command: `command.json`, `output` (stdout), `log` (stderr).
 
-    `output` is what the command wrote on standard output, `log` what it wrote on standard error.
+    `exit.json` when it has ended.
     """
 
     directory: Path
 
     def start(self, arguments: Sequence[str], environment: dict[str, str] | None = None) -> None:
-        """Start `afina ARGUMENTS`; its earlier output is removed. The process outlives this one.
+        """Start `afina ARGUMENTS` unless it runs already; its earlier output is removed. The process outlives this one.
 
-        Nothing is done if the command runs already.
-
-        Args:
-            environment: Variables that differ from those of this process.
+        `environment` has the variables that differ from those of this process.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / LOCK).open("w") as lock:
@@ -211,11 +208,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def supervise(directory: Path, lock: int) -> None:
-    """Run the command of a directory to its end; the body of the supervisor's process.
-
-    Args:
-        lock: The descriptor of the locked file, which the process that started the supervisor has locked.
-    """
+    """Run the command of a directory to its end, with the locked file's descriptor; the supervisor's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command, in the same process group, decides what it does
     found = CommandProcess(directory)
     found._say_pid(os.getpid())

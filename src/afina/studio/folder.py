@@ -55,11 +55,9 @@ class Project:
         directory: The project's directory; its name is the project's name.
         title: The name that the user gave.
         task: The address of the task; for an uploaded file, its name in the directory `data`.
-        uploaded: Whether the task is an uploaded file.
-        options: The reading options that differ from their defaults (`ReadingOptions`), by name.
-        backbones: Addresses of the backbones that are compared.
+        options: The reading options that differ from their defaults, by name.
         minutes: The minutes that are suggested for a recommendation.
-        created: When the project was made, as ISO 8601 text.
+        created: ISO 8601.
     """
 
     directory: Path
@@ -139,9 +137,7 @@ class StudioFolder:
     def locked(self) -> Iterator[None]:
         """Make the folder and keep other studios out of it; uploads of a studio that was killed are removed.
 
-        Raises:
-            Busy: Another studio has the folder open.
-            NotFound: The folder cannot be used, such as a file.
+        Raises Busy if another studio has the folder open, and NotFound if it cannot be used, such as a file.
         """
         try:
             self.own.mkdir(parents=True, exist_ok=True)
@@ -187,14 +183,9 @@ class StudioFolder:
         backbones: Sequence[str] = ("embedded",),
         minutes: int = MINUTES,
     ) -> Project:
-        """Make a project.
+        """Make a project, whose name comes from the title, with a number if the name is taken.
 
-        Args:
-            title: The title; the project's name is made from it, with a number if the name is taken.
-            task: The address of the task, or the name that the uploaded file gets.
-            upload: The uploaded file, which is moved into the project.
-            backbones: Addresses of the backbones that a run compares.
-            minutes: The minutes that are suggested for a recommendation.
+        An upload is moved into it.
         """
         with file_io.writing(self.root):
             scratch = self.upload()

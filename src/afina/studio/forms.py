@@ -81,17 +81,10 @@ class Form:
 
 
 async def read_form(request: Request, folder: StudioFolder, limit: int) -> Form:
-    """Read the form of a request; the caller removes the upload by `Form.drop`.
+    """Read the form of a request of at most `limit` bytes; the caller removes the upload by `Form.drop`.
 
-    The rest of a form that is refused is received and thrown away by uvicorn, so that a browser shows the answer.
-
-    Args:
-        limit: The most bytes of the request.
-
-    Raises:
-        Refused: The request is larger, or stopped to arrive.
-        InvalidData: The form is malformed, or did not arrive completely.
-        CannotWrite: The disk is full.
+    uvicorn receives and drops the rest of a form that is refused, so that a browser shows the answer. Raises Refused
+    (too large, or stalled), InvalidData (malformed or incomplete) and CannotWrite.
     """
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and int(stated) > limit:
@@ -108,10 +101,7 @@ async def read_form(request: Request, folder: StudioFolder, limit: int) -> Form:
 
 
 async def arriving(request: Request) -> AsyncIterator[bytes]:
-    """Yield the body of a request as it arrives.
-
-    Raises Refused if nothing arrives for STALL_SECONDS, and InvalidData if the connection ends.
-    """
+    """Yield a request's body. Raises Refused after STALL_SECONDS without a byte, InvalidData at an early end."""
     stream = aiter(request.stream())
     while True:
         try:
@@ -248,10 +238,7 @@ class _Multipart:
 
 
 def safe_name(name: str) -> str:
-    """Return a file name for an uploaded file: its own letters, digits and suffix, and nothing that leads elsewhere.
-
-    Raises InvalidData for a suffix that no file of texts has.
-    """
+    """Return a file name for an upload: its own letters, digits and suffix. Raises InvalidData for another suffix."""
     last = re.split(r"[/\\]", name)[-1]
     suffix = source_suffix(last)
     if suffix is None:

@@ -24,12 +24,7 @@ _beginning = threading.Lock()
 
 @dataclass(frozen=True)
 class KeptAnswer:
-    """A command that changes nothing, and its answer.
-
-    Attributes:
-        arguments: The arguments of `afina`, without `--json`.
-        inputs: A key that changes when the answer would change.
-    """
+    """A command that changes nothing, and its answer. `inputs`: a key that changes when the answer would change."""
 
     process: CommandProcess
     arguments: Sequence[str]

@@ -48,13 +48,9 @@ def key_of(label: DoubtfulLabel) -> str:
 
 @dataclass(frozen=True)
 class DecidedLabel:
-    """A doubtful label with what was decided about it.
+    """A doubtful label with what was decided about it (DECISIONS).
 
-    Attributes:
-        decision: One of DECISIONS.
-        kind: The kind of the task.
-        answer: The answer that was written as a correction; empty if no correction was made, or of a text without
-            labels.
+    `answer` was written as a correction; empty without a correction, and for a text without labels.
     """
 
     label: DoubtfulLabel
@@ -84,7 +80,7 @@ class LabelDecisions:
         return self.project.directory / "left-out.csv"
 
     def read(self) -> dict[str, DecidedLabel]:
-        """Return the decisions by the key of the label, the oldest first; empty if there is no file.
+        """Return the decisions by the key of the label, the oldest first.
 
         Raises CorruptAdapter if the file is damaged.
         """
@@ -105,10 +101,7 @@ class LabelDecisions:
         return made
 
     def decide(self, found: Doubts, label: DoubtfulLabel, decision: str, names: Sequence[str]) -> None:
-        """Keep the decision about a doubtful label, in place of an earlier one.
-
-        Args:
-            names: The names of the labels of the project's texts.
+        """Keep the decision about a doubtful label, in place of an earlier one; `names` are the project's labels.
 
         Raises Conflict if the project leaves out the texts of another list, and InvalidData if the suggestion cannot be
         written as a correction.

@@ -37,9 +37,9 @@ OTHER_WORDS: Mapping[str, str] = {
 
 
 def label(name: str) -> str:
-    """Return what the pages call an option of the library: the label of its field in quotation marks, or other words.
+    """Return what the pages call an option, as an `afina.sentence.Namer`: its field's label in quotation marks.
 
-    An `afina.sentence.Namer`.
+    Words.
     """
     known = OPTION_LABELS.get(name)
     return f"“{known}”" if known is not None else OTHER_WORDS.get(name, name.replace("_", " "))

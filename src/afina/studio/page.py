@@ -43,12 +43,7 @@ STEPS = {"data": "Data", "plan": "Plan", "runs": "Runs", "try": "Try", "keep": "
 
 @dataclass
 class Studio:
-    """The state that all pages share: the folder, who may use it, and the runs.
-
-    Attributes:
-        upload_limit: The most bytes of an upload.
-        closing: Whether the studio ends, so that live parts end too.
-    """
+    """The state that all pages share: the folder, who may use it, and the runs."""
 
     folder: StudioFolder
     access: Access
@@ -74,11 +69,7 @@ class Visit:
 
 
 class Facts(Protocol):
-    """The facts that a page shows: a frozen dataclass.
-
-    Attributes:
-        command: The command line that gives the same facts.
-    """
+    """The facts that a page shows: a frozen dataclass. `command`: the command line that gives the same."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -95,11 +86,7 @@ class LiveFacts(Facts, Protocol):
 
 @dataclass(frozen=True)
 class ShownOnce:
-    """The answer of a form that is shown on the form's page, and at no address: such as a new key.
-
-    Attributes:
-        values: what the page's template reads, by name.
-    """
+    """The answer of a form that is shown on the form's page and at no address, such as a new key."""
 
     values: Mapping[str, Any]
 
@@ -118,8 +105,7 @@ class PageRouter:
     def page(self, path: str, template: str, *, twin: bool = True) -> Callable[[Show], Show]:
         """Return a decorator of the function that returns a page's facts for a visit and the parts of the path.
 
-        Args:
-            twin: Whether the facts are the JSON at `path` + `.json`; else the page has a route of its own for it.
+        `twin`: the facts are the JSON at `path` + `.json`; else the page has a route of its own for it.
         """
 
         def added(show: Show) -> Show:
@@ -141,12 +127,9 @@ class PageRouter:
         """Return a decorator of the function that does what a form asks for, and returns the address to go on at.
 
         A function that returns ShownOnce is answered with the page of the form, whose template gets its values. The
-        page is then not loaded again by itself, even if it has a live part: that would send the form a second time.
-
-        Args:
-            path: The address to which the form is sent.
-            page: The function of the page with the form, which is shown again with an error.
-            template: The template of this page.
+        page is
+        then not loaded again by itself, even if it has a live part: that would send the form a second time. `page` and
+        `template` are those of the page with the form, which is shown again with an error.
         """
         where = self._paths[page]
 
@@ -269,9 +252,7 @@ def render(
 ) -> str:
     """Return a page as HTML. Characters that UTF-8 does not have, as in some names of files, become `?`.
 
-    Args:
-        again: The address of the page if this is the answer to a form of the page; else empty.
-        more: Further values for the template.
+    `again`: the address of the page if this is the answer to a form of the page; else empty.
     """
     path = path_of(request).strip("/").split("/")
     values = {"facts": facts, "problem": _sentence(problem), "again": again, "path": path, "steps": STEPS, **more}
@@ -291,11 +272,7 @@ def _encodable(text: str) -> str:
 
 
 def error_answer(request: Request, error: AfinaError, *, inside: bool = True) -> Response:
-    """Return the page, or the JSON, that says an error.
-
-    Args:
-        inside: Whether the browser is signed in, so that the page has a link to the projects.
-    """
+    """Return the page, or the JSON, that says an error. `inside`: the browser is signed in."""
     status = status_of(error)
     if path_of(request).endswith(".json"):
         return json_answer({"error": error.as_json(label)}, status)

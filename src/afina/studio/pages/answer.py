@@ -46,12 +46,7 @@ router = PageRouter()
 
 @dataclass(frozen=True)
 class AdapterTest:
-    """A test of the run's adapter on another file.
-
-    Attributes:
-        name: The name of the file, or the address.
-        words: The headline figure with its interval, or the state, in words.
-    """
+    """A test of the run's adapter on another file. `words`: the headline figure with its interval, or the state."""
 
     number: int
     name: str
@@ -63,13 +58,9 @@ class AnswerFacts:
     """The results of a run.
 
     Attributes:
-        command: The command that shows the same.
-        state: The state of the run.
         has_results: Whether the run has ended with a result, so that there is an answer.
         found: The answer of `afina report --content --json`; None while it is computed.
-        problem: The error of the command.
         shown: The run of `found["answered"]` whose confusions are shown; None if the task has no labels.
-        files: The names of the files that can be downloaded.
         tests: The tests on other files, the latest first.
     """
 
@@ -205,11 +196,9 @@ def _adapter(run: ProjectRun, found: Mapping[str, Any] | None) -> Path:
 
 @dataclass(frozen=True)
 class TextsFacts:
-    """The texts that a method answered in a certain way.
+    """The texts that a method answered in a certain way: the answer of `afina texts --json`.
 
-    Attributes:
-        found: The answer of `afina texts --json` (`FoundTexts`); None while the texts are read.
-        problem: The error of the command, such as texts that changed since the run.
+    None while they are read.
     """
 
     project: Project
@@ -269,14 +258,9 @@ class MeasuredFigure:
 
 @dataclass(frozen=True)
 class AdapterTestFacts:
-    """A test of the run's adapter on another file.
+    """A test of the run's adapter on another file: the answer of `afina evaluate --json`; None while it is computed.
 
-    Attributes:
-        name: The name of the file, or the address.
-        found: The answer of `afina evaluate --json`; None while the texts are labelled.
-        problem: The error of the command, such as an unknown column.
-        figures: The metrics, the headline metric first.
-        matrix: The confusion matrix with its labels; None if there is none, or with many labels.
+    `figures` begin with the headline metric. `matrix` is None without a confusion matrix, or with many labels.
     """
 
     project: Project

@@ -75,14 +75,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Field:
-    """A reading option in the form.
-
-    Attributes:
-        label: What the form calls the option.
-        hint: What to write into the field; empty: nothing to explain.
-        choices: The values to choose from; empty: any text.
-        is_flag: Whether the option is yes or no.
-    """
+    """A reading option in the form. Without `choices`, any text can be written into the field."""
 
     name: str
     label: str
@@ -97,9 +90,7 @@ class DataFacts:
     """The columns, labels and texts that were recognised.
 
     Attributes:
-        found: The answer of `afina inspect --json` (`Inspection`), whose sentences name fields of the form; None while
-            the texts are read.
-        problem: The error of the command, such as a file that does not exist.
+        found: The answer of `afina inspect --json`, whose sentences name fields of the form; None while texts are read.
         fields: The fields of the form by legend.
         said: The last words of the command about its progress.
         share: The share of the file that was read; None if not known.

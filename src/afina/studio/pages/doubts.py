@@ -43,13 +43,7 @@ router = PageRouter()
 
 @dataclass(frozen=True)
 class ShownDoubt:
-    """A doubtful label on the page.
-
-    Attributes:
-        key: What the label's buttons send.
-        where: The file and the row of the text.
-        decision: What was decided about the label; empty: nothing yet.
-    """
+    """A doubtful label on the page. `key`: what its buttons send; `decision`: empty if there is none yet."""
 
     key: str
     where: str
@@ -69,13 +63,9 @@ class DoubtsFacts:
     Attributes:
         state: "none" if nothing has looked for doubtful labels yet, "running", "failed", or "found".
         said: The last words of the command about its progress.
-        sentences: What was found, in sentences.
-        waiting: The first doubtful labels without a decision, the most doubtful first.
-        undecided: The number of doubtful labels without a decision.
-        decided: The latest decisions.
-        decisions: The number of decisions.
-        left_out: The number of texts that trainings leave out.
-        list: The file with these texts; empty without such texts.
+        waiting: The first doubtful labels without a decision, the most doubtful first, of `undecided` ones.
+        decided: The latest of `decisions` decisions.
+        left_out: The number of texts that trainings leave out, which are in the file `list`.
     """
 
     project: Project

@@ -20,12 +20,7 @@ router = PageRouter()
 
 @dataclass(frozen=True)
 class ProjectSummary:
-    """A project in the list.
-
-    Attributes:
-        task: The address of its texts, or the name of the uploaded file.
-        state: The state of its latest run; None: there is no run.
-    """
+    """A project in the list, with the state of its latest run; None: there is no run."""
 
     name: str
     title: str
@@ -36,12 +31,7 @@ class ProjectSummary:
 
 @dataclass(frozen=True)
 class HomeFacts:
-    """The projects, the newest first.
-
-    Attributes:
-        suffixes: The suffixes of files that can be uploaded.
-        most: The most megabytes of an upload.
-    """
+    """The projects, the newest first, and what can be uploaded; `most` is in megabytes."""
 
     projects: Sequence[ProjectSummary]
     suffixes: Sequence[str]

@@ -62,12 +62,7 @@ class AuditEntry:
 
 @dataclass(frozen=True)
 class KeyFacts:
-    """A key without its secret.
-
-    Attributes:
-        state: valid, revoked, expired or damaged.
-        own: Whether the key is that of the studio's own pages.
-    """
+    """A key without its secret. `state`: valid, revoked, expired or damaged. `own`: that of the studio's own pages."""
 
     id: str
     name: str
@@ -87,7 +82,6 @@ class ServerFacts:
         backbones: The backbones of the store's versions in this project, the newest first.
         problem: Why the server did not start, or has ended.
         memory: Resident memory of the server now, in bytes.
-        command: The command that starts it.
     """
 
     state: str
@@ -111,11 +105,7 @@ class ClientProgram:
 
 @dataclass(frozen=True)
 class ShadowFacts:
-    """The comparison of a shadow version with the version in production.
-
-    Attributes:
-        state: As in `GET /shadows`: none, loading, riding, failed or promoted; empty if the server does not tell.
-    """
+    """The comparison of a shadow version with the version in production; `state` as in `GET /shadows`, or empty."""
 
     number: int
     state: str = ""
@@ -133,16 +123,9 @@ class ShadowFacts:
 
 @dataclass(frozen=True)
 class KeepFacts:
-    """Everything that was published, and the server.
+    """Everything that was published (versions newest first), and the server.
 
-    Attributes:
-        adapters: Adapters of finished runs that can be published.
-        publishing: Whether an adapter is being published.
-        failed: Why the last adapter could not be published.
-        versions: The newest first.
-        aliases: The version's number by alias.
-        keys: The keys of this studio.
-        unanswered: Why the server gives no figures.
+    `failed`: why the last adapter could not be published. `unanswered`: why the server gives no figures.
     """
 
     project: Project
