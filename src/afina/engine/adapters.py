@@ -1,8 +1,7 @@
 """Classes that load an adapter: they resolve its address to a digest, and read the adapter into memory.
 
-An adapter whose method supports mixed batches is loaded as a SharedResident, which uses the shared frozen model of its
-precision. An adapter whose method does not support mixed batches is loaded as a SeparateResident with a model of its
-own. `residents.py` keeps the loaded adapters in memory.
+An adapter whose method supports mixed batches becomes a SharedResident, which uses the shared frozen model of its
+precision; any other becomes a SeparateResident with a model of its own. `residents.py` keeps the loaded adapters.
 """
 
 from __future__ import annotations
@@ -57,9 +56,7 @@ _Signature = tuple[tuple[str, int, int, int], ...]
 class AdapterSources:
     """Finds the adapters at addresses. Thread-safe.
 
-    Attributes:
-        store: The store of versions; None if references such as `store:client/task` are errors.
-        fresh: The time in seconds for which the version of a reference is cached.
+    `fresh`: the seconds for which the version of a reference is cached.
     """
 
     def __init__(self, store: StoreReader | None, fresh: float) -> None:
@@ -70,10 +67,7 @@ class AdapterSources:
     def find(self, address: Address, *, anew: bool = False) -> FoundAdapter:
         """Find the adapter at an address; `anew` looks a reference up in the store even if its version is cached.
 
-        Raises:
-            NotFound: No adapter is at the address.
-            InvalidStudy: The address is a reference to a store, but there is no store.
-            InvalidName: The reference is malformed.
+        Raises NotFound, InvalidStudy for a reference without a store, and InvalidName for a malformed reference.
         """
         if isinstance(address, Adapter):
             return FoundAdapter(
@@ -123,10 +117,7 @@ _MOST = 65_536
 
 
 def _signature(path: Path) -> _Signature:
-    """Return names, times and sizes of a directory's files, which show whether a file has changed.
-
-    Empty if the directory cannot be read.
-    """
+    """Return names, times and sizes of a directory's files, which show a changed file; empty if it cannot be read."""
     try:
         files = sorted(path.iterdir())
         stats = [(file.name, file.stat()) for file in files]
@@ -144,7 +135,6 @@ class EmptyModel:
     """A model on torch's meta device, whose tensors have shapes but no values, with a method attached.
 
     Attributes:
-        model: The model.
         saved: The meta tensors that the method would save, by name.
         layers: The layers after the pooling; None if there is only one linear layer, or if the model generates text.
         head_names: The names of the weights of the layers after the pooling. Empty if the model generates text.
@@ -160,9 +150,7 @@ class EmptyModel:
     def head_of(self, weights: Mapping[str, Tensor], *, pooled: bool) -> Callable[[Tensor], Tensor]:
         """Return the function that computes an adapter's outputs from pooled features, for `SharedResident.head`.
 
-        Args:
-            weights: The weights of the adapter's head, by the names in `head_names`.
-            pooled: Whether the adapter has its own pooling, whose result goes directly to the last layer.
+        `pooled`: the adapter has its own pooling, whose result goes directly to the last layer.
         """
         if self.layers is not None and not pooled:
             return partial(self.layers.logits, weights)
@@ -170,14 +158,9 @@ class EmptyModel:
 
 
 class AdapterLoader:
-    """A class that loads adapters, on the shared frozen models of a backbone or with a model of their own. Thread-safe.
+    """Loads adapters, on the shared frozen models of a backbone or with a model of their own. Thread-safe.
 
-    Attributes:
-        dtype: The compute dtype of adapters with a model of their own, such as "float32".
-
-    Args:
-        opened: Called when an adapter that generates text is loaded, with the number of bytes that its model's output
-            embedding has newly taken.
+    `opened` is called when an adapter that generates text is loaded, with the bytes of a newly opened output embedding.
     """
 
     def __init__(self, hosts: Hosts, dtype: str, opened: Callable[[int], object]) -> None:
@@ -221,10 +204,9 @@ class AdapterLoader:
     def _changes(
         self, adapter: Adapter, method: Method, opening: Opening, host: MixedBatchModel
     ) -> tuple[EmptyModel, BatchedAdapter | None]:
-        """Return the EmptyModel for an adapter, and the adapter's changes of a shared frozen model.
+        """Return the EmptyModel for an adapter, and its changes of a shared model; None: it needs a model of its own.
 
-        The changes are None if the adapter cannot use a shared model and needs a model of its own. Raises WrongBackbone
-        and CorruptAdapter if the adapter does not fit the backbone.
+        Raises WrongBackbone and CorruptAdapter if the adapter does not fit the backbone.
         """
         check_backbone(adapter, self.backbone, host.classifier.body)
         empty_model = self._empty_model(adapter, method, opening)
@@ -268,11 +250,7 @@ class AdapterLoader:
 
 
 def _above(host: MixedBatchModel, tensors: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
-    """Return the float32 weights of the layers after the pooling, from the adapter or else from the frozen model.
-
-    Args:
-        names: The names of the weights that the adapter's kind of head has; a token classifier has no pooler.
-    """
+    """Return the float32 weights `names` of the layers after the pooling, from the adapter or else the frozen model."""
     frozen = host.classifier.model.named_parameters()
     weights = {name: one.detach() for name, one in frozen if name in names and not is_head(name)}
     own = ((plain_name(name), tensor) for name, tensor in tensors.items())

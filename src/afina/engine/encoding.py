@@ -38,11 +38,8 @@ class EncodedText:
     """The token ids of a text, or of a pair of texts, for an adapter.
 
     Attributes:
-        tokens: The token ids, int32 [length], with those of the template and special tokens; empty for an adapter that
-            reads no tokens (bag of words). The token ids of a text with several windows are those of all windows.
-        truncated: Whether the text was truncated.
-        text: The single text, or the first text of a pair.
-        pair: The second text of a pair. None: a single text.
+        tokens: The token ids of all windows, int32 [length], with those of the template and special tokens; empty for
+            an adapter that reads no tokens (bag of words).
         second: The index of the first token with token type 1. None: the model has no token types.
         words: The windows of the text, and the words that are read in them. None: the head reads the pooled output.
         each_token: Whether the words are all tokens of the text, because the request asks for the outputs of tokens.
@@ -77,11 +74,7 @@ def encode(
     *,
     each_token: bool = False,
 ) -> list[EncodedText | AfinaError]:
-    """Tokenize texts for an adapter, and return for each text an EncodedText or an error.
-
-    Args:
-        tokenizer: A `ConcurrentTokenizer` of the backbone's tokenizer. `Engine.encode` describes the further arguments.
-    """
+    """Tokenize texts for an adapter, as `Engine.encode` describes; return for each text an EncodedText or an error."""
     reads = resident.reading
     if reads is not None:
         reads = reads.changed(template, truncation)

@@ -1,8 +1,8 @@
 """Generation of texts for many adapters at once, step by step.
 
-The answers of all adapters that share a frozen model are generated in one continuous batch. Each adapter with a model
-of its own has a batch of its own. The keys and values of running answers count for the memory limit of `Residents`, so
-that adapters without a lease are evicted to make room for keys and values.
+The answers of all adapters that share a frozen model are one continuous batch; an adapter with a model of its own has a
+batch of its own. The keys and values of running answers count for the memory limit of `Residents`, so that adapters
+without a lease are evicted to make room for them.
 """
 
 from __future__ import annotations
@@ -104,17 +104,8 @@ Ended = list[tuple[Generation, GeneratedText | AfinaError]]
 class Generations:
     """The generations that one computing thread computes together, step by step.
 
-    `cancel` and the properties may be used in any thread, `add` and `step` only in the computing thread.
-
-    Attributes:
-        tokens_of: The number of tokens that the last step generated, for each generation. For beam search, the tokens
-            of all beams are counted.
-
-    Args:
-        computing: The lock that is held during each forward pass, also by the shared models.
-        residents: The adapters in memory. Keys and values count for their memory limit.
-        tokenizer: The backbone's tokenizer, which decodes answers.
-        memory: Reserves memory for keys and values under the memory limit.
+    `cancel` and the properties may be used in any thread, `add` and `step` only in the computing thread. `tokens_of`
+    has the number of tokens of the last step by generation, those of all beams included.
     """
 
     def __init__(self, computing: Lock, residents: Residents, tokenizer: Tokenizer, memory: ReservedMemory) -> None:
@@ -141,11 +132,8 @@ class Generations:
     def add(self, generation: Generation) -> None:
         """Add a generation to the waiting generations.
 
-        Raises:
-            InvalidStudy: The adapter does not generate text, beam search is combined with log-probabilities or a guide,
-                or a token id is not in the vocabulary.
-            InvalidData: The model has no position left for an answer to the prompt, or the keys and values of the
-                answer could exceed the memory limit.
+        Raises InvalidStudy for settings that the adapter or another setting excludes, and InvalidData if no position is
+        left for an answer or its keys and values could exceed the memory limit.
         """
         self._drop_cancelled()  # the same generation may have been cancelled, to wait elsewhere
         resident = generation.lease.resident()

@@ -21,13 +21,9 @@ Read = TypeVar("Read", EncodedText, Prediction)
 
 
 def golden_outputs(computing: Lock, batches: MixedBatches, tokenizer: Tokenizer, lease: Lease) -> np.ndarray:
-    """Return the outputs of an adapter for the built-in sentences, in the form that `Engine.probe` describes.
+    """Return an adapter's outputs for the built-in sentences, in the form that `Engine.probe` describes.
 
-    Args:
-        computing: The lock that is held during each forward pass of an adapter's own model.
-
-    Raises:
-        AfinaError: An output cannot be computed, or is NaN or infinite.
+    Raises AfinaError if an output cannot be computed, or is NaN or infinite.
     """
     resident = lease.resident()
     if not resident.generates:
@@ -56,10 +52,7 @@ def _read(outcome: Read | AfinaError) -> Read:
 
 @torch.inference_mode()
 def _log_probabilities(tokenizer: Tokenizer, resident: SharedResident) -> np.ndarray:
-    """Return the log-probabilities of the first tokens of the built-in answers, [sentence, token].
-
-    The log-probability of a token is conditional on the prompt and the answer's tokens before it (teacher forcing).
-    """
+    """Return the log-probabilities of the first tokens of the built-in answers (teacher forcing), [sentence, token]."""
     reading = resident.reading
     assert reading.template is not None
     texts, pairs = zip(*golden_test.asked(resident.manifest), strict=True)

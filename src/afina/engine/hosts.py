@@ -1,7 +1,6 @@
-"""Hosts, which are the shared frozen models of one backbone in memory, one for each precision of adapters.
+"""Hosts: the shared frozen models of one backbone in memory, one for each precision of adapters.
 
-Adapters that were trained in the same precision share the host (frozen model) of this precision. A host (frozen model)
-is opened when an adapter of its precision is first loaded, and stays in memory.
+A host is opened when an adapter of its precision is first loaded, and stays in memory.
 """
 
 from __future__ import annotations
@@ -28,14 +27,9 @@ class Hosts:
     """The open frozen models of a backbone by precision. Thread-safe.
 
     Attributes:
-        computes: The compute type of all the frozen models.
         computing: The lock that is held during each forward pass of a frozen model.
         attaching: The lock that is held while a model is built, because transformers and peft then change global state.
-        copy_notes: Notes on copied backbone files (`Backbone.copy_note`), by the precision of the frozen model.
-
-    Args:
-        dtype: The compute type, as in `Predictor.of`.
-        residents: The cache of adapters, whose memory limit also counts the frozen models except the first opened one.
+        copy_notes: Notes on copied backbone files (`Backbone.copy_note`), by precision.
     """
 
     def __init__(self, backbone: Backbone, dtype: str, residents: Residents) -> None:
@@ -56,11 +50,9 @@ class Hosts:
         return self._sizes.copy()
 
     def of(self, precision: str) -> MixedBatchModel:
-        """Return the frozen model of a precision. The first call for a precision opens the model.
+        """Return the frozen model of a precision, which the first call opens.
 
-        Raises:
-            InvalidStudy: The memory limit leaves too little memory for a further frozen model.
-            NotFound: The backbone's weights cannot be opened, or a package that the precision needs is missing.
+        Raises InvalidStudy if the memory limit leaves no room for a further model, and NotFound for missing weights.
         """
         with self.attaching:
             if precision not in self._models:
@@ -106,11 +98,8 @@ def precisions_of(manifests: Sequence[Mapping[str, Any]], backbone: Backbone) ->
     """Return the precisions in which adapters of a backbone were trained, in the order of `PRECISIONS`.
 
     An adapter belongs to the backbone if its manifest has the backbone's address. If no manifest has this address (the
-    backbone was moved), the adapters with the same model family and tokenizer belong to it. Digests are not compared,
-    because the backbone's digest is not known before its weights are read.
-
-    Args:
-        manifests: The adapters' manifests as JSON values.
+    backbone was moved), the adapters with the same family and tokenizer belong to it: the backbone's digest is not
+    known before its weights are read.
     """
     named = [one for one in manifests if one.get("backbone") == backbone.address]
     alike = (backbone.family, backbone.tokenizer_digest)

@@ -42,15 +42,9 @@ class SinglePass:
 
 
 class ChunkedPass:
-    """A text that is computed in chunks, with the keys and values of the tokens computed so far.
+    """A text that is computed in chunks, with the keys and values of the `computed` tokens so far.
 
     `close` frees the keys and values, and may be called in any thread, also while a chunk is being computed.
-
-    Args:
-        columns: The number of tokens of the text, with virtual tokens.
-
-    Attributes:
-        computed: The number of tokens that have been computed.
     """
 
     def __init__(self, row: SinglePass, cache: KeyValueCache, memory: ReservedMemory, columns: int) -> None:
@@ -61,9 +55,9 @@ class ChunkedPass:
 
     @classmethod
     def open(cls, row: SinglePass, cache: KeyValueCache, memory: ReservedMemory, before: int) -> Self | None:
-        """Reserve memory for the keys and values of a text; None: there is too little free memory now.
+        """Reserve memory for the keys and values of a text with `before` virtual tokens.
 
-        `before` is the number of virtual tokens before the text.
+        None: too little memory is free.
         """
         columns = before + len(row.encoded.tokens)
         return cls(row, cache, memory, columns) if memory.take(cache.opened_bytes(columns), None) else None
@@ -71,12 +65,9 @@ class ChunkedPass:
     def next(
         self, count: int, prefix: int = 0, adapter: BatchedAdapter | None = None
     ) -> tuple[np.ndarray, TokenChunk] | None:
-        """Return the token ids of the next chunk, and the TokenChunk that gives the keys and values before the chunk.
-
-        Returns None if the text was closed.
+        """Return at most `count` next tokens, and the keys and values before them; None: the text was closed.
 
         Args:
-            count: The largest number of tokens in the chunk, at least 1.
             prefix: The number of the adapter's prefix tokens, which have only keys and values.
             adapter: None: the adapter has a model of its own.
         """
@@ -103,9 +94,7 @@ class ChunkedPass:
 class WindowedPass:
     """A text for entities that is computed window by window, in several batches.
 
-    Attributes:
-        computed: The number of tokens that have been computed.
-        outputs: The outputs of the words that are read in each computed window, float32 [M, width of the head].
+    `outputs` are those of the words that are read in each computed window, float32 [M, width of the head].
     """
 
     def __init__(self, row: SinglePass) -> None:
@@ -131,12 +120,9 @@ class WindowedPass:
 
 
 class AskedSequences(NamedTuple):
-    """Token sequences of a text, which are computed for one adapter.
+    """The token sequences of a text, or its next windows, which are computed for one adapter.
 
-    Attributes:
-        lease: A lease on the adapter, which is loaded.
-        sequences: All sequences of the text, or the next windows.
-        paired: Whether the text is a pair of texts.
+    `paired`: a pair of texts.
     """
 
     lease: Lease
@@ -165,13 +151,10 @@ class _Distinct(NamedTuple):
 
 
 def mixed_outputs(host: MixedBatchModel, asked: Sequence[AskedSequences]) -> list[list[np.ndarray]]:
-    """Return the outputs of each sequence of each text, float32 [rows, width of the head of the text's adapter].
+    """Return the outputs of each sequence of each text, float32 [rows, width]: one row, or one for each read token.
 
-    A sequence has one row, or a row for each token that is read.
-
-    A text's outputs are NaN or infinite only if the text's own adapter causes it. In a packed batch, attention
-    multiplies the values of other texts by 0, and 0 times NaN or infinity is NaN. The texts of each adapter with NaN or
-    infinite outputs are therefore computed again without the texts of other adapters.
+    In a packed batch, attention multiplies the values of other texts by 0, and 0 times NaN or infinity is NaN. The
+    texts of each adapter with NaN or infinite outputs are therefore computed again without the texts of other adapters.
     """
     found = _together(host, asked)
     groups = [*_by_adapter(asked)]
@@ -211,12 +194,9 @@ def _together(host: MixedBatchModel, asked: Sequence[AskedSequences]) -> list[li
 
 
 def _features(host: MixedBatchModel, given: Sequence[_Distinct]) -> tuple[Tensor, np.ndarray]:
-    """Return the head's input for token sequences, [R, width of the model], and the first row of each sequence.
+    """Return the head's input, [R, width], in the order of `given`, and the first row of each sequence, int64 [N + 1].
 
     Sequences of similar length are computed together in packed rows, which are sorted by adapter.
-
-    Returns:
-        The R rows in the order of `given`, and the indices of the first rows, int64 [number of sequences + 1].
     """
     starts = np.cumsum([0, *(one.rows for one in given)])
     lengths = np.array([one.length for one in given])
@@ -239,10 +219,7 @@ def _there(indices: np.ndarray, beside: Tensor) -> Tensor:
 
 
 def _adapter_groups(given: Sequence[_Distinct], among: Sequence[int]) -> tuple[list[AdapterGroup], list[int]]:
-    """Group the sequences with the indices `among` by adapter. Return the groups, and the indices in their order.
-
-    Adapters without a prefix come first, so that one attention call computes all their sequences.
-    """
+    """Group the sequences `among` by adapter, those without a prefix first for one attention call; and their order."""
     by_adapter: dict[int, list[int]] = {}
     for index in among:
         by_adapter.setdefault(id(given[index].batched), []).append(index)
@@ -304,12 +281,7 @@ def kind_mismatch(resident: Resident, asked: str) -> InvalidStudy:
 
 
 class MixedBatches:
-    """A class that computes texts in mixed batches with the shared frozen models, or with an adapter's own model.
-
-    Args:
-        computing: The lock that is held during each forward pass, also by the shared models.
-        memory: Reserves memory for the keys and values of texts that are computed in chunks.
-    """
+    """Computes texts in mixed batches with the shared frozen models, or with an adapter's own model."""
 
     def __init__(self, computing: Lock, memory: ReservedMemory) -> None:
         self._computing, self._memory = computing, memory
@@ -401,12 +373,9 @@ class MixedBatches:
 
     @staticmethod
     def _chunk_outcome(one: ChunkedPass, count: int, made: Tensor | None) -> Outcome | None:
-        """Return the prediction or the error of a text after a chunk, or None if the text is not complete.
+        """Return the prediction or the error of a text after a chunk of `count` tokens; None: the text is not complete.
 
-        Args:
-            count: The number of tokens in the chunk.
-            made: For a shared model, the input of the head, [1, width]; for an adapter's own model, the outputs, [1,
-                number of outputs]. None: the text was closed.
+        `made`: for a shared model, the head's input, [1, width]; for an adapter's own model, the outputs. None: closed.
         """
         if made is None:
             return None
@@ -468,13 +437,9 @@ def _as_predictions(outputs: Sequence[np.ndarray], words: Sequence[np.ndarray | 
 
 
 def _predictions(rows: Sequence[SinglePass], mine: Sequence[int], outputs: Sequence[np.ndarray]) -> dict[int, Outcome]:
-    """Return the predictions of one adapter's texts, by the texts' indices.
+    """Return the predictions of one adapter's texts `mine`, by index.
 
-    If an output is NaN or infinite, all texts of the adapter have the same error.
-
-    Args:
-        mine: The indices, in `rows`, of the adapter's texts.
-        outputs: The outputs of the texts `mine`.
+    One error for all if an output is NaN or infinite.
     """
     resident, encoded = rows[mine[0]].lease.resident(), [rows[index].encoded for index in mine]
     words = [None if one.words is None else one.words.words[0] for one in encoded]

@@ -1,7 +1,6 @@
-"""An LRU cache of loaded adapters, which are called residents.
+"""An LRU cache of loaded adapters, which are called residents. Background threads load adapters.
 
-Background threads load adapters. A resident uses a shared frozen model or a model of its own. If the residents exceed
-the memory limit, the least recently used residents without a lease are evicted.
+If the residents exceed the memory limit, the least recently used ones without a lease are evicted.
 """
 
 from __future__ import annotations
