@@ -23,20 +23,17 @@ class Administration:
         self._core, self._store = core, core.store
 
     def shadow(self, key: Key, model: str) -> dict[str, Any]:
-        """Return the state of a model's shadow version, and its counts of differences from production, as JSON values.
+        """Return a model's shadow version and its counts as JSON values.
 
-        Raises Missing if the key's client has no such model.
+        Raise Missing for no model of the client.
         """
         reference = reference_of(f"{model}@{PRODUCTION}", key)
         return self._core.shadows.status_json(reference.name, self._core.find(reference))
 
     def served_answers(self, model: str, alias: str, days: int) -> ServedAnswers:
-        """Return the counts of the answers of the version with an alias in the last days, and those of its evaluation.
+        """Return the answer counts of the version with an alias in the last `days`, and those of its evaluation.
 
-        `model`: the name of a model of any client, as in the metrics. `days`: today included.
-
-        Raises Missing if there is no such model or alias, and InvalidData if answers of the kind of task are not
-        counted.
+        Raises Missing, and InvalidData if answers of the kind of task are not counted.
         """
         try:
             reference = Reference(Name.parse(model), alias=check_alias(alias))
@@ -54,10 +51,9 @@ class Administration:
         share: float | None,
         message: str | None,
     ) -> AliasMove:
-        """Make an alias of one of the client's models point to a version.
+        """Make an alias of one of the client's models point to a version, as `AdapterStore.alias`.
 
-        Raises Missing if the key's client has no such version, Overloaded if it has made too many changes in the last
-        minute, and the errors of `AdapterStore.alias`.
+        Raises also Missing, and Overloaded for too many changes in the last minute.
         """
         reference = reference_of(f"{model}@{version}", key)
         if self._store.known(reference) is None:
@@ -70,10 +66,9 @@ class Administration:
         return self._store.keys()
 
     def create_key(self, key: Key, **options: Any) -> MadeKey:
-        """Create an API key of any client, with the arguments of `AdapterStore.create_key`.
+        """Create an API key of any client.
 
-        Raises Overloaded if the client of `key` has made too many changes in the last minute, and the errors of the
-        store.
+        Raises also Overloaded for too many changes of the client in the last minute.
         """
         with self._writing(key) as store:
             created = store.create_key(**options)
@@ -81,12 +76,10 @@ class Administration:
         return created
 
     def revoke_key(self, key: Key, id: str, message: str | None) -> Key:
-        """Revoke an API key of any client.
+        """Revoke an API key of any client, or raise NotFound.
 
-        Revocations have no rate limit: a thief of an admin key could use up the rate limit, so that the client could
-        not revoke the stolen key.
-
-        Raises NotFound if no key has the id `id`, and errors of writing to the store.
+        Revocations have no rate limit: a thief of an admin key could use it up, so that the client could not revoke the
+        key.
         """
         with self._core.writes.attempt():
             revoked = self._store.on_behalf_of(f"key {key.id}").revoke_key(id, message=message)

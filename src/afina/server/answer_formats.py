@@ -1,7 +1,6 @@
-"""Classes that write a model's answers as JSON or tensors, and compare two answers.
+"""How a model's answers are written as JSON or tensors, and compared: a class for each kind of task.
 
-There is one class for each kind of task, such as regression. No other module of the server branches on the kind of
-task. An answer is what an adapter computed for a text.
+No other module of the server branches on the kind of task.
 """
 
 from __future__ import annotations
@@ -80,9 +79,9 @@ class LabelScore(NamedTuple):
 
 
 class TensorType(NamedTuple):
-    """The name, data type and shape of an output tensor in the Open Inference Protocol.
+    """An output tensor in the Open Inference Protocol.
 
-    `width`: The number of values for one text; None if the tensor has one axis, with one value for each text.
+    `width`: the values for one text, None for a tensor of one axis.
     """
 
     name: str
@@ -130,9 +129,8 @@ class AnswerFormat(ABC):
     def ranked(self, objective: Objective, one: Prediction, *, raw: bool = False) -> Sequence[LabelScore]:
         """Return the score of each label, or with `raw` the logit, the highest first.
 
-        The list for a text that is not answered begins with a further entry, the label `NOT_ANSWERED`, for protocols
-        without a field for it. The score of this entry is 1, or of logits the highest logit, so that no label has a
-        higher score.
+        The list for a text that is not answered begins with the label `NOT_ANSWERED`, for protocols without a field for
+        it. Its score is 1, or of logits the highest logit, so that no label has a higher score.
         """
         scores = (self.raw_scores if raw else self.scores)(objective, one)
         ordered = sorted(scores, key=lambda each: -each.score)
@@ -148,9 +146,9 @@ class AnswerFormat(ABC):
         raise problems.NO_TAGS(found=objective.column, expected="entities")
 
     def tag_scores(self, objective: Objective, one: Prediction, *, raw: bool = False) -> list[list[float]]:
-        """Return the probabilities, or with `raw` the logits, of all tags of each word, in the order of the tags.
+        """Return the probabilities, or with `raw` the logits, of all tags of each word.
 
-        Raises InvalidData for kinds of task without tags.
+        Raises InvalidData without tags.
         """
         raise problems.NO_TAGS(found=objective.column, expected="entities")
 
@@ -316,9 +314,9 @@ class _Entities(AnswerFormat):
         return [[json.dumps(one.answer["entities"], ensure_ascii=False) for one in several]]
 
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
-        """Return whether the entities differ, and the mean difference in score of production's entities.
+        """Return whether the entities differ.
 
-        An entity that the shadow version does not find has the score 0 there. Without entities, the difference is 0.
+        The mean difference in score of production's entities (0 if one is missing).
         """
         before, after = ({_place(one): one["score"] for one in each["entities"]} for each in (current, candidate))
         drift = sum(after.get(place, 0.0) - score for place, score in before.items())
@@ -330,10 +328,7 @@ def _place(entity: Mapping[str, Any]) -> tuple[int, int, str]:
 
 
 def _drift(label: str, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> float:
-    """Return a label's probability in the shadow version's answer minus its probability in the production version's.
-
-    A label that the shadow version (`candidate`) does not have has the probability 0 there.
-    """
+    """Return a label's probability in the candidate's answer (0 if it lacks the label) minus that in production's."""
     drift: float = candidate["probabilities"].get(label, 0.0) - current["probabilities"][label]
     return drift
 
@@ -348,10 +343,7 @@ ANSWER_FORMATS: Mapping[str, AnswerFormat] = {
 
 
 def compared(current: Prediction | GeneratedText, candidate: Prediction | GeneratedText) -> AnswerDifference:
-    """Return the difference between two versions' answers to the same text.
-
-    Raises InvalidData if the versions have different kinds of task, such as classification and regression.
-    """
+    """Return the difference between two versions' answers to a text. Raises InvalidData for different kinds of task."""
     kind, other = (TEXT if isinstance(one, GeneratedText) else one.kind for one in (current, candidate))
     if kind != other:
         named = [OBJECTIVES[one].column for one in (kind, other)]

@@ -33,11 +33,7 @@ class ServerClient:
     """
 
     def __init__(self, server: str, key: str, patience: float = PATIENCE, proxies: bool = True) -> None:
-        """Raises InvalidName for a malformed key or address.
-
-        `patience`: seconds for an answer. `proxies`: whether the variables of the environment, such as `http_proxy`,
-        apply.
-        """
+        """Raises InvalidName for a malformed key or address. `proxies`: variables such as `http_proxy` apply."""
         if not key.isascii() or not key.isprintable():
             raise problems.KEY_MALFORMED()
         if not server.startswith(("http://", "https://")):

@@ -84,10 +84,7 @@ class Core:
         self._noted: set[str] = set()
 
     def open_backbone(self) -> None:
-        """Open the backbone in each precision of the store's adapters, and log the memory that each precision takes.
-
-        Raises the errors of opening the backbone in the first precision, and only logs those of the other precisions.
-        """
+        """Open the backbone in each precision of the store's adapters; only the first precision's errors are raised."""
         for error in self.engine.open_for_store():
             logs_and_traces.note("backbone not opened", logging.WARNING, problem=str(error))
         if not self.engine.hosts.all():
@@ -202,10 +199,9 @@ class Core:
         }
 
     def version(self, key: Key, model: str, sticky: str | None = None) -> Version:
-        """Return the version that a model name means for an API key.
+        """Return the version that a model name means for an API key, or raise Missing.
 
-        `sticky`: the text whose hash decides whether the canary version answers. None: no canary answers. Raises
-        Missing if the key's client has no such model.
+        `sticky`: the text whose hash decides whether the canary version answers. None: no canary answers.
         """
         return self._answering(reference_of(model, key), sticky)[1]
 
@@ -219,10 +215,7 @@ class Core:
         return reference, self.find(reference)
 
     def find(self, reference: Reference) -> Version:
-        """Return the version that the server serves for a reference. Raises the errors of `ServedVersions.find`.
-
-        Raises Busy if the store must be read and does not respond.
-        """
+        """Return the version that the server serves for a reference. Raises also Busy if the store does not respond."""
         if not self.current.knows(reference):
             self.demand_store()
         return self.current.find(reference)
@@ -233,10 +226,9 @@ class Core:
             raise problems.STORE_SILENT()
 
     def listed(self, key: Key) -> Sequence[NameSummary]:
-        """Return the models of the key's client that were made for the server's backbone.
+        """Return the models of the key's client for the server's backbone, by the version in production.
 
-        A model's backbone is that of its version in production, or of its newest version if none is in production.
-        Raises Busy if the store does not respond, and the errors of reading the store.
+        Else the newest.
         """
         self.demand_store()
         try:
@@ -249,10 +241,7 @@ class Core:
         return [one for one, version in current if not self.engine.is_for_another(manifests.get(version, {}))]
 
     def begin(self, requests: Sequence[TextRequest], check: Check = no_check) -> Sequence[AcceptedRequest]:
-        """Accept requests, and put their texts into the queue. The caller must `close` each accepted request.
-
-        Raises the errors of `Core.accept` and `Core.submit`.
-        """
+        """Accept requests, and put their texts into the queue. The caller must `close` each accepted request."""
         accepted = self.accept(requests, check)
         try:
             for request in accepted:

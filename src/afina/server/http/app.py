@@ -33,10 +33,7 @@ PROTOCOLS: Sequence[ModuleType] = [
 
 
 class App(FastAPI):
-    """A FastAPI application that adds the schemas of request bodies to the OpenAPI description.
-
-    FastAPI itself does not know the schemas of request bodies, because afina's own code parses the bodies.
-    """
+    """A FastAPI application that adds the schemas of request bodies, which afina parses, to the OpenAPI description."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:

@@ -41,10 +41,7 @@ _HALF = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
 
 
 class Body(BaseModel):
-    """Base class of request bodies. Unknown fields are refused, since ignoring an option would change answers silently.
-
-    The description of a field that has no effect says "accepted without effect" or "accepted and not used".
-    """
+    """Base class of request bodies. Unknown fields are refused: ignoring an option would change answers silently."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -58,11 +55,7 @@ def without_nulls(given: Any) -> Any:
 
 
 class Strict(Body):
-    """Base class of request bodies in which a field with the value null counts as absent.
-
-    Clients send null for options that they do not set, also for options that this server does not have. An unknown
-    field that is not null is refused, since ignoring an option would change answers silently.
-    """
+    """Base class of request bodies in which null counts as absent: clients send null for options they do not set."""
 
     model_config = ConfigDict(
         strict=True,
@@ -78,11 +71,7 @@ class Strict(Body):
 
 
 def parse_body(content: bytes, kind: type[Given]) -> Given:
-    """Parse the JSON body of a request into a pydantic model of the class `kind`.
-
-    Raises Refusal: with status 400 if the body is not JSON or has too many values, and 422 if a field is wrong. The
-    kind is "unsupported" for a field or value that this server does not support, else "invalid".
-    """
+    """Parse the JSON body of a request, or raise Refusal: 400 for no JSON or too many values, 422 for a wrong field."""
     if count_values(content, kind.most_values) > kind.most_values:
         raise Refusal(400, "invalid", f"The body has more than {kind.most_values:,} JSON values. Send less at once.")
     found = decoded(content)
@@ -126,9 +115,8 @@ Names in braces are filled in from the context of pydantic's error.
 def _wrong_field(found: Any, error: ValidationError) -> Refusal:
     """Return the refusal of a body for its first wrong field.
 
-    pydantic reports an error for each type that a field may have. The message is about the error that is deepest in the
-    body; at the same depth, an error about a value is preferred to one about a type, so that an array of too many
-    strings is said to be too long.
+    pydantic reports an error for each type that a field may have. The deepest error counts; at the same depth one about
+    a value before one about a type, so that an array of too many strings is said to be too long.
     """
     errors = error.errors(include_url=False)
     places = [_place(found, one) for one in errors]
@@ -191,10 +179,9 @@ def _shown(value: Any) -> str:
 
 
 def count_values(content: bytes, most: int = MOST_VALUES) -> int:
-    """Return an upper bound of the number of values in JSON, from a count of commas and brackets outside strings.
+    """Return an upper bound of the number of values in JSON, from commas and brackets outside strings, in milliseconds.
 
-    Counting takes a few milliseconds per MiB. If there are more than 2 * `most` strings, the number of strings is
-    returned, which is more than `most` anyway.
+    If there are more than 2 * `most` strings, their number is returned, which is more than `most` anyway.
     """
     bare = content.replace(b"\\\\", b"").replace(b'\\"', b"")
     strings = bare.count(b'"') // 2
@@ -205,10 +192,7 @@ def count_values(content: bytes, most: int = MOST_VALUES) -> int:
 
 
 def decoded(content: bytes) -> Any:
-    """Return the JSON value of a request's body.
-
-    Raises Refusal for invalid JSON or UTF-8, NaN, lone surrogates, repeated names in an object, and deep nesting.
-    """
+    """Return a body's JSON, or refuse invalid JSON or UTF-8, NaN, lone surrogates, repeated names, deep nesting."""
     try:
         found = json.loads(
             content.decode("utf-8"), parse_float=_number, parse_constant=_not_a_number, object_pairs_hook=_once
@@ -232,10 +216,7 @@ EXACT = 2**53
 
 
 def _number(text: str) -> int | float:
-    """Return the number that a JSON number with a fraction or an exponent represents.
-
-    JSON does not distinguish 3.0 from 3, so a whole number up to `EXACT` becomes an integer.
-    """
+    """Return a JSON number with a fraction or an exponent; a whole number up to `EXACT` is an integer, as 3.0 is 3."""
     found = float(text)
     return int(found) if found.is_integer() and abs(found) <= EXACT else found
 
@@ -255,9 +236,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _half(found: Any) -> str | None:
-    """Return the path of a string in a JSON value that has a lone surrogate, or None if there is no such string.
+    """Return the path of a string with a lone surrogate in a JSON value, or None.
 
-    The search is not recursive, since a body may be deeply nested.
+    Without recursion, for deep bodies.
     """
     left: list[tuple[str, Any]] = [("", found)]
     while left:

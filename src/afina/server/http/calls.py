@@ -74,10 +74,7 @@ class RequestPool:
         asked: Sequence[TextRequest],
         check: Check = no_check,
     ) -> Sequence[AcceptedRequest]:
-        """Call `Core.accept` or `Core.begin` in the thread pool, and return the accepted requests.
-
-        If the caller is cancelled or the call takes too long (TimeoutError), the accepted requests are closed.
-        """
+        """Call `Core.accept` or `Core.begin` in the pool; a cancelled or late call closes its accepted requests."""
         accepting: asyncio.Future[Sequence[AcceptedRequest]] | None = None
         try:
             async with asyncio.timeout(len(asked) * (LOADING + self._core.settings.timeout)):
@@ -103,9 +100,9 @@ class RequestPool:
         return await self.look(key, parse_body, content, kind)
 
     async def _begin(self, key: Key, what: Callable[[], Found]) -> asyncio.Future[Found]:
-        """Start a function in the thread pool, once the client uses fewer than `OF_A_CLIENT` threads.
+        """Start a function in the pool, once the client uses fewer than `OF_A_CLIENT` threads.
 
-        The thread counts as used by the client until the function ends, even if nobody waits for the result.
+        It counts until it ends.
         """
         place = self._places[key.client]
         await place.acquire()
@@ -152,10 +149,9 @@ class ClientWatch:
             self._leaving = asyncio.create_task(_until_left(receive))
 
     async def wait(self, waiting: asyncio.Future[Any], until: float | None = None) -> None:
-        """Wait until a future is done.
+        """Wait for a future. Raises Refusal if the client has left.
 
-        Raises Refusal if the client has closed its connection, and TimeoutError at the time `until` on the clock
-        `meter.now`.
+        TimeoutError at the time `until` (`meter.now`).
         """
         both = [waiting, *([] if self._leaving is None else [self._leaving])]
         while not waiting.done():
@@ -234,9 +230,9 @@ class ClientCall:
         truncation: Truncation | None = None,
         user: str | None = None,
     ) -> TextRequest:
-        """Return the client's texts and options as a request to a model.
+        """Return the client's texts and options as a request.
 
-        `user`: the end user, all of whose requests the same version (production or canary) answers.
+        One version answers all requests of the end user `user`.
         """
         traced = self.request.scope.get("afina.traced")
         return TextRequest(self.key, model, texts, generation, truncation, user or self.id, traced)
@@ -259,7 +255,7 @@ class ClientCall:
     ) -> Sequence[ServedAnswer]:
         """Return the answers of one model to the texts; with `each_token`, the outputs of all tokens.
 
-        Raises Refusal if the client closes its connection, and the errors of `check` and `Core.begin`.
+        Raises Refusal.
         """
         asked = replace(self.asks(model, texts, truncation=truncation), each_token=each_token)
         (found,) = await self.together([asked], check)
@@ -277,9 +273,9 @@ class ClientCall:
         return JSONResponse(content, headers={RECEIPT: str(found[0].receipt)})
 
     async def together(self, asked: Sequence[TextRequest], check: Check = no_check) -> Sequence[Sequence[ServedAnswer]]:
-        """Return the answers of several models, each to its own texts.
+        """Return the answers of several models, each to its own texts, queued together.
 
-        All texts are queued together, so that one batch computes them if they fit. Any error fails the whole call.
+        Any error fails the whole call.
         """
         accepted = await self.begin(asked, check)
         try:
@@ -292,10 +288,7 @@ class ClientCall:
                 one.close()
 
     async def _awaited(self, waiting: asyncio.Future[Found], seconds: float) -> Found:
-        """Return the results of a future. Raises TimeoutError after `seconds`.
-
-        If the client closes its connection, the future is cancelled, and Refusal is raised.
-        """
+        """Return the results of a future, or raise TimeoutError; Refusal, after cancelling it, if the client leaves."""
         watch = self.watch()
         try:
             await watch.wait(waiting, meter.now() + seconds)
@@ -310,8 +303,7 @@ class ClientCall:
 async def _call_of(request: Request) -> ClientCall:
     """Return the `ClientCall` of an HTTP request.
 
-    Raises Refusal if a request other than GET or HEAD has a query parameter that the route's description does not have.
-    Routes of OpenAI's protocol accept any query parameter.
+    Raise Refusal for an unknown query parameter (not for OpenAI's routes).
     """
     if request.method not in (HTTPMethod.GET, HTTPMethod.HEAD) and request.query_params:
         route = request.scope["route"]

@@ -23,10 +23,7 @@ FAST = 1
 
 
 def coding_of(headers: Headers) -> str | None:
-    """Return the content coding of a request's body ("gzip" or "deflate"); None: the body is not compressed.
-
-    Raises Refusal for any other coding, and for a body with several codings.
-    """
+    """Return the content coding of a request's body, "gzip" or "deflate", or None. Raises Refusal for any other."""
     given = [value.decode("latin-1").strip().lower() for name, value in headers if name == b"content-encoding"]
     found = [one.removeprefix("x-") for one in ",".join(given).replace(" ", "").split(",")]
     wanted = [one for one in found if one not in ("", "identity")]
@@ -38,20 +35,16 @@ def coding_of(headers: Headers) -> str | None:
 
 
 class Expansion:
-    """A compressed request body that is expanded piece by piece.
-
-    Args:
-        most: The largest size of the expanded body in bytes.
-    """
+    """A compressed request body that is expanded piece by piece, to at most `most` bytes."""
 
     def __init__(self, coding: str, most: int) -> None:
         self._inner, self._coding = zlib.decompressobj(FORMATS[coding]), coding
         self._most, self._left = most, most
 
     def piece(self, compressed: bytes, *, last: bool) -> bytes:
-        """Expand the next piece of a compressed body, and return the bytes.
+        """Return the bytes of the next piece.
 
-        Raises Refusal if the body is too large, damaged, incomplete, or followed by other bytes.
+        Raises Refusal if the body is too large, damaged, incomplete or followed by more.
         """
         try:
             found = self._inner.decompress(compressed, self._left + 1)
@@ -71,10 +64,7 @@ class Expansion:
 
 
 def accepted(headers: Headers) -> str | None:
-    """Return the content coding that a client prefers for the response; None: do not compress the response.
-
-    `headers`: the headers of the request.
-    """
+    """Return the content coding that a client prefers for the response; None: do not compress it."""
     best, chosen = 0.0, None
     for one in b",".join(value for name, value in headers if name == b"accept-encoding").split(b",")[:16]:
         coding, _, weight = one.decode("latin-1").lower().replace(" ", "").partition(";q=")
@@ -88,10 +78,7 @@ def accepted(headers: Headers) -> str | None:
 
 
 def compressed(content: bytes, headers: Headers) -> tuple[bytes, dict[str, str]]:
-    """Return a response's body, compressed if the request's headers accept a coding, and headers for the response.
-
-    A body of less than `LEAST` bytes is not compressed.
-    """
+    """Return a response's body, compressed if the client accepts it and it has `LEAST` bytes, and its headers."""
     vary = {"Vary": "Accept-Encoding"}
     coding = accepted(headers)
     if coding is None or len(content) < LEAST:

@@ -28,10 +28,7 @@ from afina.store.api_keys import ADMIN, METRICS, Key
 
 
 class TokenBucket:
-    """A rate limit (token bucket): `rate` tokens a second are added, a full bucket has `burst` tokens.
-
-    `longest`: the longest time that a caller waits for tokens, in seconds.
-    """
+    """A rate limit: `rate` tokens a second are added up to `burst`; a caller waits at most `longest` seconds."""
 
     def __init__(self, rate: float, burst: float, longest: float, clock: Callable[[], float] = meter.now) -> None:
         self._rate, self._burst, self._longest, self._clock = rate, burst, longest, clock
@@ -93,11 +90,7 @@ UNAUTHORIZED = 401
 
 
 def _framed(scope: Scope) -> None:
-    """Raise Refusal for a request whose body has an ambiguous length.
-
-    A request with both Content-Length and Transfer-Encoding may hide a second request from a proxy. The connection is
-    closed after a request with both headers (RFC 9112, section 6.1).
-    """
+    """Raise Refusal for a body of ambiguous length: Content-Length with Transfer-Encoding (RFC 9112, section 6.1)."""
     names = [name for name, _ in scope["headers"]]
     if b"transfer-encoding" in names and (b"content-length" in names or scope["http_version"] == "1.0"):
         message = "Send either Content-Length or Transfer-Encoding, not both. Transfer-Encoding needs HTTP/1.1."
@@ -222,10 +215,7 @@ class Gate:
                 del self._asking[key.client]
 
     async def _slow(self) -> None:
-        """Delay the response to a request without a valid key if there are more than `REFUSED` of them in a second.
-
-        The delay leaves the processor to requests with a valid key.
-        """
+        """Delay the response without a valid key after `REFUSED` in a second, to leave the processor to others."""
         seconds = self._strangers.wait(1)
         if seconds and self._slowed < SLOWED:
             self._slowed += 1
@@ -251,10 +241,7 @@ class Gate:
         return receiving
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        """Return an ASGI `receive` function that expands a compressed body and limits the body's size and duration.
-
-        Raises Refusal, before anything is read, if the header Content-Length is above the limit.
-        """
+        """Return an ASGI `receive` that expands a compressed body and limits its size and duration. Raises Refusal."""
         settings, state = self._core.settings, {"bytes": 0, "over": False, "until": 0.0}
         length = dict(scope["headers"]).get(b"content-length", b"0")
         large = Refusal(413, "too_large", f"a request may have at most {settings.body_bytes:,} bytes.")

@@ -64,10 +64,7 @@ class Refusal(Exception):
 
     @classmethod
     def of(cls, error: Exception) -> Refusal:
-        """Return the refusal for an exception.
-
-        If the client did not cause the error, the refusal's message does not name anything in the store.
-        """
+        """Return the refusal for an exception; one that the client did not cause names nothing in the store."""
         match error:
             case Refusal():
                 return error

@@ -94,10 +94,9 @@ class ProtocolRouter(APIRouter):
     def answers_all(
         self, route: Route, *responses: tuple[int, str, Shape | None], media: str = "application/json"
     ) -> Callable[[Handler], Handler]:
-        """Return a decorator for the function that answers a route which needs no API key.
+        """Return a decorator for the function that answers a route without a key.
 
-        `responses`: for each response, the HTTP status, the meaning, and the JSON Schema of the body (None: it is
-        empty).
+        `responses`: for each, the HTTP status, the meaning, and the JSON Schema of the body (None: it is empty).
         """
         described = {
             code: {"description": why} if shape is None else _response(why, media, shape)

@@ -50,11 +50,9 @@ class _Turn(NamedTuple):
 
 
 class Batcher:
-    """A thread that computes the work items in the queue. Thread-safe. Only `close` and `give_up` end the thread.
+    """The thread that computes the work items in the queue, until `close` or `give_up`. Thread-safe.
 
-    Args:
-        watch: the batch listener, which is called after each batch and each step of generations.
-        failed: called with the name of an operation that failed, and with the exception.
+    `watch` is called after each batch and each step of generations, `failed` with an operation's name and exception.
     """
 
     def __init__(
@@ -98,10 +96,7 @@ class Batcher:
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
-        """Announce, for the `with` block, that a text will be submitted soon.
-
-        In the block, texts in the queue wait a short time, so that one batch computes them and the announced text.
-        """
+        """Announce that a text will be submitted soon: texts in the queue wait a short time, to be computed with it."""
         with self._changed:
             self._expected += 1
         try:
@@ -251,7 +246,7 @@ class Batcher:
     def _settle(self, ended: Sequence[tuple[GeneratedAnswer, Any]]) -> None:
         """Set the results of ended generations.
 
-        If a step with background work items failed with Busy, the clients' generations are restarted where possible.
+        Those of clients start again if a step with background items was Busy.
         """
         failed = {work for work, outcome in ended if isinstance(outcome, Busy)}
         blamed = any(work.in_background for work in failed)
@@ -284,10 +279,7 @@ class Batcher:
         self.computer.generations.cancel(work.generation)
 
     def _broken(self, error: BaseException) -> None:
-        """End generations after an unexpected error in a step.
-
-        If background work items are running, only they are ended, because they may be the cause of the error.
-        """
+        """End generations after an unexpected error; only background items if there are any, which may be the cause."""
         blamed = [work for work in self._running.values() if work.in_background]
         for work in blamed or [*self._running.values()]:
             with suppress(Exception):
