@@ -51,8 +51,8 @@ RARELY = 10.0
 class RareLine:
     """A log line for events that anyone can cause at any rate, such as requests without an API key.
 
-    The first event is logged at once; after it, a line is logged at most every `RARELY` seconds. The field `count` of
-    each line is the number of events since the line before it. Not thread-safe: for one event loop.
+    After the first event, a line is logged at most every `RARELY` seconds, with the number of events as `count`. Not
+    thread-safe: for one event loop.
     """
 
     def __init__(self, message: str, **fields: Any) -> None:
@@ -170,9 +170,9 @@ _SECOND = 1_000_000_000
 
 @dataclass(eq=False)
 class TracedRequest:
-    """A request that is being traced.
+    """A request that is being traced. `wait` is the longest of its texts.
 
-    `wait`: the longest time that a text waited in the queue. `compute`: the seconds of the batches with texts of it.
+    `compute` the seconds of all their batches.
     """
 
     span: Span
@@ -244,10 +244,7 @@ def traces_wanted() -> bool:
 
 
 def make_traces() -> Traces | None:
-    """Return an exporter of traces (OTLP over HTTP), configured by OpenTelemetry's environment variables.
-
-    Returns None if the variables name no OTLP endpoint, or a package of OpenTelemetry is not installed.
-    """
+    """Return an exporter of traces (OTLP over HTTP); None without an endpoint in the environment, or the package."""
     if not traces_wanted():
         return None
     try:

@@ -45,8 +45,8 @@ class ComputedBatch(NamedTuple):
     Attributes:
         texts: the number of texts whose last token was in the batch.
         budget: the largest number of tokens that the batch could have had.
-        asked: a tuple for each text of a traced request: the request, the text's seconds in the queue before its first
-            tokens were computed (0 for a later chunk of the text), and its number of tokens in the batch.
+        asked: for each text of a traced request: the request, the text's seconds in the queue before its first tokens
+            were computed (0 for a later chunk of the text), and its number of tokens in the batch.
     """
 
     tokens: int
@@ -57,14 +57,9 @@ class ComputedBatch(NamedTuple):
 
 
 class ComputedStep(NamedTuple):
-    """A step that computed the next token of all running generations.
+    """A step that computed the next token of all running generations, and new prompts.
 
-    Attributes:
-        tokens: the number of new tokens.
-        running: the number of generations in the step.
-        seconds: the duration of the step, including the computation of new prompts.
-        clients: the number of new tokens of each client.
-        firsts: for each generation that got its first token: the seconds since its prompt arrived in the queue.
+    `clients` are new tokens; `firsts` the seconds from the arrival of a prompt to its first token.
     """
 
     tokens: int
@@ -82,10 +77,7 @@ No client can have the name `(others)`.
 
 
 class ClientUsage:
-    """Counters of requests, texts and tokens by client.
-
-    A client becomes a label value at its first request with a valid API key. Only operators create API keys.
-    """
+    """Counters by client, a label value from its first request with a valid API key, which only operators create."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._known: set[str] = set()
@@ -187,10 +179,7 @@ class VersionUsage:
 
 
 class Metrics:
-    """The metrics of one server, in a new Prometheus registry.
-
-    `seconds` is the time that the server has spent on computing batches and generation steps since its start.
-    """
+    """The metrics of one server, in a new Prometheus registry; `seconds` were spent on batches and generation steps."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -264,12 +253,10 @@ class Metrics:
         damaged: Callable[[], Sequence[str]],
         sizes: Callable[[], Mapping[str, int]],
     ) -> None:
-        """Add gauges, whose values are read at each scrape of the metrics by calling three functions.
+        """Add gauges, whose values three functions return at each scrape.
 
-        Args:
-            values: returns the values of gauges by the gauges' names.
-            damaged: returns the versions that cannot be served; the first `NAMED` of them become label values.
-            sizes: returns the bytes that the backbone's weights take in memory, by precision.
+        They are values of gauges by name, the versions that cannot be served (the first `NAMED` are label values), and
+        the bytes of the backbone's weights by precision.
         """
         self.registry.register(_Watched(values, damaged, sizes))
 

@@ -37,10 +37,7 @@ GUESSED = 0.1
 
 
 class ClientSpeed:
-    """The speed at which a client's tokens leave the queue, measured while work items of the client wait.
-
-    `guess`: the tokens per second that are assumed before anything is measured.
-    """
+    """The speed at which a client's tokens leave the queue while it waits; `guess` is that before any measurement."""
 
     def __init__(self, now: float, guess: float) -> None:
         self._seconds, self._tokens = GUESSED, GUESSED * guess
@@ -59,10 +56,7 @@ class ClientSpeed:
         self._tokens = max(0.0, self._tokens - tokens)
 
     def seconds(self, tokens: int, now: float) -> float:
-        """Return an estimate, at most `LONGEST`, of the seconds until so many of the client's tokens have left.
-
-        The estimate is the number of tokens divided by the client's mean speed, plus the time between two batches.
-        """
+        """Return an estimate, at most `LONGEST`, of the seconds until so many of the client's tokens have left."""
         self._pass(now)
         gap = max(self._gap, now - self._left)
         # The first works left at the beginning: works left once more often than there were gaps.
@@ -105,13 +99,11 @@ class FairQueue:
     def offer(self, items: Sequence[Work], speed: float, *, asks: bool = True) -> None:
         """Put work items of one client into the queue, or none of them if they do not all fit.
 
-        Args:
-            speed: the tokens that the server computes per second, from which the time for a retry is estimated until
-                the client's own speed is measured.
-            asks: whether the client counts as active. While several clients are active, batches are smaller.
+        `speed`: the tokens that the server computes per second, for the time for a retry until the client's own speed
+        is measured. `asks`: the client counts as active; while several are active, batches are smaller.
 
-        Raises Overloaded if the client's share of the queue is full; its `after` is an estimate of the seconds until
-        these work items fit. A client that has nothing in the queue may exceed its share once.
+        Raises Overloaded if the client's share of the queue is full. A client with nothing in the queue may exceed it
+        once.
         """
         client, asked, now = items[0].client, sum(item.tokens for item in items), items[0].arrived
         if items[0].in_background:
@@ -160,16 +152,16 @@ class FairQueue:
     def room_for_chunks(self, left: int, now: float) -> int:
         """Return how many of the `left` tokens of a batch may belong to chunks of long texts.
 
-        While several clients are active, a quarter of each batch is kept free of chunks of long texts, so that a text
-        that arrives during the computation of a chunk waits for less time than a full batch takes.
+        While several clients are active, a quarter of each batch is kept free of chunks, so that a text that arrives
+        while a chunk is computed waits for less time than a full batch takes.
         """
         budget = self.budget(now)
         return left if budget == self.most else left - budget // 4
 
     def due(self, now: float, *, expected: bool = True) -> float | None:
-        """Return the seconds until the next work items should be taken from the queue, or None if no work item waits.
+        """Return the seconds until work items should be taken; None: none waits.
 
-        `expected`: whether further texts are announced (`Batcher.expecting`). The first text then waits for them.
+        With `expected`, the first waits for more.
         """
         if not self._texts and not self._prompts and self._background:
             return 0.0
@@ -183,17 +175,14 @@ class FairQueue:
     def take(self, now: float, opens: Callable[[Work], bool] = lambda item: True) -> list[Work]:
         """Take the next texts: as many as fit into a batch, but at least one. `Work.due` says how much of each.
 
-        `opens` is called with a text before its first chunk is taken. If it returns False, the text waits, and texts of
-        other clients are taken.
+        `opens` is called with a text before its first chunk is taken; if it returns False, the text waits.
         """
         return self._taken(self._texts, now, self.budget(now), opens=opens) or self._spare(now, opens=opens)
 
     def take_prompts(self, now: float, room: int | None = None, without: Collection[str] = ()) -> list[Work]:
-        """Take the next prompts for generation: as many as the token budget allows, but at least one.
+        """Take the next prompts: as many as `room` (None: the whole budget) allows, but at least one.
 
-        Args:
-            room: the number of tokens that are left of the budget of the batch. None: the whole budget.
-            without: clients of whom no prompt is taken, because their earlier prompts are still being computed.
+        None of clients `without`.
         """
         left = self.budget(now) if room is None else room
         return self._taken(self._prompts, now, left, PROMPTS, without=without) or self._spare(now, prompts=True)
@@ -201,10 +190,7 @@ class FairQueue:
     def _spare(
         self, now: float, opens: Callable[[Work], bool] = lambda item: True, *, prompts: bool = False
     ) -> list[Work]:
-        """Return a small batch of background work items if no client's work item waits, otherwise an empty list.
-
-        All work items of the batch belong to one version, since the computation of a version may fail.
-        """
+        """Return a small batch of background work items of one version; empty if a client's work item waits."""
         batch, left = list[Work](), self.shared
         if self._texts or self._prompts:
             return batch
@@ -316,10 +302,8 @@ class FairQueue:
 def _share(item: Work, left: int, room: int, *, first: bool) -> int:
     """Return the number of a work item's tokens that a batch takes; 0: the work item does not fit into the batch.
 
-    Args:
-        left: the number of tokens that still fit into the batch.
-        room: the number of the `left` tokens that chunks of long texts may use.
-        first: whether the batch has no work item yet, so that it takes at least one chunk or window.
+    `left`: the tokens that still fit, of which chunks of long texts may use `room`. `first`: the batch is empty yet, so
+    that it takes at least one chunk or window.
     """
     if item.windows is not None:
         return _whole_windows(item, item.windows, left, room, first=first)

@@ -65,10 +65,7 @@ class Work:
         return self.tokens - self.taken
 
     def cost(self, tokens: int) -> int:
-        """Return how long the next `tokens` tokens take to compute; the unit is the time for a text's first token.
-
-        Later tokens of a text take longer than the first, because they attend to the tokens before them.
-        """
+        """Return how long the next `tokens` tokens take, in the time of a text's first: later ones attend to more."""
         return tokens if self.reach is None else tokens + int(tokens * self.taken / self.reach)
 
     @property
@@ -90,7 +87,7 @@ class Work:
     def fail(self, error: BaseException) -> None:
         """Set the exception of the future.
 
-        An exception that would end the thread that waits for the future, such as SystemExit, becomes a RuntimeError.
+        One that would end the waiting thread, such as SystemExit, is a RuntimeError.
         """
         if not isinstance(error, Exception) or isinstance(error, CancelledError | StopIteration):
             error = RuntimeError(type(error).__name__)
@@ -104,10 +101,7 @@ class Work:
 
 @dataclass(eq=False, kw_only=True)
 class PredictedAnswer(Work):
-    """A text whose prediction needs one forward pass, such as a classification.
-
-    `chunked` is None if the text is computed at once, or its computation in chunks or windows has not begun.
-    """
+    """A text whose prediction needs one forward pass; `chunked` is None if it is computed at once, or has not begun."""
 
     row: SinglePass
     chunked: ChunkedPass | WindowedPass | None = None
@@ -128,9 +122,7 @@ class GoldenTest(Work):
 class GeneratedAnswer(Work):
     """A prompt whose answer is generated step by step. The future can be cancelled until it has a result.
 
-    Attributes:
-        heard: the time of the first new token, in seconds of the queue's clock. None: there is no new token yet.
-        generated: the number of tokens that were generated so far.
+    `heard`: the time of the first new token, in seconds of the queue's clock.
     """
 
     generation: Generation
@@ -144,10 +136,7 @@ class GeneratedAnswer(Work):
 
     @property
     def can_begin_again(self) -> bool:
-        """Whether the generation can be restarted with the same answer.
-
-        It cannot if the client gets each token at once, or if a guide with a state restricts the tokens.
-        """
+        """Whether a restart gives the same answer: no token was sent to the client, and no guide has a state."""
         return self.generation.heard is None and self.generation.guide is None
 
     def begin_again(self) -> None:
@@ -197,11 +186,9 @@ def works_of(
     client: str | None = None,
     choices: Sequence[int] | None = None,
 ) -> Sequence[Work]:
-    """Return the work items of a request: one for each text, or one for each choice (generated answer) of each text.
+    """Return the work items of a request: one for each text, or one for each of the `choices` of each text.
 
-    Args:
-        client: the client whose share of the queue is used. None: the client of the request's key.
-        choices: the numbers of the choices to generate for each text. None: all choices.
+    `client`: whose share of the queue is used. None: the client of the request's key.
     """
     request, lease = accepted.request, accepted.lease
     given: dict[str, Any] = {"client": client or request.key.client, "traced": request.traced}
