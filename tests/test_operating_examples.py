@@ -21,6 +21,7 @@ import typer.main
 import yaml
 
 from afina import Adapter, Backbone, cli
+from afina.cli.serving import variable_of
 from afina.server.metrics import Metrics
 from crowd import adapter
 from pages import ROOT
@@ -28,7 +29,7 @@ from servers import Listening, listening, within
 
 PLACE = ROOT / "examples" / "operating"
 SERVE: Any = typer.main.get_command(cli.app).commands["serve"]  # type: ignore[attr-defined]
-VARIABLES = {f"AFINA_{option.name.upper()}" for option in SERVE.params if option.name != "help"} | {"AFINA_CACHE"}
+VARIABLES = {variable_of(option) for option in SERVE.params if option.name != "help"} | {"AFINA_CACHE"}
 
 SECONDS_CONTAINER, SECONDS_DOCKER = 30, 10
 """After which Kubernetes, and Docker and Podman, kill what they have told to stop."""

@@ -52,8 +52,8 @@ from afina.studies.runs.run import Run
 from hosts import Pool, get
 from records import carried_out
 
-LOST = Failed(error="another process of the run was lost", code="ranks.lost", fields={})
-DAMAGED = Failed(error="run lora: row 3: no label", code="data.damaged", fields={})
+LOST = Failed(parts=["another process of the run was lost"], code="ranks.lost", fields={})
+DAMAGED = Failed(parts=["run lora: row 3: no label"], code="data.damaged", fields={})
 
 
 class Process:

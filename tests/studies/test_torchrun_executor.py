@@ -200,7 +200,7 @@ def failure_of_first(ranks: Ranks, run: Run) -> RunFailed:
 
 def test_rank_0_says_the_error_of_the_rank_that_failed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, LOST)
-    note = Failed(error=f"process 1 of 2: {UNREAD}", code=UNREAD.code, fields={"path": "reviews.csv"})
+    note = Failed(parts=[f"process 1 of 2: {UNREAD}"], code=UNREAD.code, fields={"path": "reviews.csv"})
     ranks = Notes(0, 2, notes={"error": note.model_dump_json()})
     found = failure_of_first(ranks, run)
     assert str(found) == f"process 1 of 2: {UNREAD}"
@@ -224,10 +224,10 @@ def test_another_rank_says_its_error_only_if_rank_0_has_ended(
     failing(monkeypatch, error)
     request = CarryOut(run=run, out="out", study="")
     ranks = Notes(1, 2, given=[(request, False)], notes={"told": "lora"} if told else {})
-    said: list[str] = []
+    said: list[AfinaError] = []
     assert follow(ranks, said.append) == (0 if told else 2)
     assert len(said) == (not told)
-    assert all(one.startswith("process 1 of 2: ") for one in said)
+    assert all(str(error).startswith("process 1 of 2: ") for error in said)
     left = ranks.notes.get("error")
     assert (left is None) == (error is not UNREAD)
     assert left is None or Failed.model_validate_json(left).code == UNREAD.code

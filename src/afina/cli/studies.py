@@ -339,7 +339,7 @@ def choose(
     task: TaskOption,
     minutes: Annotated[float, typer.Option("--minutes", help="Time limit in minutes; use at least 5.")] = 30.0,
     memory: MemoryLimit = None,
-    backbones: BackbonesOption = None,
+    backbone: BackbonesOption = None,
     latency: LatencyOption = None,
     products: ProductsOption = None,
     out: Annotated[Path, typer.Option("--out", help="Directory of the results.")] = Path("results/choose"),
@@ -366,7 +366,7 @@ def choose(
     check_publishing(publish)
     began, command = meter.now(), ["afina", *sys.argv[1:]]
     asked: dict[str, Any] = {
-        "backbone": backbones or "embedded",
+        "backbone": backbone or "embedded",
         "out": out,
         "data": data,
         "ask": ask,
