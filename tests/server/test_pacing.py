@@ -52,9 +52,6 @@ def test_wrong_keys_beyond_some_a_second_wait_and_valid_ones_do_not(
     began = time.perf_counter()
     assert {served.web.post("/predict", json=BODY, headers=wrong).status_code for _ in range(6)} == {401}
     assert time.perf_counter() - began > 0.3
-    began = time.perf_counter()
-    assert {served.web.get("/").status_code for _ in range(3)} == {200}  # the page needs no key, and counts as well
-    assert time.perf_counter() - began > 0.3
     slowed = 1.0 / 4
     began = time.perf_counter()
     for _ in range(3):

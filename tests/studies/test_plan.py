@@ -48,6 +48,7 @@ PAPER = {"full": (1.89, 0.05), "lora": (0.49, 0.06)}
 """The paper's "allocated", which is in GiB, and how far off a forecast may be."""
 
 FIGURES = {
+    "title",
     "trainable",
     "body",
     "head",
@@ -96,7 +97,7 @@ def without_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("without_network")
 def test_the_plan_for_gpt2_has_the_papers_allocated_memory_and_needs_no_network(afina: Command) -> None:
     found = afina("plan", "--backbone", "gpt2", "--dtype", "float32", "--json").object()
-    assert set(found) == TERMS | {"methods"}
+    assert set(found) == TERMS | {"methods", "left_out"}
     assert set(found["methods"]) == {name for name in METHODS if serves("gpt2", name)}
     assert all(set(one) == FIGURES for one in found["methods"].values())
     assert (found["dtype"], found["texts"], found["tokens"], found["longest"]) == ("float32", 16, 2048, 128)

@@ -628,7 +628,12 @@ def test_a_run_that_failed_in_its_process_has_that_errors_code(
     (run,) = toy_study(gpt2, toy, "lora", max_length=10_000).runs()
     with raises(RunFailed, code="run.failed", run="lora", cause="run.max-length") as caught:
         LocalExecutor().carry_out(run, tmp_path, "toy", lambda progress: None)
-    assert caught.value.fields["of_cause"] == {"found": 10_000, "most": gpt2.longest, "backbone": gpt2.address}
+    assert caught.value.fields["of_cause"] == {
+        "found": 10_000,
+        "most": gpt2.longest,
+        "longest": gpt2.longest,
+        "backbone": gpt2.address,
+    }
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
 

@@ -140,7 +140,7 @@ RUBBISH: Mapping[str, tuple[str, bytes, str]] = {
     "an empty workbook": ("a.xlsx", as_xlsx(One=[]), "the sheet 'One' is empty"),
     "no gzip": ("a.csv.gz", PLAIN, "not a readable .gz file"),
     "half of a gzip": ("a.csv.gz", gzip.compress(PLAIN, mtime=0)[:-9], "not a readable .gz file"),
-    "half of a bz2": ("a.csv.bz2", bz2.compress(PLAIN)[:-9], "not a whole .bz2 file"),
+    "half of a bz2": ("a.csv.bz2", bz2.compress(PLAIN)[:-9], "not a readable .bz2 file"),
     "half of an xz": ("a.csv.xz", lzma.compress(PLAIN)[:-9], "not a readable .xz file"),
     "no archive": ("a.zip", b"PK", "not a readable .zip file"),
     "an archive of two files": ("a.zip", as_zip(a__csv=PLAIN, b__txt=b"b"), "the archive has 2 files"),
