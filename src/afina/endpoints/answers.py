@@ -49,19 +49,15 @@ class EndpointFacts:
     Attributes:
         model: The model's name as asked for.
         models: The model's names in the answers, such as a dated version.
-        examples: The number of texts.
         kept: The number of texts whose answer was kept from an earlier run, or from an equal prompt.
-        requests: The number of requests in this run, with repetitions.
-        retries: The number of these requests that repeated a failed request.
+        requests: The number of requests in this run, with `retries`.
         missing: The rows of texts without an answer, by reason; the first row is 0.
         seconds_p50, seconds_p95: Percentiles of the seconds of an answer, with up to `at_once` requests at a time.
             None: there is no answer.
-        tokens_in, tokens_out: The tokens of all prompts and answers, by the server's count. None: the server gave none
-            for some answer.
+        tokens_in, tokens_out: By the server's count. None: the server gave none for some answer.
         cost: The cost of these tokens. None: prices or tokens are unknown.
         cost_per_1000: The cost of 1,000 texts, from the texts with an answer. None: as for `cost`.
         temperature: Whether all answers are of temperature 0. False: the server refused the setting.
-        structure: Whether the answers follow a JSON schema.
         unread: The most frequent answers that are no label or number, shortened, at most UNREAD.
         first_answer, last_answer: The moments of the earliest and the latest answer, in ISO 8601 and UTC, also of kept
             answers. None: there is no answer, or an answer was kept without its moment.
@@ -107,11 +103,8 @@ class EndpointForecast:
     Attributes:
         host: The server that would get the texts.
         requests: Without repetitions: one for each prompt that has no kept answer.
-        tokens_in: Estimated as a quarter of the characters of the prompts.
-        tokens_out: Estimated.
         most_tokens_out: The most tokens of the answers, by `max_tokens`.
-        cost, most_cost: The cost of the estimated tokens, and the most possible cost without repetitions. None: prices
-            are unknown.
+        most_cost: The most possible cost, without repetitions. None, as `cost`: prices are unknown.
     """
 
     host: str
@@ -126,12 +119,11 @@ class EndpointForecast:
 
 @dataclass(frozen=True)
 class Asked:
-    """Replies and failures by question (the digest of prompt and settings).
+    """Replies and failures (reasons of failed requests) by question, the digest of prompt and settings.
 
     Attributes:
         questions: The question of each text.
         kept: The questions that had a kept answer.
-        failures: The reasons of failed requests.
         retries: The number of `requests` that repeated a failed request.
     """
 
@@ -203,10 +195,7 @@ def costs(
 ) -> tuple[float | None, float | None]:
     """Return the cost of tokens at the prices of an endpoint, and the mean cost of a reply times 1,000.
 
-    Both are None if prices or tokens are unknown.
-
-    Args:
-        replied: The number of texts to which the server replied, and which have these tokens.
+    Both are None if prices or tokens are unknown. `replied` is the number of replies, which have these tokens.
     """
     cost = None if tokens_in is None or tokens_out is None else endpoint.cost(tokens_in, tokens_out)
     return cost, None if cost is None or not replied else 1000 * cost / replied

@@ -63,11 +63,8 @@ def ask(
         kept: The file of kept answers. The file counts requests and costs for the budget.
         templates: The template of each text, with training examples. None: the question's template.
 
-    Raises:
-        NotFound: There is no key, or the package openai is not installed.
-        Refused: The budget is spent, or the server refuses the key, the model or the address.
-        Busy: The server does not answer, or fails for many texts in a row.
-        CannotWrite: Answers cannot be kept.
+    Raises NotFound without a key or the package openai; Refused if the budget is spent, or the server refuses key,
+    model or address; Busy if the server does not answer; CannotWrite if answers cannot be kept.
     """
     prompts = prompts_of(question, split, templates)
     with KeptAnswers(kept) as file:
@@ -90,11 +87,7 @@ def foresee(
     *,
     templates: Sequence[Template] | None = None,
 ) -> EndpointForecast:
-    """Return what `ask` would take with the same arguments, without sending anything; no key is needed.
-
-    Args:
-        kept: The file of kept answers. None: no answer is kept.
-    """
+    """Return what `ask` would take with the same arguments, without sending anything; no key is needed."""
     by_question = {question_of(endpoint, question, each): each for each in prompts_of(question, split, templates)}
     if kept is not None and kept.exists():
         with KeptAnswers(kept) as file:
@@ -110,8 +103,7 @@ def foresee(
 def passed_limit(endpoint: Endpoint, forecast: EndpointForecast, kept: Path) -> str | None:
     """Return the limit that asking as in `forecast` would probably pass, `max_requests` or `max_cost`; None: neither.
 
-    Args:
-        kept: The file of kept answers, whose earlier requests count too.
+    Earlier requests in the file of kept answers count too.
     """
     spent = Spending(0, 0.0)
     if kept.exists():
@@ -131,8 +123,7 @@ def templates_of(
 ) -> list[Template] | None:
     """Return the template of each text of a split, with the examples that the endpoint asks for; None: no examples.
 
-    The examples are training texts of `task`; `seed` is that of the fixed draw. Raises InvalidStudy if too few training
-    texts can be examples.
+    Raises InvalidStudy if too few training texts can be examples.
     """
     if not endpoint.shots:
         return None
@@ -163,13 +154,10 @@ def most_tokens(prompt: str) -> int:
 
 
 class _Asking:
-    """The questions of a run: those that have a reply, and those that are still open.
+    """The questions of a run: those that have a reply, and those that are still `open`, each with its prompt.
 
     `_known`: whether the settings that the server takes are known. `_sent`: the questions whose request is on its way.
     `_waiting`: those who wait for the end of such a request.
-
-    Attributes:
-        open: The questions to ask, each with its prompt.
     """
 
     def __init__(

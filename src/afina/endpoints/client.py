@@ -1,9 +1,9 @@
-"""`Client`: requests to a server with OpenAI's protocols, by the package openai.
+"""`Client`: requests to a server with OpenAI's protocols, by the package openai, which only this module imports.
 
-Only this module imports openai. The package repeats requests after status 408, 409, 429 and 5xx, after time-outs and
-cut connections, and waits as `Retry-After` says. A hook sees each request that the package sends, so that repetitions
-count in a budget. The key is in no exception, answer or log: exceptions of the package are replaced, and the key is cut
-out of everything that the server sends.
+The package repeats requests after status 408, 409, 429 and 5xx, after time-outs and cut connections, and waits as
+`Retry-After` says. A hook sees each request that the package sends, so that repetitions count in a budget. The key is
+in no exception, answer or log: exceptions of the package are replaced, and the key is cut out of everything that the
+server sends.
 """
 
 from __future__ import annotations
@@ -53,13 +53,7 @@ _SENT = frozenset(
 
 @dataclass(frozen=True)
 class Dialect:
-    """The settings that a server takes. Some servers refuse temperature 0, JSON schemas or the setting `max_tokens`.
-
-    Attributes:
-        temperature: Whether temperature 0 is asked for.
-        structured: Whether a JSON schema is asked for.
-        limit: The name of the setting that limits the tokens of an answer.
-    """
+    """The settings that a server takes. Some servers refuse temperature 0, JSON schemas or the setting `max_tokens`."""
 
     temperature: bool = True
     structured: bool = True
@@ -68,8 +62,7 @@ class Dialect:
     def without(self, refused: RequestRejected, *, guess: bool) -> Dialect | None:
         """Return the dialect without the setting that a server refuses; None: there is no such setting.
 
-        Args:
-            guess: Whether a message that names no setting is about the schema or else about the temperature.
+        `guess`: Whether a message that names no setting is about the schema or else about the temperature.
         """
         if refused.names("max_tokens") and self.limit == "max_tokens":
             return replace(self, limit="max_completion_tokens")
@@ -111,7 +104,7 @@ class RequestRejected(RequestFailed):
 
 
 class _Stopped(BaseException):
-    """Raised by the hooks of the HTTP client to end a request with an error.
+    """Raised by hooks to end a request.
 
     It is no Exception, because openai 2 repeats a request after every Exception.
     """
@@ -137,8 +130,7 @@ class Attempts:
     Attributes:
         sending: Called before each attempt; returns the attempt's number, or raises.
         refused: Called with an attempt's number if the server answers with an error status.
-        current: The number of the last attempt.
-        begun: When the last attempt began.
+        begun: When the attempt `current`, the last one, began.
     """
 
     sending: Callable[[], Awaitable[int]]

@@ -1,10 +1,8 @@
 """`KeptAnswers`: a file of a server's answers and of what was spent, which survives a kill at any moment.
 
 A request is written before it is sent, with the most that it may cost, and its answer afterwards. So a budget counts
-requests whose process was killed, and two processes that share a file share the budget. The file is an SQLite database:
-its transactions are atomic and durable, and lock other processes out. With a write-ahead log, a transaction waits for
-the disk once instead of several times. The file has digests of prompts, but neither
-prompts nor keys.
+requests whose process was killed, and two processes that share a file share the budget. The file is an SQLite database
+with a write-ahead log. It has digests of prompts, but neither prompts nor keys.
 """
 
 from __future__ import annotations
@@ -53,15 +51,13 @@ class Reply:
     """A server's answer to a prompt.
 
     Attributes:
-        text: What the model wrote; None if it wrote nothing.
+        text: None: the model wrote nothing.
         finish: Why the answer ended, in the words of the protocol, such as "stop" or "length".
         refused: Whether the model refused to answer.
-        seconds: Seconds from the request to the end of the answer, without earlier attempts.
-        tokens_in, tokens_out: Tokens of the prompt and of the answer by the server's count. None: the server gave none.
+        seconds: From the request to the end of the answer, without earlier attempts.
+        tokens_in, tokens_out: By the server's count. None: the server gave none.
         model: The model's name in the answer.
-        temperature: Whether temperature 0 was asked for.
-        limit: The name of the setting that limited the answer.
-        structured: Whether a JSON schema was asked for.
+        temperature, structured, limit: The settings of the request, as in `Dialect`.
         at: The moment at which the answer was complete, in ISO 8601 and UTC. None: an earlier version kept the answer.
     """
 
@@ -175,10 +171,7 @@ class KeptAnswers:
         return Spending(int(row[0]), float(row[1]))
 
     def settle(self, request: int, cost: float | None, reply: Reply | None = None) -> None:
-        """Write the answer to a request, and its cost; None: the cost is unknown, so the most that it may cost counts.
-
-        A request without an answer counts as a request.
-        """
+        """Write the answer to a request, if it has one, and its cost; None: the most that it may cost counts."""
         answer = None if reply is None else json.dumps(asdict(reply))
         with self._changing():
             self._file.execute("update requests set cost = ?, answer = ? where id = ?", (cost, answer, request))

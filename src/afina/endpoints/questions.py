@@ -39,9 +39,7 @@ class EndpointQuestion(ABC):
     """How a model is asked about the texts of a task; for each kind of task, a subclass.
 
     Attributes:
-        kind: The kind of task.
         one_line: Whether an answer has one line, and is no answer if it is cut.
-        template: The prompt template around a text.
         label_names: The task's label names; for a number and a text, the name of the target.
         words: The words that a model may answer, by label name; without surrounding white space.
     """
@@ -72,9 +70,8 @@ class EndpointQuestion(ABC):
             template: The template around a text. None: the template that zero-shot predictions have by default.
             words: Label words by label name. None: the label names.
 
-        Raises:
-            InvalidStudy: Template, label names and words contradict each other, or labels need words.
-            UnknownName: `words` has a label that the task does not have.
+        Raises InvalidStudy if template, label names and words contradict each other, or labels need words; and
+        UnknownName if `words` has a label that the task does not have.
         """
         if template == CHAT:
             raise problems.TEMPLATE_OF_TOKENIZER(expected=OTHERWISE)

@@ -35,9 +35,7 @@ def answers(
 
     Args:
         model: The language model, in the compute dtype.
-        prompts: The token ids of the prompts. The answers are in the order of the prompts.
-        objective: The objective, which has the decoding settings and the maximum length of the answers.
-        listen: Called with a `Progress` after steps in which answers ended.
+        prompts: The token ids of the prompts.
         references: The tokens of the reference texts; None if their likelihood is not computed.
         targets: The target texts, object [N]. None: the targets are unknown.
     """
@@ -65,8 +63,7 @@ def answers(
 def text_of(tokenizer: Tokenizer, tokens: np.ndarray, decoding: Decoding = GREEDY) -> str:
     """Return the text of an answer's tokens, cut before the first stop string and without surrounding whitespace.
 
-    Args:
-        tokens: The tokens of the answer, int64 [number of tokens]. Special tokens and stop tokens are left out.
+    Special tokens and stop tokens are left out.
     """
     shown = [token for token in tokens.tolist() if token not in decoding.stop_token_ids]
     text = str(tokenizer.decode(shown, skip_special_tokens=True))
@@ -78,7 +75,7 @@ def likelihoods(model: LanguageModel, prompts: Encoded, references: References) 
     """Return the negative log-likelihood of each example's reference texts, given its prompt.
 
     Returns:
-        `nll`: The negative log-likelihood in nats, summed over all tokens of an example's references, float64 [N].
+        `nll`: in nats, summed over all tokens of an example's references, float64 [N].
         `reference_tokens`: The number of tokens in an example's references, int64 [N].
     """
     losses, lengths = token_losses_of(model, prompts, references), references.tokens.lengths

@@ -1,8 +1,7 @@
 """Conversion of a JSON Schema to a closed schema, whose objects have only the named keys, as in OpenAI's strict mode.
 
 In JSON Schema, an object without `additionalProperties` may have any further key. A model that may write further keys
-often writes them without end. The conversion only adds restrictions, so an answer that follows the closed schema also
-follows the given schema. The module imports no code of grammars.
+often writes them without end. The conversion only adds restrictions. The module imports no code of grammars.
 """
 
 from __future__ import annotations
@@ -65,9 +64,8 @@ class _Closing:
     def _schema(self, given: Any, beside: Keys | None) -> Any:
         """Return a schema converted to a closed schema.
 
-        Args:
-            beside: The keys that other schemas of the same value name; None if another schema already forbids further
-                keys, so that this schema does not have to.
+        `beside` has the keys that other schemas of the same value name; None if another schema already forbids further
+        keys.
         """
         self._step()
         if not isinstance(given, Mapping) or (given is not self._root and "$id" in given):

@@ -1,9 +1,8 @@
 """Generation of a language model's answers to prompts, with continuous batching.
 
 All running sequences, of different lengths, are continued in one forward pass: a packed batch with one token of each
-sequence, without padding. When a sequence has ended, a waiting prompt takes its place in the next step. The class
-`ContinuousBatch` computes one step at each call; the function `answers` computes the answers to any number of prompts.
-The module imports no code of tasks, templates or files.
+sequence, without padding. When a sequence has ended, a waiting prompt takes its place in the next step. The module
+imports no code of tasks, templates or files.
 """
 
 from __future__ import annotations
@@ -61,10 +60,7 @@ class Admission(Protocol):
 
 
 class NewTokens(NamedTuple):
-    """The tokens that one step added to an answer.
-
-    `logprobs`: The log-probabilities for each token. None: the request did not ask for them.
-    """
+    """The tokens that one step added to an answer. `logprobs` is None if the request did not ask for them."""
 
     tokens: list[int]
     logprobs: list[TokenLogprobs] | None
@@ -80,16 +76,14 @@ class _Request(Generic[Key]):
     Attributes:
         need: The largest number of tokens that the request's sequences may have together.
         size: The largest number of bytes of the request's keys and values.
-        adapter: The adapter that answers. None: the model without an adapter.
+        adapter: None: the model without an adapter.
         reported: The number of most probable tokens that are reported for each token of the prompt. None: no
             log-probabilities of the prompt.
-        heard: The listener, which is called with new tokens. None: no listener.
-        told: The number of tokens that the listener has received.
+        told: The number of tokens that the listener `heard` has received.
         opened: The sequence in the cache of a prompt that is being computed in chunks.
         filled: The number of the prompt's tokens that were computed.
-        sequences: The request's sequences in the cache. Empty until the prompt is completely computed.
+        sequences: Empty until the prompt is completely computed.
         last: The last token of each sequence.
-        prompt_logprobs: The log-probabilities of the prompt's tokens, after the prompt was computed.
     """
 
     key: Key
@@ -125,17 +119,15 @@ class ContinuousBatch(Generic[Key]):
     """A continuous batch: requests whose answers are generated together, step by step. Not thread-safe.
 
     Attributes:
-        computed: The number of tokens that the last step generated, for each request. For beam search, the tokens of
-            all beams are counted.
+        computed: The number of tokens that the last step generated for each request, in all beams.
 
     Args:
         ends: The ids of the end tokens.
         rows: The largest number of sequences in a step. A request with beam search has a sequence for each beam.
         columns: The largest number of tokens of all running sequences together. An answer counts as if it had its
             largest length. A request with more tokens runs alone.
-        budget: The largest number of prompt tokens that are computed in one forward pass. A longer prompt is computed
-            alone.
-        memory: Reserves memory before a request starts, and releases the memory at its end. None: no memory limit.
+        budget: The largest number of prompt tokens in one forward pass. A longer prompt is computed alone.
+        memory: None: no memory limit.
         checked: Whether a request fails if its logits are NaN or infinite.
     """
 
@@ -206,16 +198,14 @@ class ContinuousBatch(Generic[Key]):
         Args:
             key: The name of the request. No other waiting or running request may have the same name.
             prompt: The token ids of the prompt: at least one, and few enough to leave a position for an answer.
-            adapter: The adapter that answers. None: the model without an adapter.
+            adapter: None: the model without an adapter.
             logprobs: The number of most probable tokens that are reported at each step. None: no log-probabilities.
-            guide: An object that restricts the tokens of the answer. None: every token is allowed.
+            guide: None: every token is allowed.
             heard: A listener that is called with the new tokens of each step, except in beam search.
-            prompt_logprobs: The number of most probable tokens that are reported for each token of the prompt except
-                the first. None: no log-probabilities of the prompt.
+            prompt_logprobs: As `logprobs`, for each token of the prompt except the first.
 
-        Raises:
-            InvalidStudy: Beam search is combined with log-probabilities or a guide, or the decoding settings have a
-                token id that the model does not have.
+        Raises InvalidStudy if beam search is combined with log-probabilities or a guide, or if the decoding settings
+        have a token id that the model does not have.
         """
         decoding.check_vocabulary(self._model.vocabulary)
         room = self.room(prompt, adapter)
@@ -248,8 +238,7 @@ class ContinuousBatch(Generic[Key]):
         error of its guide or listener.
 
         Args:
-            most: The largest number of prompt tokens to compute in this step. Prompt tokens above this number are
-                computed in later steps. None: no limit.
+            most: The largest number of prompt tokens to compute in this step. None: no limit.
         """
         keep_freed()
         self.computed.clear()
@@ -263,10 +252,7 @@ class ContinuousBatch(Generic[Key]):
         return told
 
     def _told(self, ended: Ended[Key]) -> list[tuple[Key, Continuation | Exception]]:
-        """Pass the tokens of a step to the listeners, and return the requests that have ended with their outcomes.
-
-        If a request's listener (a callback for new tokens) raises an error, the request ends.
-        """
+        """Pass the tokens of a step to the listeners, and return the requests that have ended with their outcomes."""
         outcomes: dict[_Request[Key], Continuation | Exception | None] = dict.fromkeys(self._running.values())
         outcomes |= ended
         found = []
@@ -284,8 +270,8 @@ class ContinuousBatch(Generic[Key]):
     def _enter(self, *, limited: bool) -> None:
         """Start waiting requests, as far as the limits on sequences, tokens and memory allow.
 
-        `limited`: Whether the step computes a limited number of prompt tokens. If the step has no limit, requests with
-            at most `budget` prompt tokens together start.
+        If the step's number of prompt tokens is not limited, requests with at most `budget` prompt tokens together
+        start.
         """
         tokens = 0
         rows = sum(one.search.rows for one in self._running.values())
@@ -305,11 +291,7 @@ class ContinuousBatch(Generic[Key]):
                 return
 
     def _fill(self, most: int | None) -> Ended[Key]:
-        """Compute tokens of prompts that are not complete, at most `most` tokens together.
-
-        Prompts that need only one chunk are computed together in one packed batch. Then chunks of the other prompts are
-        computed.
-        """
+        """Compute at most `most` tokens of prompts that are not complete: whole prompts, then chunks."""
         filling = self._filling
         left = [len(one.prompt) - one.filled for one in filling]
         counts = shared_out(left, most)
@@ -328,9 +310,9 @@ class ContinuousBatch(Generic[Key]):
         return ended + (self._fill_in_chunks(parts) if parts else [])
 
     def _fill_in_chunks(self, parts: Sequence[tuple[_Request[Key], int]]) -> Ended[Key]:
-        """Compute the next chunk of each prompt. The chunks' lengths are given with the requests.
+        """Compute the next chunk of each prompt, of the given length.
 
-        If a prompt is complete after its chunk, the first token of its answer is computed too.
+        The first token of each answer whose prompt ends.
         """
         chunks = []
         for one, count in parts:
@@ -360,9 +342,7 @@ class ContinuousBatch(Generic[Key]):
     ) -> Ended[Key]:
         """Choose the next tokens of requests by their searches, and return the requests that have ended.
 
-        Args:
-            sequences: The sequences of the requests, in the order of the rows of `logits`.
-            logits: The logits of the next tokens, float32 [number of sequences, vocabulary].
+        The rows of `logits`, float32 [number of sequences, vocabulary], are in the order of `sequences`.
         """
         best, finite = _best(logits)
         places = {sequence: place for place, sequence in enumerate(sequences)}
@@ -383,11 +363,7 @@ class ContinuousBatch(Generic[Key]):
         return ended
 
     def _outcome(self, one: _Request[Key], logits: Tensor, best: int) -> Continuation | Exception | None:
-        """Choose the next tokens of a request by its search.
-
-        Returns the answer if the search has ended, an exception if its guide raised one, and None if the search
-        continues.
-        """
+        """Choose the next tokens of a request. Return None if its search continues, or the error of its guide."""
         try:
             moves = one.search.advance(logits, best)
         except Exception as error:  # noqa: BLE001 - an error of a guide ends its own request only
@@ -441,19 +417,15 @@ def chunk_size(left: int, most: int, computed: int, reach: float) -> int:
         left: The number of the text's tokens that are not computed yet.
         most: The time of the chunk, as the number of tokens that could be computed in this time at a text's beginning.
         computed: The number of the text's tokens that are computed. Each token of the chunk attends to them.
-        reach: The number of earlier tokens for which attention takes as long as a token's linear layers.
+        reach: As in `NextTokenModel`.
     """
     return min(left, max(SMALLEST, int(most / (1 + computed / reach))))
 
 
 def shared_out(needs: Sequence[int], most: int | None) -> list[int]:
-    """Divide a number of tokens among requests, as equally as possible, and return the share of each request.
+    """Divide `most` tokens among requests as equally as possible, none above its need.
 
-    Tokens that a request does not need go to the other requests.
-
-    Args:
-        needs: The number of tokens that each request needs.
-        most: The number of tokens to divide; None if each request gets all the tokens that it needs.
+    None: each gets what it needs.
     """
     if most is None:
         return [*needs]
@@ -479,13 +451,11 @@ def answers(
     """Generate the answers to prompts with continuous batching, and yield the answers in the order of the prompts.
 
     Args:
-        prompts: The token ids of each prompt. At most `window` prompts are read ahead.
+        prompts: The token ids of each prompt.
         ends: The ids of the end tokens.
-        make_guide: A function that makes a guide, which restricts the tokens of one answer. None: every token is
-            allowed.
+        make_guide: A function that makes the guide of one answer. None: every token is allowed.
         window: The largest number of prompts that were read and whose answers were not yielded. It bounds memory.
         listen: Called with the number of complete answers, after each step that completes an answer.
-        rows: The largest number of sequences in a step.
     """
     model.eval()
     batch = ContinuousBatch[int](OwnNextTokenModel(model), ends, tokenizer, rows=rows)

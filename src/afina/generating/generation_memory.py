@@ -1,8 +1,7 @@
 """Estimation of the memory of generation, by a dry run of its largest steps on tensors without values.
 
 Tensors without values do not give the next token or the end of a sequence. The dry run therefore takes the longest
-prompts, and gives each sequence its longest possible answer, so that the cache of keys and values is as large as it can
-become. `afina.training.dry_run` uses this module.
+prompts, and gives each sequence its longest possible answer.
 """
 
 from __future__ import annotations
@@ -25,13 +24,7 @@ from afina.models.kernels.linear import can_pack
 
 @dataclass(frozen=True, eq=False)
 class GenerationLoad:
-    """A set of prompts whose answers are to be generated.
-
-    Attributes:
-        prompts: The token ids of the prompts.
-        most: The largest number of tokens of an answer.
-        beams: The number of beams. 1: greedy decoding or sampling.
-    """
+    """Prompts (token ids) whose answers, of at most `most` tokens, are to be generated."""
 
     prompts: Encoded
     most: int
@@ -67,8 +60,7 @@ class GenerationRehearsal:
             tokens.
         most: The largest number of tokens of an answer.
         beams: The number of sequences for each prompt.
-        entering: The prompts that are computed in one packed batch.
-        layout: The layout of the packed batch `entering`.
+        entering: The prompts that are computed in one packed batch, whose layout is `layout`.
         decoding: The layout of a step with one token of each sequence.
     """
 

@@ -107,10 +107,7 @@ class Grammar:
 
     @classmethod
     def of_regex(cls, pattern: str) -> Grammar:
-        """Return the grammar of a regular expression in the syntax of Rust's `regex`.
-
-        Raises InvalidData if the regular expression is empty or too long.
-        """
+        """Return the grammar of a regular expression in the syntax of Rust's `regex`. Raises InvalidData."""
         from llguidance import regex_to_lark
 
         if not 1 <= len(pattern) <= MOST_PATTERN:
@@ -120,10 +117,7 @@ class Grammar:
 
     @classmethod
     def of_schema(cls, schema: Mapping[str, Any]) -> Grammar:
-        """Return the grammar of the JSON texts that follow a JSON Schema and whose objects have only the named keys.
-
-        Raises InvalidData if the schema is too long or too deep.
-        """
+        """Return the grammar of the JSON texts that follow a closed JSON Schema. Raises InvalidData."""
         if _depth(schema) > DEEPEST:
             raise _invalid(f"a schema with more than {DEEPEST} levels")
         if (length := len(json.dumps(schema))) > MOST_CHARACTERS:
@@ -132,10 +126,7 @@ class Grammar:
 
     @classmethod
     def _after_space(cls, body: str) -> Grammar:
-        """Return a grammar that allows a space before the text, because answers to many prompts begin with a space.
-
-        The space is removed from the finished answer.
-        """
+        """Return a grammar that allows a space before the text, because answers to many prompts begin with a space."""
         from llguidance import LLMatcher
 
         return cls(LLMatcher.grammar_from_lark(f'start: " "? body\nbody: {body}'))
@@ -150,10 +141,7 @@ def require() -> None:
 
 
 class TokenGuide:
-    """A guide, which knows the tokens that a grammar allows next in one answer. Not thread-safe.
-
-    The matcher is at the beginning of the answer, and no other guide may use it.
-    """
+    """A guide, which knows the tokens that a grammar allows next in one answer. Not thread-safe."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
@@ -187,9 +175,9 @@ class TokenGuide:
 
 
 class GuideMaker:
-    """A class that makes guides for the vocabulary of a tokenizer. Thread-safe.
+    """A class that makes guides for a tokenizer's vocabulary. Thread-safe.
 
-    For each client, one grammar is compiled at a time.
+    It compiles one grammar of a client at a time.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -204,9 +192,8 @@ class GuideMaker:
     def prepare(self, client: str, grammar: Grammar) -> Callable[[], TokenGuide]:
         """Compile a grammar, and return a function that makes a new guide for an answer.
 
-        Raises:
-            InvalidData: The grammar is invalid, not supported, or takes too much time or memory.
-            Busy: The machine was too busy to compile the grammar in a separate process.
+        Raises InvalidData for a grammar that is invalid, not supported or too costly, and Busy if the machine was too
+        busy to compile the grammar in a separate process.
         """
         from llguidance import LLMatcher, LLParserLimits
 
@@ -226,8 +213,8 @@ class GuideMaker:
     def _rehearse(self, matcher: LLMatcher) -> None:
         """Generate the first tokens of a random answer, and raise InvalidData if they exceed a limit of llguidance.
 
-        If the grammar allows an ASCII token next, the random answer has one. A model seldom writes in many alphabets,
-        so a grammar that is too costly only for other alphabets is still useful.
+        The random answer has ASCII tokens where the grammar allows them. A model seldom writes in many alphabets, so a
+        grammar that is too costly only for other alphabets is still useful.
         """
         draw, end, number = np.random.default_rng(0), self._tokenizer.eos_token_id, 0
         until = meter.processor_seconds() + REHEARSED_SECONDS
@@ -265,10 +252,7 @@ class GuideMaker:
 
 
 def _trial(grammar: Grammar) -> str | None:
-    """Compile a grammar in a separate process, and return the problem with the grammar, or None.
-
-    Raises Busy if the process does not end within `TRIAL_WAIT` seconds.
-    """
+    """Compile a grammar in a separate process, and return the problem with the grammar, or None. Raises Busy."""
     command = [sys.executable, "-P", "-m", __name__]
     try:
         done = subprocess.run(
@@ -287,10 +271,7 @@ def _trial(grammar: Grammar) -> str | None:
 
 
 def _compile_within_limits() -> None:
-    """Compile the grammar on standard input, compute its first step, and write the problem (or null) as JSON.
-
-    This function runs in the separate process.
-    """
+    """Compile the grammar on standard input in the separate process, and write the problem (or null) as JSON."""
     import resource
 
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer

@@ -43,8 +43,7 @@ class WholePrompt(NamedTuple):
     Attributes:
         room: The largest number of tokens that will follow the prompt.
         adapter: None: the model without an adapter.
-        reported: The number of most probable tokens that are reported for each token of the prompt. None: no
-            log-probabilities of the prompt.
+        reported: As in `PromptChunk`.
     """
 
     tokens: np.ndarray
@@ -54,13 +53,11 @@ class WholePrompt(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """The result of computing prompts.
+    """The result of computing prompts, in their order.
 
     Attributes:
-        sequences: In the order of the prompts.
         logits: The logits of the token after each prompt, float32 [number of prompts, vocabulary].
-        logprobs: For each prompt, the log-probabilities for each token except the first. None: the request did not ask
-            for them.
+        logprobs: For each token of a prompt except the first. None: the request did not ask for them.
     """
 
     sequences: list[CachedSequence]
@@ -73,8 +70,7 @@ class PromptChunk(NamedTuple):
 
     Attributes:
         sequence: The sequence in the cache, which has the keys and values of the earlier chunks.
-        tokens: All token ids of the prompt that are not computed yet, integers.
-        length: The number of tokens in the chunk, which are the first of `tokens`.
+        tokens: All token ids of the prompt that are not computed yet. The first `length` are the chunk.
         reported: The number of most probable tokens that are reported for each token of the prompt. None: no
             log-probabilities of the prompt.
     """
@@ -89,7 +85,6 @@ class NextTokenModel(ABC):
     """The base class of models that compute next-token logits, for many sequences in one packed batch per step.
 
     Attributes:
-        cache: The keys and values of the running sequences.
         longest: The largest number of tokens of a sequence, including virtual tokens.
         reach: The number of earlier tokens for which attention takes as long as a token's linear layers.
         vocabulary: The number of tokens in the vocabulary. Token ids are below this number.
@@ -157,12 +152,9 @@ class NextTokenModel(ABC):
     def _prompts(
         self, prompts: Sequence[np.ndarray], sequences: Sequence[CachedSequence], read: Tensor | None
     ) -> Tensor:
-        """Compute prompts in one packed batch, and return the input of the head.
+        """Compute prompts, sorted by adapter, in one packed batch, and return the input of the head.
 
-        Args:
-            sequences: The sequences of the prompts, sorted by adapter.
-            read: The indices, in the packed batch, of the tokens at which the head reads, int64 [M]. None: the last
-                token of each prompt.
+        `read` has the indices of the tokens at which the head reads, int64 [M]; None: the last token of each prompt.
         """
 
     def open(self, prompt: np.ndarray, adapter: BatchedAdapter | None) -> OpenSequence:
@@ -180,10 +172,9 @@ class NextTokenModel(ABC):
 
     @abstractmethod
     def _filled(self, chunks: Sequence[PromptChunk]) -> Sequence[Tensor]:
-        """Compute chunks, and return the input of the head for each chunk.
+        """Compute chunks, and return the input of the head: for all tokens if log-probabilities are requested.
 
-        A chunk whose log-probabilities are requested has the head's input for all its tokens, any other chunk for its
-        last token only.
+        The last.
         """
 
     def _read(
@@ -193,8 +184,8 @@ class NextTokenModel(ABC):
 
         Args:
             parts: The input of the head for each prompt or chunk, float32 [tokens, width].
-            after: For each prompt or chunk, the tokens that follow its tokens, and the number of most probable tokens
-                to report. The last token of a prompt is followed by none. None: no log-probabilities.
+            after: The tokens that follow its tokens (none follows the last of a prompt), and the number of most
+                probable tokens to report. None: no log-probabilities.
         """
         found = [
             None if most is None else self._logprobs(features, tokens, most)
@@ -212,18 +203,13 @@ class NextTokenModel(ABC):
         return [one for some, mine in rows for one in logprobs_of(self._readout(some), mine, most)]
 
     def run(self, opened: OpenSequence, room: int) -> CachedSequence:
-        """Return a running sequence for a prompt whose last chunk was computed.
-
-        `room`: The largest number of tokens that will follow the prompt.
-        """
+        """Return a running sequence for a prompt whose last chunk was computed, with `room` for further tokens."""
         return self.cache.run(opened, min(room, _ROOM))
 
     def go_on(self, tokens: Mapping[CachedSequence, int]) -> tuple[list[CachedSequence], Tensor]:
         """Append a token to every running sequence, and compute the logits of the next tokens.
 
-        Returns:
-            The sequences in the order of the packed batch, and the logits of the token after each sequence, float32
-            [number of sequences, vocabulary].
+        The sequences are returned in the order of the rows of the logits, float32 [number of sequences, vocabulary].
         """
         self.cache.make_room()
         sequences = self._row(self.cache.sequences)

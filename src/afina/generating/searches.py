@@ -1,7 +1,7 @@
 """Searches, which choose the tokens of a request's answer from next-token logits: greedy, sampling and beam search.
 
-A search gives the same answer as transformers' `generate` for the prompt alone. Each search gets only the logits of its
-own request, so other requests cannot change its answer. The module imports no code of models and caches.
+A search gives the same answer as transformers' `generate` for the prompt alone. The module imports no code of models
+and caches.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ The function is called after each new token.
 class TokenLogprobs(NamedTuple):
     """The log-probabilities of a chosen token, and of the most probable tokens at its position.
 
-    Log-probabilities are computed from the model's logits before guide, bias, penalties, temperature, min-p, top-k and
-    top-p.
+    They are computed from the model's logits, before guide, bias, penalties, temperature, min-p, top-k and top-p.
     """
 
     chosen: float
@@ -71,11 +70,9 @@ class Continuation(NamedTuple):
 
 
 class Moves(NamedTuple):
-    """The tokens that a search has chosen for the next step of a request.
+    """The next token of each beam, and the index of the earlier beam that it continues.
 
-    Attributes:
-        tokens: The next token of each beam; a single token without beam search.
-        parents: The index of the earlier beam that each beam continues.
+    One beam without beam search.
     """
 
     tokens: list[int]
@@ -119,21 +116,15 @@ class Search(ABC):
 
     @abstractmethod
     def advance(self, logits: Tensor, best: int | None) -> Moves | None:
-        """Choose the next tokens.
+        """Choose the next tokens. Return None if the search has ended and its answer is in `answer`.
 
         Args:
             logits: The next-token logits of each beam, float32 [beams, vocabulary]; [1, vocabulary] at the first step.
             best: The index of the largest logit in the first row. May be None if `takes_best` is False.
-
-        Returns:
-            The next tokens; None if the search has ended and its answer is in `answer`.
         """
 
     def _banned(self, tokens: Sequence[int]) -> np.ndarray:
-        """Return the tokens that are forbidden next because they would repeat an n-gram, int64 [number of tokens].
-
-        The n-grams of the prompt and of the answer count (`no_repeat_ngram`).
-        """
+        """Return the tokens that would repeat an n-gram of prompt or answer (`no_repeat_ngram`), int64 [M]."""
         size = self.decoding.no_repeat_ngram
         whole = np.concatenate([self.prompt, np.asarray(tokens, self.prompt.dtype)])
         if size == 0 or len(whole) < size:
@@ -148,7 +139,7 @@ class SingleSearch(Search):
 
     Args:
         alternatives: The number of most probable tokens that are reported at each step. None: no log-probabilities.
-        guide: An object that restricts the tokens of the answer. None: every token is allowed.
+        guide: None: every token is allowed.
     """
 
     def __init__(
@@ -177,10 +168,7 @@ class SingleSearch(Search):
         return self.decoding.keeps_logits and self._guide is None and self.logprobs is None
 
     def advance(self, logits: Tensor, best: int | None) -> Moves | None:
-        """Choose the next token, and append it to the answer.
-
-        The search ends at an end token, a stop string, the end of the guide's grammar, or the limit of new tokens.
-        """
+        """Choose the next token, and append it to the answer."""
         if self.takes_best:
             assert best is not None
             token = best
@@ -236,12 +224,11 @@ class SingleSearch(Search):
         return scores
 
     def _draw(self, scores: np.ndarray) -> int:
-        """Draw a token from softmax(scores / temperature), among the tokens that min-p, top-k and top-p allow.
+        """Draw a token from softmax(scores / temperature), among the tokens that min-p, then top-k, then top-p allow.
 
-        min-p is applied first, then top-k, then top-p. Each token of the vocabulary gets an exponentially distributed
-        time, whose rate is the token's weight, and the token with the smallest time is drawn. With this method of
-        drawing, rounding changes the drawn token only if two times are nearly equal. A draw by cumulative sums of the
-        weights would change more often, because each of thousands of sums is rounded.
+        Each token of the vocabulary gets an exponentially distributed time, whose rate is the token's weight, and the
+        token with the smallest time is drawn. Rounding changes the drawn token only if two times are nearly equal; a
+        draw by cumulative sums of the weights would change more often.
         """
         scores = scores / self.decoding.temperature
         weights = np.exp(scores - scores.max())
@@ -261,7 +248,6 @@ def logprobs_of(logits: Tensor, tokens: Tensor, alternatives: int) -> list[Token
     Args:
         logits: float32 [M, vocabulary].
         tokens: int64 [M].
-        alternatives: The number of most probable tokens.
     """
     rows = logits.double()
     total = rows.logsumexp(-1, keepdim=True)
@@ -292,8 +278,7 @@ _NEVER = -1e9
 class BeamSearch(Search):
     """Beam search, which gives the same answer as transformers' beam search with `early_stopping=False`.
 
-    The score of a beam is its log-probability divided by length ** length_penalty. The search ends when there are
-    enough finished beams, and the best running beam is not better than the worst finished beam.
+    The score of a beam is its log-probability divided by length ** length_penalty.
     """
 
     def __init__(self, prompt: np.ndarray, decoding: Decoding, limits: Limits) -> None:
@@ -348,7 +333,7 @@ class BeamSearch(Search):
 def search_for(
     prompt: np.ndarray, decoding: Decoding, limits: Limits, alternatives: int | None = None, guide: Guide | None = None
 ) -> Search:
-    """Return the search for a prompt that the decoding settings ask for: beam search, or else a `SingleSearch`.
+    """Return beam search or a `SingleSearch`, as the decoding settings ask for.
 
     Raises InvalidStudy if beam search is combined with log-probabilities (`alternatives`) or a guide.
     """

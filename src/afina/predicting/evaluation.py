@@ -30,7 +30,6 @@ class MeasuredAbstention:
     Attributes:
         threshold: The lowest confidence at which the adapter answers a text.
         promised: The largest share of wrong answers that the training promised. None: the manifest has no promise.
-        found: The numbers of evaluated texts.
     """
 
     threshold: float
@@ -60,7 +59,7 @@ class Evaluation:
         where: The file or task of the texts. The fields `where`, `held_out`, `leaked`, `left_out`, `unmeasured` and
             `repeated` are those of `EvaluationSet`.
         label_names: If there are two, the second is the positive label.
-        max_length: The maximum length of a text in tokens. None: the adapter does not truncate texts.
+        max_length: In tokens. None: the adapter does not truncate texts.
         chosen: Whether a person or a benchmark chose which of two labels is the positive one.
         too_long: The number of texts that were left out because their right answer has too many tokens.
         abstention: None: the adapter answers every text.
@@ -117,16 +116,11 @@ def evaluate(
         texts: The labelled texts, read with the result of `trained`, so that training texts are recognised.
         backbone: The address of the backbone. None: the adapter's own.
         check_probe: Whether to run the golden test first, which checks outputs recorded after training.
-        dtype: As in `Predictor.of`.
         metric: None: the task's main metric, or else the default of the kind of task.
         positive: Which of two labels is the positive one, for F1 and AUROC. None: the second label of `texts`.
 
-    Raises:
-        InvalidStudy: The kind of task does not have the metric.
-        InvalidData: `positive` is not a label of the adapter, or the adapter does not have two labels.
-        NotFound: The backbone does not exist, or the adapter does not name its backbone.
-        WrongBackbone: The adapter was made for another backbone.
-        CorruptAdapter: The adapter's tensors do not fit the backbone, or the golden test fails.
+    Raises the errors of `Predictor.load` and `golden_test.check`; InvalidStudy for a metric that the kind of task does
+    not have, and InvalidData if `positive` is not one of an adapter's two labels.
     """
     if adapter.manifest.method == FOREIGN:  # peft stores no label names
         adapter = replace(adapter, manifest=adapter.manifest.model_copy(update={"label_names": texts.label_names}))
@@ -166,10 +160,7 @@ def _evaluated(predictor: Predictor, adapter: Adapter, texts: EvaluationSet, hea
 
 
 def _fitting(predictor: Predictor, texts: EvaluationSet) -> tuple[Split, int]:
-    """Return the texts without those whose right answer is too long, and the number of texts left out.
-
-    Raises InvalidData if a right answer is too long and the options of `texts` do not allow leaving it out.
-    """
+    """Return the texts without those whose right answer is too long, and the number of texts left out."""
     split, answer_tokens = texts.split, (predictor.objective.settings or {}).get("answer_tokens")
     if not isinstance(predictor, ModelPredictor) or answer_tokens is None:
         return split, 0

@@ -66,8 +66,7 @@ TAUGHT = 4
 def _likelihoods(model: LanguageModel, prompts: Encoded, backbone: Backbone, template: Template) -> np.ndarray:
     """Return the log-probabilities of the first tokens of the built-in answers, [sentence, TAUGHT].
 
-    The built-in answer to a sentence is the next sentence. A token's log-probability is computed after the answer's own
-    earlier tokens: a generated answer could differ completely if rounding changed one token.
+    The tokens are given: a generated answer could differ completely if rounding changed one token.
     """
     return -token_losses_of(model, prompts, taught(backbone.tokenizer, template)).reshape(len(SENTENCES), TAUGHT)
 
@@ -83,12 +82,7 @@ def _pairs(template: str | None) -> tuple[str, ...] | None:
 
 
 def opened(adapter: Adapter, backbone: str | None, dtype: str = "float32", *, checked: bool = False) -> Predictor:
-    """Open an adapter for prediction, optionally after its golden test.
-
-    Args:
-        backbone: The address of the backbone. None: the adapter's own.
-        checked: Whether the golden test comes first. It compares outputs in float32, as they were recorded, before the
-            predictor is converted to `dtype`.
+    """Open an adapter for prediction, optionally after its golden test, which compares outputs in float32.
 
     Raises the errors of `Predictor.of` and `check`.
     """
@@ -103,7 +97,7 @@ def opened(adapter: Adapter, backbone: str | None, dtype: str = "float32", *, ch
 def check(predictor: Predictor) -> None:
     """Raise CorruptAdapter if the adapter's outputs for the built-in sentences differ from those in the manifest.
 
-    Raises InvalidStudy if the manifest has no recorded outputs, or if the predictor computes in bfloat16 or int8.
+    Raises InvalidStudy as `difference` does.
     """
     found = difference(predictor)
     if not found <= TOLERANCE:
@@ -115,9 +109,8 @@ def check(predictor: Predictor) -> None:
 def difference(predictor: Predictor) -> float:
     """Return the largest difference from the outputs in the manifest, divided by the largest of these.
 
-    Raises:
-        InvalidStudy: The manifest has no recorded outputs, or the predictor computes in bfloat16 or int8.
-        CorruptAdapter: The number of outputs differs from the number in the manifest.
+    Raises InvalidStudy if the manifest has no recorded outputs, or the predictor computes in bfloat16 or int8; and
+    CorruptAdapter if the number of outputs differs.
     """
     expected = recorded(predictor.manifest, predictor.where)
     if predictor.dtype in ("bfloat16", INT8):
@@ -141,10 +134,7 @@ def asked(manifest: Manifest) -> list[tuple[str, str | None]]:
 
 
 def compared(actual: np.ndarray, expected: np.ndarray, where: str) -> float:
-    """Return the largest difference, divided by the largest expected output.
-
-    Raises CorruptAdapter if the shapes differ.
-    """
+    """Return the largest difference, divided by the largest expected output. Raises CorruptAdapter for other shapes."""
     if actual.shape != expected.shape:
         raise problems.PROBE_SHAPE(where=where, found=actual.shape, expected=expected.shape)
     return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-12))

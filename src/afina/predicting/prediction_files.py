@@ -1,7 +1,6 @@
 """Write each row of a user's file with its prediction, as JSON objects or as a table with the file's columns.
 
-A row without a text gets a prediction whose values are all None, so that no row is missing in the output. The module
-`prediction_files` does not know models.
+A row without a text gets a prediction whose values are all None, so that no row is missing in the output.
 """
 
 from __future__ import annotations
@@ -30,10 +29,7 @@ Answer = dict[str, Any]
 
 
 def answered_rows(predictor: Predictor, chunk: Chunk) -> tuple[list[Answer], int]:
-    """Return a prediction (JSON values by name) for each row of a chunk, and the number of truncated texts.
-
-    Raises the errors of the method `Predictor.predict`.
-    """
+    """Return a prediction (JSON values by name) for each row of a chunk, and the number of truncated texts."""
     objective, given, truncated = predictor.objective, iter(list[Answer]()), 0
     if chunk.texts:
         predictions, truncated = predictor.predict(chunk.texts, chunk.pairs, before=chunk.before, spaced=chunk.spaced)
@@ -60,9 +56,7 @@ def check_out(out: Path, file: Path | None) -> None:
 def writing_rows(
     out: Path, objective: Objective, separator: str | None = None
 ) -> Iterator[Callable[[Chunk, Sequence[Answer]], None]]:
-    """Yield a function that writes the rows of a chunk with their predictions to the file `out`.
-
-    The file is written atomically.
+    """Yield a function that writes the rows of a chunk with their predictions to the file `out`, atomically.
 
     Temporary files of killed processes that wrote the same file are deleted first.
 
@@ -72,12 +66,10 @@ def writing_rows(
 
     Args:
         out: The output, a csv or jsonl file.
-        objective: The kind of task, which determines the names of the further columns.
         separator: String between several labels of a text in csv. None: `BETWEEN`.
 
-    Raises:
-        InvalidData: The input file has a column with the name of a further column, or (csv only) a row has columns that
-            the first row does not have.
+    Raises InvalidData if the input file has a column with the name of a further column, or (csv only) a row has columns
+    that the first row does not have.
     """
     file_io.sweep_killed(out)
     with (

@@ -1,7 +1,6 @@
 """`Predictor`: an opened adapter that predicts any number of texts, on its backbone or without a backbone.
 
-The order of texts and their batches do not change a predictor's answers. The module `predictor` does not know tasks,
-files of texts or golden tests.
+The order of texts and their batches do not change a predictor's answers.
 """
 
 from __future__ import annotations
@@ -75,11 +74,7 @@ def logits(classifier: Classifier, encoded: Encoded, listen: Listener = ignore) 
 
 
 def read_outputs(classifier: Classifier, encoded: Encoded, listen: Listener = ignore) -> list[np.ndarray]:
-    """Return the classifier's outputs for the words that are read in each sequence, float32 [M, width].
-
-    Args:
-        encoded: Sequences with the words that are read in them (`Encoded.reads`).
-    """
+    """Return the outputs for the words that are read in each sequence (`Encoded.reads`), float32 [M, width]."""
     keep_freed()
     classifier.eval()
     device = next(classifier.parameters()).device
@@ -273,9 +268,7 @@ class Predictor(ReprCard, ABC):
     def profile(self, split: Split, edges: Sequence[float], *, where: str = "text") -> AnswerProfile | None:
         """Return the counts of a split's texts and of the answers to them; None if the kind has no such counts.
 
-        Args:
-            edges: The edges of the bins of scores (`AnswerProfile.edges`).
-            where: The name of the texts in error messages.
+        `edges` are those of the bins of scores (`AnswerProfile.edges`).
         """
         found, _ = self.predict(split.texts, split.pairs, where=where)
         return counted_kinds.profile(self.objective, found, self._tokens(split, where), edges)
@@ -310,9 +303,8 @@ class Predictor(ReprCard, ABC):
 def backbone_of(adapter: Adapter, address: str | None = None) -> Backbone | None:
     """Open the backbone at `address`, or by default the adapter's own; None: the adapter needs no backbone.
 
-    Raises:
-        NotFound: The adapter does not name its backbone, or the backbone does not exist.
-        InvalidStudy: An address is given and the adapter needs no backbone, or afina does not support the backbone.
+    Raises NotFound if the adapter does not name its backbone or the backbone does not exist, and InvalidStudy if the
+    adapter needs no backbone or afina does not support it.
     """
     if adapter.vocabulary is not None:
         if address is not None:
@@ -350,7 +342,6 @@ class ModelPredictor(Predictor):
     Attributes:
         classifier: The backbone with the adapter's method, weights and head.
         backbone: The backbone without the adapter's changes.
-        method: The adapter's method, with the default hyperparameters of the backbone's model family.
     """
 
     classifier: Classifier
@@ -450,10 +441,9 @@ class ModelPredictor(Predictor):
 def int8_factors(backbone: Backbone, precision: str, opened: Classifier | None = None) -> dict[str, Tensor]:
     """Return the factors for `Classifier.use_int8`, measured on the built-in sentences of the golden test.
 
-    The factors are measured without an adapter, once for each precision of the frozen weights. With every adapter, the
-    same layers multiply in int8 with the same factors, in a predictor, in a server's engine with many adapters, and in
-    `afina replay`, which repeats an answer. `opened` is the open backbone in float32 and this precision, without a
-    method attached; None: the backbone is opened only to measure the factors.
+    The factors are measured without an adapter, once for each precision of the frozen weights. So the same layers
+    multiply in int8 with the same factors for every adapter, in a predictor, a server and `afina replay`. `opened` is
+    the open backbone in float32 and this precision, without a method; None: it is opened only to measure the factors.
     """
     if precision not in backbone.int8_factors:
         if opened is None:

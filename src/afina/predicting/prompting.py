@@ -107,8 +107,6 @@ def ask(
     """Predict the held-out texts of a task zero-shot with `backbone`, in the best of several templates.
 
     Args:
-        backbone: The pretrained language model.
-        task: The task with training texts and held-out texts.
         templates: Templates to compare on training texts; the best is used. A single template is used without a
             comparison. If `templates` is empty, training's default template is used (docs/background/words.md), unless
             another of TEMPLATES is significantly better on training texts.
@@ -116,9 +114,8 @@ def ask(
         offset: Whether to add an offset to the logits, estimated on training texts without their labels.
         says: Function that receives a sentence before each slow step.
 
-    Raises:
-        InvalidStudy: The labels, label words and templates do not fit together.
-        UnknownName: `words` has a label that the task does not have.
+    Raises InvalidStudy if labels, label words and templates do not fit together, and UnknownName if `words` has a label
+    that the task does not have.
     """
     objective = objectives.make(task.label_names, {"kind": task.kind})
     if not objective.can_be_asked:
@@ -152,11 +149,9 @@ def ask(
 
 
 def _chosen(right: Sequence[np.ndarray], *, keep_first: bool) -> int:
-    """Return the index of the template with the most right answers.
+    """Return the index of the template with the most right answers (bool [examples] for each template).
 
-    Args:
-        right: For each template, whether its answer to each text is right, bool [examples].
-        keep_first: Whether to return 0 unless another template is significantly better than the first template.
+    `keep_first`: 0, unless another template is significantly better than the first template.
     """
     if not right:
         return 0
@@ -229,9 +224,8 @@ CALIBRATION_TEXTS = 512
 def calibrated_offset(classifier: Classifier, encoded: Encoded, ranks: Ranks = ALONE) -> Tensor:
     """Return the offset of the logits for which all labels have the same mean probability, float32 [labels].
 
-    The offset is that of "batch calibration" (Zhou et al. 2023, https://arxiv.org/abs/2309.17249): minus the logarithm
-    of each label's mean probability over the texts. The offset assumes that the labels are equally frequent. Each
-    of the `ranks` computes its share of the texts.
+    The offset is that of "batch calibration" (Zhou et al. 2023, https://arxiv.org/abs/2309.17249). It assumes that the
+    labels are equally frequent.
     """
     read = encoded.first(CALIBRATION_TEXTS)
     made = ranks.of_shares(read.lengths, lambda start, stop: logits(classifier, read.part(start, stop)))
@@ -246,9 +240,6 @@ def shifted_by_itself(predictions: Predictions) -> Predictions:
 
 
 def shift_of(outputs: np.ndarray) -> np.ndarray:
-    """Return the vector that calibration adds to the logits [N, labels], float32 [labels].
-
-    The value of a label is minus the logarithm of the label's mean probability.
-    """
+    """Return what calibration adds to logits [N, labels]: minus the log of mean probabilities, float32 [labels]."""
     shift: np.ndarray = -np.log(np.maximum(classification.probabilities(outputs).mean(axis=0), 1e-12))
     return shift.astype(np.float32)

@@ -49,7 +49,7 @@ class Truncation:
     Attributes:
         max_length: The number of tokens of a text, with template and special tokens; the adapter's own maximum still
             holds. None: only that one holds.
-        side: The side at which tokens are removed. None: the tokenizer's default.
+        side: None: the tokenizer's default.
     """
 
     max_length: int | None = None
@@ -64,9 +64,7 @@ AS_TRAINED = Truncation()
 class Reading:
     """The template, maximum length and truncation with which an adapter tokenises texts.
 
-    Attributes:
-        where: The adapter's directory, for error messages.
-        other: A template that replaces the adapter's. None: the adapter's template is used.
+    `other` is a template that replaces the adapter's; None: the adapter's template is used.
     """
 
     manifest: Manifest
@@ -124,7 +122,7 @@ class Reading:
             where: What error messages call the texts.
             before: Number of texts in earlier calls, which error messages add to a text's number.
             tokenizer: A tokenizer with the same results as the backbone's. None: the backbone's.
-            spaced: Whether the texts were given as words, between which there are single spaces (`Split.spaced`).
+            spaced: As in `Predictor.predict`.
         """
         if self.other is None:
             check(self.manifest, self.where, texts, pairs, where=where, before=before)
@@ -182,11 +180,8 @@ def finite(predictions: Predictions, adapter: str) -> Predictions:
 def method_of(adapter: Adapter, backbone: Backbone) -> Method:
     """Return the adapter's method, with the default hyperparameters of the backbone's model family.
 
-    Raises:
-        UnknownName: There is no adaptation method with the name in the manifest.
-        InvalidStudy: The hyperparameters in the manifest are not supported.
-        CorruptAdapter: A size in the manifest is impossible, or the adapter's `adapter_config.json` differs from the
-            manifest.
+    Raises UnknownName or InvalidStudy for a method or hyperparameters that are not supported, and CorruptAdapter for an
+    impossible size, or if the adapter's `adapter_config.json` differs from the manifest.
     """
     check_agrees(adapter)
     manifest = adapter.manifest
@@ -198,8 +193,7 @@ def method_of(adapter: Adapter, backbone: Backbone) -> Method:
 def _check_sizes(adapter: Adapter, backbone: Backbone, taken: int) -> None:
     """Raise CorruptAdapter for impossible sizes in the manifest, before memory of these sizes is allocated.
 
-    Args:
-        taken: Number of virtual tokens of the method, by which a text's maximum length is shorter.
+    `taken` is the number of the method's virtual tokens, by which a text's maximum length is shorter.
     """
     manifest = adapter.manifest
     if manifest.max_length + taken > backbone.longest:
@@ -221,8 +215,7 @@ def _check_sizes(adapter: Adapter, backbone: Backbone, taken: int) -> None:
 def check_backbone(adapter: Adapter, backbone: Backbone, body: Any) -> None:
     """Raise WrongBackbone if the manifest states the digest of another backbone.
 
-    Args:
-        body: The backbone's open, unchanged body; not used if the backbone's weights were already hashed.
+    `body` is the open, unchanged body; it is not used if the backbone's weights were already hashed.
     """
     manifest = adapter.manifest
     if manifest.backbone_digest is None or (found := backbone.digest_of(body)) == manifest.backbone_digest:

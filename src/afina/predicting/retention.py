@@ -52,9 +52,9 @@ def _mean(sums: np.ndarray, tokens: np.ndarray) -> tuple[float, tuple[float, flo
 
 
 def check_measurable(encoded: Encoded, source: str) -> Encoded:
-    """Return the sentences that have two tokens or more, because the first token has no loss.
+    """Return the sentences of two tokens or more, as a first token has no loss.
 
-    Raises InvalidData if fewer than two sentences have two tokens or more, so that no interval can be computed.
+    Raises InvalidData for fewer than two.
     """
     kept = [encoded[place] for place in range(len(encoded)) if len(encoded[place]) > 1]
     if len(kept) < 2:
@@ -73,7 +73,6 @@ def sentence_losses(
     Args:
         classifier: The model to measure, with a causal backbone.
         encoded: N tokenised sentences of two tokens or more.
-        ranks: The processes that measure together; each measures its share of the sentences.
 
     Raises NotFound if the backbone's weight files have no output embedding.
     """

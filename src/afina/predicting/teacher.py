@@ -1,7 +1,6 @@
 """A teacher: an adapter whose outputs for texts are the targets of a student (Hinton et al. 2015).
 
-The outputs of a teacher are computed once for the texts of a training, and kept in the cache. The module `teacher` does
-not know how a student is trained.
+The outputs of a teacher are computed once for the texts of a training, and kept in the cache.
 """
 
 from __future__ import annotations
@@ -35,12 +34,9 @@ _OUTPUTS = "outputs"
 def check_teacher(adapter: Adapter, task: Task, *, allow_leakage: bool = False) -> None:
     """Raise an error if an adapter cannot be the teacher of a student of a task.
 
-    Args:
-        allow_leakage: Whether the teacher's training texts may be evaluation texts of the task.
-
     Raises InvalidStudy for a teacher of another kind, with other labels, or of pairs if the task has single texts, and
-    the reverse; Leakage if the teacher was trained on more than a share LEAKAGE_LIMIT of the evaluation texts, or on
-    texts that the student sets aside to choose a threshold of abstention.
+    the reverse; Leakage if the teacher was trained on more than a share LEAKAGE_LIMIT of the evaluation texts (without
+    `allow_leakage`), or on texts that the student sets aside to choose a threshold of abstention.
     """
     manifest, where = adapter.manifest, adapter.where
     kind = objectives.make(manifest.label_names, manifest.objective).kind
@@ -72,12 +68,8 @@ def soft_targets(
 ) -> np.ndarray:
     """Return the targets that a student learns from a teacher, for the texts of several splits, float32 [N, width].
 
-    The teacher's outputs are read from the cache if they were computed before.
-
-    Args:
-        dtype: As in `Predictor.of`.
-        backbone: The address of the teacher's backbone. None: the address in the adapter's manifest.
-        ranks: Each computes the outputs for its share of the texts. The first reads and writes the cache.
+    The teacher's outputs are read from the cache if they were computed before. The first rank reads and writes the
+    cache.
 
     Raises the errors of `Predictor.load` and `Predictor.predict`.
     """

@@ -1,7 +1,4 @@
-"""Features of texts or of words: the hidden states of a frozen backbone, which a linear probe reads.
-
-The module `text_features` trains nothing, and does not know labels or tasks.
-"""
+"""Features of texts or of words: the hidden states of a frozen backbone, which a linear probe reads."""
 
 from __future__ import annotations
 
@@ -34,15 +31,13 @@ LONGEST = 512
 class FeatureModel:
     """A frozen backbone, opened once, that computes the features to which scikit-learn fits a linear probe's head.
 
-    Attributes:
-        classifier: The open model, whose head is not used.
-        reads_words: Whether the features are of words: the hidden states of their first tokens.
+    Features of words are the hidden states of their first tokens. The head of `classifier` is not used.
     """
 
     def __init__(self, backbone: Backbone, objective: Objective | None = None) -> None:
-        """Open the backbone for a kind of task. None: for texts.
+        """Open the backbone for a kind of task; None: for texts.
 
-        Raises InvalidStudy if the backbone has no pooling for a linear probe.
+        Raises InvalidStudy if it has no pooling for a linear probe.
         """
         self.backbone, self.reads_words = backbone, objective is not None and objective.reads_words
         method = make(METHOD)
@@ -89,10 +84,7 @@ class FeatureModel:
     ) -> FeatureRows:
         """Return the features of the words of N texts, in windows of at most LONGEST tokens.
 
-        Args:
-            spaced: Whether the texts were given as words, between which there are single spaces.
-
-        Raises InvalidData for a text without tokens.
+        `spaced` is as in `Predictor.predict`. Raises InvalidData for a text without tokens.
         """
         encoded = encode_words(self.backbone.tokenizer, texts, max_length=self.longest, spaced=spaced, where=where)
         windows: list[np.ndarray] = [np.zeros((0, self.width), np.float32)] * len(encoded)
@@ -124,11 +116,6 @@ def text_features(
     """Return the features of N texts, float32 [N, width], in the order of the texts.
 
     The features are those to which scikit-learn fits the head of a linear probe on `backbone`.
-
-    Args:
-        pairs: The second text of each pair. None: single texts.
-        listen: Called with the progress, in texts.
-        where: A name for the texts in error messages.
 
     Raises InvalidData for a text without tokens, and InvalidStudy if the backbone has no pooling for a linear probe.
     """
