@@ -29,8 +29,9 @@ from afina.models.kernels.layer_changes import BatchedAdapter
 from afina.models.mixed_batch import MixedBatchModel
 from afina.models.objective import Opening
 from afina.models.pretrained import meta_from_config
+from afina.predicting.backbone_digest import check_backbone
 from afina.predicting.predictor import ModelPredictor, Predictor
-from afina.predicting.reading import Reading, check_backbone, method_of
+from afina.predicting.reading import Reading, method_of
 from afina.store.reader import StoreReader
 from afina.store.versions import PREFIX, Version
 

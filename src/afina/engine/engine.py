@@ -27,7 +27,8 @@ from afina.engine.residents import Lease, ReservedMemory, Resident, ResidentCoun
 from afina.errors import AfinaError, Busy, NotFound
 from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
-from afina.predicting.reading import Truncation, states_another
+from afina.predicting.backbone_digest import states_another
+from afina.predicting.reading import Truncation
 from afina.repr_html import ReprCard
 from afina.store.adapter_store import AdapterStore
 from afina.store.reader import StoreReader

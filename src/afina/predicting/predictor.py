@@ -44,6 +44,7 @@ from afina.models.objectives import Texts
 from afina.models.predictions import Predictions
 from afina.models.shared_beginning import SharedBeginning
 from afina.predicting import problems, reading
+from afina.predicting.backbone_digest import check_backbone
 from afina.predicting.reading import AS_TRAINED, Reading, Truncation
 from afina.repr_html import ReprCard
 
@@ -359,7 +360,7 @@ class ModelPredictor(Predictor):
         method = reading.method_of(adapter, backbone)
         asked = objectives.make(manifest.label_names, manifest.objective)
         classifier = open_model(backbone, asked.output_names, 0, asked.opening, precision=manifest.precision)
-        reading.check_backbone(adapter, backbone, classifier.body)
+        check_backbone(adapter, backbone, classifier.body)
         if calibrates:
             int8_factors(backbone, manifest.precision, classifier)
         method.check(classifier.model, adapter.tensors)

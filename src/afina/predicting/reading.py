@@ -1,16 +1,12 @@
-"""How an adapter tokenises texts, and whether an adapter fits a backbone.
-
-The module opens no model.
-"""
+"""How an adapter tokenises texts. The module opens no model."""
 
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from afina import methods
 from afina.data.concurrent_tokenizer import ConcurrentTokenizer
@@ -210,54 +206,3 @@ def _check_sizes(adapter: Adapter, backbone: Backbone, taken: int) -> None:
         rows = tensor.shape[0] if tensor.dim() == 2 else 0
         if is_output(name) and name.endswith("weight") and "lora_" not in name and rows != width:
             raise problems.HEAD_SHAPE(where=adapter.where, tensor=name, found=tensor.shape, labels=width)
-
-
-def check_backbone(adapter: Adapter, backbone: Backbone, body: Any) -> None:
-    """Raise WrongBackbone if the manifest states the digest of another backbone.
-
-    `body` is the open, unchanged body; it is not used if the backbone's weights were already hashed.
-    """
-    manifest = adapter.manifest
-    if manifest.backbone_digest is None or (found := backbone.digest_of(body)) == manifest.backbone_digest:
-        return
-    raise problems.OTHER_BACKBONE(
-        where=adapter.where,
-        expected=manifest.backbone,
-        found=backbone.address,
-        _expected=manifest.backbone_digest,
-        _found=found,
-        _difference=_difference(backbone, body, manifest),
-    )
-
-
-def states_another(manifest: Mapping[str, Any], backbone: Backbone) -> bool:
-    """Return whether a manifest states another backbone, as far as is known without reading weights."""
-    stated, configuration = manifest.get("backbone_digest"), manifest.get("configuration")
-    if stated is None:
-        return False
-    if backbone.is_hashed:
-        return bool(backbone.digest != stated)
-    if manifest.get("tokenizer_digest") != backbone.tokenizer_digest:
-        return True
-    written = [json.dumps(one, sort_keys=True) for one in (configuration, backbone.settings)]  # NaN equals itself
-    return configuration is not None and written[0] != written[1]
-
-
-def _difference(backbone: Backbone, body: Any, manifest: Manifest) -> str:
-    stated = manifest.configuration or {}
-    found = backbone.settings
-    differ = [name for name in sorted(found.keys() | stated.keys()) if found.get(name) != stated.get(name)]
-    said = [
-        f"{name} of the configuration is {found.get(name, _DEFAULT)!s:.60}, but was {stated.get(name, _DEFAULT)!s:.60}"
-        for name in differ[:MOST_TOLD]
-    ]
-    said += ["other settings differ"] if len(differ) > MOST_TOLD else []
-    if backbone.tokenizer_digest != manifest.tokenizer_digest:
-        said.append("the tokenizer differs")
-    if backbone.digest_of(body, manifest.tokenizer_digest, stated) != manifest.backbone_digest:
-        said.append("the weights differ")
-    return "; ".join(said)
-
-
-MOST_TOLD, _DEFAULT = 3, "the default"
-"""Maximum number of settings that an error message names, and the message's words for a setting at its default."""
