@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from afina.data.readers import files, formats
-from afina.data.readers.doubtful_labels import Spellings
+from afina.data.readers.rows import Spellings
 from afina.data.readers.splitting import LabelledRows
 from afina.data.reading_options import ReadingOptions
 from afina.data.remedies import remedies_of

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from afina import Study, Task
-from afina.data.readers.left_out_rows import leave_out
+from afina.data.readers.further_files import leave_out
 from afina.data.readers.splitting import TaskData
 from afina.data.split import Split
 from afina.data.text_hashes import TextHashes

@@ -28,7 +28,7 @@ ADDRESSES = {"problems.py"}
 SCORES = {
     "data/readers/columns.py": "a column's name",
     "data/readers/hub_datasets.py": "a column's name",
-    "data/readers/label_recognition.py": "a column's name",
+    "data/readers/label_column.py": "a column's name",
     "data/texts_to_label.py": "a field of a task of Label Studio",
     "models/token_classification.py": "a field of an answer",
     "server/answer_formats.py": "a field of an answer",

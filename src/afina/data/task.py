@@ -17,11 +17,10 @@ from afina.data import problems
 from afina.data.addresses import Origin, evaluation_file, find, named
 from afina.data.kinds import CLASSES, WRITTEN, Kind, Long, columns_in_words
 from afina.data.readers import files, frames, splitting
+from afina.data.readers.further_files import LeftOutRows, UnlabelledTexts, leave_out, read_unlabelled
 from afina.data.readers.label_column import LabelFormat, OtherKind
-from afina.data.readers.left_out_rows import LeftOutRows, leave_out
 from afina.data.readers.splitting import TaskData
 from afina.data.readers.target_kinds import TARGETS, check_long
-from afina.data.readers.unlabelled import UnlabelledTexts, read_unlabelled
 from afina.data.reading_options import OF_FILES, ReadingOptions, shows_options
 from afina.data.split import Example, Split, key
 from afina.events import Says, silent

@@ -18,8 +18,8 @@ import numpy as np
 from afina.data.kinds import CLASSES, ENTITIES, LABELS, NUMBER, TEXT, Kind
 from afina.data.label_words import are_words
 from afina.data.prompts import CHAT, OTHERWISE, input_template
-from afina.data.readers.label_targets import NO_LABELS
-from afina.data.readers.number_notation import plain_number
+from afina.data.readers.cells import plain_number
+from afina.data.readers.target_kinds import NO_LABELS
 from afina.data.template import Template
 from afina.endpoints import problems
 from afina.models import problems as model_problems

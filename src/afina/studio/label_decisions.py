@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from afina import digest, file_io
 from afina.data.kinds import KINDS
-from afina.data.readers.label_targets import NO_LABELS
+from afina.data.readers.target_kinds import NO_LABELS
 from afina.studies.labelling.doubts import DoubtfulLabel, Doubts, as_csv
 from afina.studio import problems
 from afina.studio.answer_kinds import ANSWER_KINDS

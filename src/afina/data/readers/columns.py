@@ -12,13 +12,13 @@ from typing import NoReturn
 
 from afina.data import problems
 from afina.data.kinds import Kind
+from afina.data.readers.cells import is_empty, list_in
 from afina.data.readers.conll import SUFFIXES, TAGS
+from afina.data.readers.entity_targets import hold_tags, hold_words, look_like_tags, match_words
 from afina.data.readers.formats import FileTable
-from afina.data.readers.missing_values import is_empty
 from afina.data.readers.source import counted
 from afina.data.readers.source import kind as file_kind
-from afina.data.readers.span_cells import hold_spans, list_in
-from afina.data.readers.tagged_words import hold_tags, hold_words, look_like_tags, match_words
+from afina.data.readers.spans import hold_spans
 from afina.data.readers.target_kinds import TARGETS, of_kind
 from afina.data.reading_options import ReadingOptions
 from afina.sentence import Sentence

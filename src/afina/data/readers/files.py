@@ -13,13 +13,11 @@ from typing import Any
 from afina.data import problems
 from afina.data.kinds import CLASSES, LABELS
 from afina.data.readers import columns, formats, label_studio, source
+from afina.data.readers.cells import is_empty
 from afina.data.readers.columns import ColumnNames
-from afina.data.readers.doubtful_labels import Spellings, contradictions, folded
 from afina.data.readers.formats import FileTable
-from afina.data.readers.label_column import LabelColumn, LabelFormat
-from afina.data.readers.label_recognition import form_found, form_of_several
-from afina.data.readers.missing_values import is_empty
-from afina.data.readers.rows import check_how, labelled
+from afina.data.readers.label_column import LabelColumn, LabelFormat, form_found, form_of_several
+from afina.data.readers.rows import Spellings, check_how, contradictions, folded, labelled
 from afina.data.readers.splitting import LabelledRows, TaskData, hold_out, without_known
 from afina.data.readers.target_kind import TargetKind
 from afina.data.readers.target_kinds import TARGETS, of_kind

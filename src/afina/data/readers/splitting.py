@@ -14,8 +14,8 @@ from numbers import Integral, Real
 from afina import digest
 from afina.data import problems
 from afina.data.kinds import CLASSES, Kind
+from afina.data.readers.cells import WHOLE
 from afina.data.readers.label_column import Label, OtherKind
-from afina.data.readers.number_notation import WHOLE
 from afina.data.split import Example, FileRows, Split, key
 from afina.sentence import Sentence
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from afina.data import problems
 from afina.data.kinds import Kind
+from afina.data.readers.cells import is_empty
 from afina.data.readers.formats import FileTable
 from afina.data.readers.label_column import Label, LabelColumn, LabelFormat
-from afina.data.readers.missing_values import is_empty
 from afina.data.readers.splitting import LabelledRows, TaskData
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split

@@ -14,9 +14,8 @@ import numpy as np
 
 from afina.data import problems
 from afina.data.kinds import TEXT
+from afina.data.readers.cells import as_list, bracketed, is_empty
 from afina.data.readers.label_column import Label, LabelColumn, LabelFormat
-from afina.data.readers.listed_labels import as_list, bracketed
-from afina.data.readers.missing_values import is_empty
 from afina.data.readers.source import is_blank, is_whole
 from afina.data.readers.splitting import LabelledRows, TaskData
 from afina.data.readers.target_kind import TargetKind

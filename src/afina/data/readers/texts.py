@@ -19,13 +19,11 @@ import numpy as np
 from afina.data import problems
 from afina.data.kinds import columns_in_words
 from afina.data.readers import columns, formats, source
+from afina.data.readers.cells import is_empty, list_in, text_of
 from afina.data.readers.columns import ColumnNames
+from afina.data.readers.entity_targets import joined
 from afina.data.readers.formats import READERS
-from afina.data.readers.missing_values import is_empty
-from afina.data.readers.rows import text_of
 from afina.data.readers.source import STANDARD_INPUT, RowStream, Source
-from afina.data.readers.span_cells import list_in
-from afina.data.readers.tagged_words import joined
 from afina.data.reading_options import USUAL, ReadingOptions
 from afina.errors import NotFound
 from afina.sentence import Option, Sentence

@@ -22,8 +22,7 @@ from afina.cluster import nodes
 from afina.cluster.connection import ClusterConnection, connect, disconnect
 from afina.cluster.nodes import Node, Room
 from afina.data import addresses
-from afina.data.readers.left_out_rows import without_file
-from afina.data.readers.unlabelled import unlabelled_file
+from afina.data.readers.further_files import unlabelled_file, without_file
 from afina.errors import AfinaError, NotFound
 from afina.events import Listener, Says, ValidationScore, silent
 from afina.models import backbone_spec

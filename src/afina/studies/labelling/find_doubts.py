@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from afina.data.readers.doubtful_labels import ALIKE
+from afina.data.readers.rows import ALIKE
 from afina.data.readers.target_kinds import TARGETS
 from afina.data.reading_options import USUAL, ReadingOptions, shows_options
 from afina.data.split import Split

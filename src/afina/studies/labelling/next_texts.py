@@ -27,9 +27,9 @@ from afina.data.entities import with_texts
 from afina.data.kinds import CLASSES
 from afina.data.problems import ONLY_TEXT_OF_LABEL as TOO_FEW
 from afina.data.readers import formats
+from afina.data.readers.further_files import UnlabelledTexts, read_unlabelled
 from afina.data.readers.splitting import identity, rank
 from afina.data.readers.target_kinds import TARGETS, of_kind
-from afina.data.readers.unlabelled import UnlabelledTexts, read_unlabelled
 from afina.data.reading_options import ReadingOptions, shows_options
 from afina.data.split import Example, Split
 from afina.data.task import Task

@@ -20,9 +20,8 @@ from afina.data import addresses
 from afina.data.addresses import stamp
 from afina.data.kinds import Kind
 from afina.data.label_words import needs_words
-from afina.data.readers.left_out_rows import without_file
+from afina.data.readers.further_files import unlabelled_file, without_file
 from afina.data.readers.target_kinds import of_kind
-from afina.data.readers.unlabelled import unlabelled_file
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
 from afina.data.task import ABSTENTION, Cuts, Task, check_leaked

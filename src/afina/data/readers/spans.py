@@ -6,8 +6,6 @@ span becomes an entity if it consists of whole words of its text.
 
 from __future__ import annotations
 
-import ast
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -18,30 +16,23 @@ import numpy as np
 
 from afina.data import problems
 from afina.data.entities import Entity
+from afina.data.readers.cells import STARTS, is_empty, list_in
+from afina.data.readers.conll import OUTSIDE
 from afina.data.readers.formats import FileTable
-from afina.data.readers.missing_values import is_empty
 from afina.data.readers.source import counted, is_whole
-from afina.data.readers.tag_schemes import OUTSIDE
 from afina.data.words import words_of
 from afina.errors import InvalidData
 from afina.sentence import Sentence
 
-STARTS = ("start", "start_offset", "start_char", "begin")
 ENDS = ("end", "end_offset", "end_char", "stop")
 SPAN_LABELS = ("label", "labels", "type", "entity", "entity_group", "entity_type", "tag")
 """The keys of a span that is an object, the most usual first."""
-
-WRAPPERS = ("entities", "spans")
-"""The key of an object around a list of spans, as spaCy writes it."""
 
 UTF16 = "UTF-16 code units, as JavaScript and Java do"
 
 _INSIDE = ("inside a word", "extend such spans to whole words")
 _BEYOND = ("with white space or an invisible character", "cut white space from such spans")
 """How a span ends elsewhere than its words, and what a repair does."""
-
-_MOST_PYTHON = 1 << 20
-"""The largest number of characters of a list in Python notation."""
 
 
 @dataclass(frozen=True)
@@ -50,40 +41,6 @@ class RawSpan:
     end: int
     label: str
     text: str | None = None
-
-
-def list_in(cell: Any) -> list[Any] | None:
-    """Return the list in a cell that is a list, an object of lists, or a list's text in JSON or Python; else None."""
-    if isinstance(cell, str):
-        cell = _literal(cell.strip())
-    if isinstance(cell, Mapping):
-        return _of_lists(cell)
-    return list(cell) if isinstance(cell, list | tuple) else None
-
-
-def _literal(text: str) -> Any:
-    if not text.startswith(("[", "{")):
-        return None
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        pass
-    if len(text) > _MOST_PYTHON or "' '" in text or "'\n" in text:  # numpy's print format, without commas
-        return None
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
-        return None
-
-
-def _of_lists(cell: Mapping[str, Any]) -> list[Any] | None:
-    """Return the spans of `{"entities": [...]}`, or of `{"start": [0, 9], "end": [5, 13], "label": ["PER", "LOC"]}`."""
-    if len(cell) == 1 and next(iter(cell)) in WRAPPERS:
-        return list_in(next(iter(cell.values())))
-    columns = {name: list(values) for name, values in cell.items() if isinstance(values, list | tuple)}
-    if not any(name in columns for name in STARTS) or len({len(values) for values in columns.values()}) != 1:
-        return None
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def hold_spans(cells: Sequence[Any]) -> bool:
