@@ -21,7 +21,7 @@ from afina.spreadsheet_cells import harmless, restored
 from afina.studio.corrections import Correction, Corrections
 from afina.studio.folder import Project, StudioFolder
 from afina.studio.page import Studio
-from afina.studio.pages.try_out import KEPT, AskedVersion, _answer, _entities, _in_a_cell
+from afina.studio.pages.try_out import KEPT, _answer, _entities, _in_a_cell
 from afina.studio.server_process import StudioServer
 from crowd import adapter
 from fakes import Runs
@@ -116,10 +116,9 @@ def test_versions_answer_side_by_side_as_by_themselves_and_what_changed_is_said(
 
 def test_an_answer_that_is_not_sure_differs_from_the_same_answer() -> None:
     sure: dict[str, Any] = {"label": "good", "probabilities": {"bad": 0.4, "good": 0.6}}
-    version = AskedVersion("studio/reviews@2", "Version 2")
-    unsure = _answer(version, sure | {"answered": False}, sure)
+    unsure = _answer("Version 2", sure | {"answered": False}, sure)
     assert (unsure.answered, unsure.differs, unsure.labels) == (False, True, ["good"])
-    assert (_answer(version, sure, sure).answered, _answer(version, sure, sure).differs) == (True, False)
+    assert (_answer("Version 2", sure, sure).answered, _answer("Version 2", sure, sure).differs) == (True, False)
     assert (_in_a_cell(sure), _in_a_cell(sure | {"answered": True})) == ("good", "good")
     assert _in_a_cell(sure | {"answered": False}) == "not answered (best guess: good)"
     assert _in_a_cell({"labels": [], "answered": False}) == "not answered (best guess: none of the labels)"
@@ -454,7 +453,7 @@ ENTITIES = {"entities": [{"start": 0, "end": 3, "label": "PER", "score": 0.9}], 
 
 
 def test_the_entities_of_an_answer_are_marked_and_two_answers_are_compared_by_their_places() -> None:
-    version, text = AskedVersion("studio/names@1", "Version 1"), "Ana saw Ana."
+    version, text = "Version 1", "Ana saw Ana."
     first = with_texts(ENTITIES, text)
     made = _answer(version, first, None, text)
     assert made.marked == MarkedText.of(text, [(0, 3, "PER")])

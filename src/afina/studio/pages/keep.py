@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from afina.server import routes
 from afina.server.metrics import Traffic
 from afina.server.versions.shadow_counts import ShadowCounts
 from afina.store.adapter_store import AdapterStore
-from afina.store.api_keys import PREDICT, SCOPES
+from afina.store.api_keys import PREDICT, SCOPES, Key
 from afina.store.versions import PRODUCTION, SHADOW
 from afina.studio import problems
 from afina.studio.answer_kinds import ANSWER_KINDS
@@ -50,82 +50,16 @@ router = PageRouter()
 
 
 @dataclass(frozen=True)
-class AuditEntry:
-    """An entry of the audit log."""
-
-    at: str
-    event: str
-    what: str
-    who: str
-    why: str
-
-
-@dataclass(frozen=True)
-class KeyFacts:
-    """A key without its secret. `state`: valid, revoked, expired or damaged. `own`: that of the studio's own pages."""
-
-    id: str
-    name: str
-    scopes: Sequence[str]
-    created: str
-    expires: str
-    state: str
-    own: bool
-
-
-@dataclass(frozen=True)
-class ServerFacts:
-    """The server of the studio.
-
-    Attributes:
-        state: off, starting, running or failed.
-        backbones: The backbones of the store's versions in this project, the newest first.
-        problem: Why the server did not start, or has ended.
-        memory: Resident memory of the server now, in bytes.
-    """
-
-    state: str
-    url: str
-    port: int | None
-    backbone: str
-    backbones: Sequence[str]
-    problem: str
-    log: str
-    memory: int
-    command: str
-
-
-@dataclass(frozen=True)
-class ClientProgram:
-    """A program that asks the server, for copying."""
-
-    title: str
-    text: str
-
-
-@dataclass(frozen=True)
-class ShadowFacts:
-    """The comparison of a shadow version with the version in production; `state` as in `GET /shadows`, or empty."""
-
-    number: int
-    state: str = ""
-    current: int | None = None
-    problem: str = ""
-    texts: int = 0
-    flips: int | None = None
-    flip_rate: float | None = None
-    both: int = 0
-    only_current: int = 0
-    only_shadow: int = 0
-    unanswered: int = 0
-    interval: Sequence[float] = ()
-
-
-@dataclass(frozen=True)
 class KeepFacts:
     """Everything that was published (versions newest first), and the server.
 
-    `failed`: why the last adapter could not be published. `unanswered`: why the server gives no figures.
+    Attributes:
+        failed: Why the last adapter could not be published.
+        history: The audit log, the newest entry first.
+        keys: Keys without their secrets; `own`: the key of the studio's own pages.
+        programs: Programs that ask the server, for copying: `title` and `text`.
+        shadow: The comparison of the shadow version with production; `state` as in `GET /shadows`, or empty.
+        unanswered: Why the server gives no figures.
     """
 
     project: Project
@@ -135,19 +69,19 @@ class KeepFacts:
     failed: str
     versions: Sequence[PublishedVersion]
     aliases: Mapping[str, int]
-    history: Sequence[AuditEntry]
-    server: ServerFacts
-    keys: Sequence[KeyFacts]
-    programs: Sequence[ClientProgram]
+    history: Sequence[Mapping[str, str]]
+    server: Mapping[str, Any]
+    keys: Sequence[Mapping[str, Any]]
+    programs: Sequence[Mapping[str, str]]
     traffic: Traffic | None
-    shadow: ShadowFacts | None
+    shadow: Mapping[str, Any] | None
     unanswered: str = ""
     scopes: Sequence[str] = SCOPES
     said: int = SAID
 
     @property
     def is_final(self) -> bool:
-        return not self.publishing and self.server.state != "starting"
+        return not self.publishing and self.server["state"] != "starting"
 
 
 @router.live("/{project}/keep/live", "keep_live.html.j2")
@@ -191,49 +125,71 @@ def _commands(
         ["keys", "create", CLIENT],
     ]
     made = [shlex.join(["afina", *words, "--store", str(folder.store)]) for words in of_store]
-    backbone = next((one.backbone for one in versions if one.backbone), "")
-    return "\n".join([*made, *([server.command(backbone)] if backbone else [])])
+    return "\n".join([*made, *map(server.command, _backbones(versions)[:1])])
 
 
-def _server(server: StudioServer, versions: Sequence[PublishedVersion]) -> ServerFacts:
-    state = server.state
-    backbones = [*dict.fromkeys(one.backbone for one in versions if one.backbone)]
-    return ServerFacts(
-        state=state,
-        url=server.url if state == "running" else "",
-        port=server.port,
-        backbone=server.backbone,
-        backbones=backbones,
-        problem=server.problem if state == "failed" else "",
-        log=server.process.log,
-        memory=server.process.memory if state in ("running", "starting") else 0,
-        command=server.command(backbones[0]) if backbones else "",
-    )
+def _server(server: StudioServer, versions: Sequence[PublishedVersion]) -> dict[str, Any]:
+    state, backbones = server.state, _backbones(versions)
+    return {
+        "state": state,
+        "url": server.url if state == "running" else "",
+        "port": server.port,
+        "backbone": server.backbone,
+        "backbones": backbones,
+        "problem": server.problem,
+        "log": server.process.log,
+        "memory": server.process.memory,
+        "command": server.command(backbones[0]) if backbones else "",
+    }
 
 
-def _history(folder: StudioFolder, project: Project) -> list[AuditEntry]:
-    done = AdapterStore(folder.store).history(project.adapters)
+def _backbones(versions: Sequence[PublishedVersion]) -> list[str]:
+    """Return the backbones of the versions, that of the newest first."""
+    return [*dict.fromkeys(version.backbone for version in versions if version.backbone)]
+
+
+def _history(folder: StudioFolder, project: Project) -> list[dict[str, str]]:
     return [
-        AuditEntry(minute(one.time), one.event, one.summary, one.who or "", one.why or "") for one in reversed(done)
+        {
+            "at": minute(event.time),
+            "event": event.event,
+            "what": event.summary,
+            "who": event.who or "",
+            "why": event.why or "",
+        }
+        for event in reversed(AdapterStore(folder.store).history(project.adapters))
     ]
 
 
-def _keys(folder: StudioFolder, server: StudioServer) -> list[KeyFacts]:
-    made = []
-    for one in AdapterStore(folder.store).keys(CLIENT):
-        ended = "revoked" if one.revoked else "damaged" if one.problem else "valid" if one.is_valid else "expired"
-        expires = minute(one.expires) if one.expires else ""
-        own = one.id == server.key_id
-        made.append(KeyFacts(one.id, one.name or "", one.scopes, minute(one.created), expires, ended, own))
-    return made
+def _keys(folder: StudioFolder, server: StudioServer) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": key.id,
+            "name": key.name or "",
+            "scopes": key.scopes,
+            "created": minute(key.created),
+            "expires": minute(key.expires) if key.expires else "",
+            "state": _key_state(key),
+            "own": key.id == server.key_id,
+        }
+        for key in AdapterStore(folder.store).keys(CLIENT)
+    ]
+
+
+def _key_state(key: Key) -> str:
+    if key.revoked:
+        return "revoked"
+    if key.problem:
+        return "damaged"
+    return "valid" if key.is_valid else "expired"
 
 
 def _figures(
     server: StudioServer, project: Project, aliases: Mapping[str, int]
-) -> tuple[Traffic | None, ShadowFacts | None, str]:
+) -> tuple[Traffic | None, dict[str, Any] | None, str]:
     """Return the traffic, the comparison of the shadow version, and why the server gives no figures."""
     number = aliases.get(SHADOW)
-    shadow = None if number is None else ShadowFacts(number)
+    shadow = None if number is None else _shadow(number, _NO_ANSWER, ShadowCounts(flips=None))
     if server.state != "running":
         return None, shadow, ""
     try:
@@ -241,32 +197,35 @@ def _figures(
         paths = {path for one in routes.ROUTES if (one.method, one.scope) == ("POST", PREDICT) for path in one.paths}
         traffic = Traffic.of(client.read("/metrics").decode(), paths)
         if number is not None:
-            shadow = _shadow(number, client.shadow(project.adapters))
+            found = client.shadow(project.adapters)
+            shadow = _shadow(number, found, ShadowCounts.of(found))
     except AfinaError as error:
         return None, shadow, str(error)
     return traffic, shadow, ""
 
 
-def _shadow(number: int, found: Mapping[str, Any]) -> ShadowFacts:
-    counts = ShadowCounts.of(found)
+_NO_ANSWER = {"state": "", "current": None, "problem": None}
+
+
+def _shadow(number: int, found: Mapping[str, Any], counts: ShadowCounts) -> dict[str, Any]:
     ends = counts.flip_interval
-    return ShadowFacts(
-        number=number,
-        state=str(found["state"]),
-        current=found["current"],
-        problem=str(found["problem"] or ""),
-        texts=counts.texts,
-        flips=counts.flips,
-        flip_rate=counts.flip_rate,
-        both=counts.both,
-        only_current=counts.only_current,
-        only_shadow=counts.only_shadow,
-        unanswered=counts.unanswered,
-        interval=(ends.low, ends.high) if ends else (),
-    )
+    return {
+        "number": number,
+        "state": str(found["state"]),
+        "current": found["current"],
+        "problem": str(found["problem"] or ""),
+        "texts": counts.texts,
+        "flips": counts.flips,
+        "flip_rate": counts.flip_rate,
+        "both": counts.both,
+        "only_current": counts.only_current,
+        "only_shadow": counts.only_shadow,
+        "unanswered": counts.unanswered,
+        "interval": [ends.low, ends.high] if ends else [],
+    }
 
 
-def _programs(url: str, newest: PublishedVersion) -> list[ClientProgram]:
+def _programs(url: str, newest: PublishedVersion) -> list[dict[str, str]]:
     """Return programs that ask for the version in production, or else for the newest; each reads AFINA_KEY."""
     name = newest.reference.partition("@")[0]
     if ANSWER_KINDS[newest.kind].writes:
@@ -285,7 +244,6 @@ headers = {{"Authorization": f"Bearer {{os.environ['AFINA_KEY']}}"}}
 request = urllib.request.Request("{url}{path}", json.dumps(body).encode(), headers)
 with urllib.request.urlopen(request) as answer:
     print(json.load(answer))"""
-    made = [ClientProgram("curl", curl), ClientProgram("Python, without packages", python)]
     if ANSWER_KINDS[newest.kind].writes:
         call = f'client.completions.create(model="{name}", prompt="{EXAMPLE}").choices[0].text'
         base = f"{url}/v1"
@@ -293,7 +251,12 @@ with urllib.request.urlopen(request) as answer:
         call, base = f'client.post("{path}", cast_to=object, body={body})', url
     client = f'client = OpenAI(base_url="{base}", api_key=os.environ["AFINA_KEY"])'
     lines = ["import os", "", "from openai import OpenAI", "", client, f"print({call})"]
-    return [*made, ClientProgram("Python, with the package openai", "\n".join(lines))]
+    programs = {
+        "curl": curl,
+        "Python, without packages": python,
+        "Python, with the package openai": "\n".join(lines),
+    }
+    return [{"title": title, "text": text} for title, text in programs.items()]
 
 
 @router.form("/{project}/keep/publish", keep, TEMPLATE)
@@ -351,9 +314,8 @@ def start_server(visit: Visit, form: Form, project: str) -> str:
     """Start the server of the studio, or start it anew with another backbone."""
     port = form.number("port")
     wanted, versions = form["backbone"], versions_of(visit.folder, visit.project(project).adapters)
-    known = [*dict.fromkeys(one.backbone for one in versions if one.backbone)]
-    if wanted not in known:
-        raise UnknownName("backbone", wanted, known)
+    if wanted not in _backbones(versions):
+        raise UnknownName("backbone", wanted, _backbones(versions))
     server = StudioServer(visit.folder)
     if form.get("anew"):
         server.stop()
@@ -389,22 +351,14 @@ def revoke_key(visit: Visit, form: Form, project: str) -> str:
 
 
 @dataclass(frozen=True)
-class ChangedSetting:
-    """A setting in words that differs between two versions; empty: the version does not have it."""
-
-    name: str
-    first: str
-    second: str
-
-
-@dataclass(frozen=True)
 class DiffFacts:
     """The differences between two versions.
 
     Attributes:
         found: The answer of `afina store diff --json`; None while it is computed.
         with_texts: Whether the predictions for the held-out texts are compared too.
-        settings: The settings, figures, labels and sizes that differ.
+        settings: The settings, figures, labels and sizes that differ, in words: `name`, `first` and `second`, which are
+            empty for a version without the setting.
     """
 
     project: Project
@@ -414,7 +368,7 @@ class DiffFacts:
     with_texts: bool
     found: Mapping[str, Any] | None = None
     problem: str = ""
-    settings: Sequence[ChangedSetting] = ()
+    settings: Sequence[Mapping[str, str]] = ()
 
     @property
     def is_final(self) -> bool:
@@ -439,21 +393,25 @@ def diff(visit: Visit, project: str) -> DiffFacts:
         with_texts=texts,
         found=found,
         problem=process.problem.named(label),
-        settings=[*_settings(found)] if found else [],
+        settings=_settings(found) if found else [],
     )
 
 
-def _settings(found: Mapping[str, Any]) -> Iterator[ChangedSetting]:
-    """Yield what differs between two versions, of the JSON of `afina store diff`, in words."""
+def _settings(found: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return what differs between two versions, of the JSON of `afina store diff`."""
+    changed: list[tuple[str, str, str]] = []
     for group, entries in found["fields"].items():
         for key, value in entries.items():
             if key in ("added", "removed"):  # of labels
                 words = ", ".join(value)
-                yield ChangedSetting(f"labels {key}", words * (key == "removed"), words * (key == "added"))
+                changed.append((f"labels {key}", words * (key == "removed"), words * (key == "added")))
             else:
-                yield ChangedSetting(f"{group}: {key}", *map(_in_words, value))
+                first, second = map(_in_words, value)
+                changed.append((f"{group}: {key}", first, second))
     if len({*found["bytes"]}) > 1:
-        yield ChangedSetting("size in bytes", *(f"{size:,}" for size in found["bytes"]))
+        first, second = (f"{size:,}" for size in found["bytes"])
+        changed.append(("size in bytes", first, second))
+    return [{"name": name, "first": first, "second": second} for name, first, second in changed]
 
 
 def _in_words(value: object) -> str:

@@ -26,7 +26,6 @@ from afina import file_io
 from afina.data.kinds import CLASSES
 from afina.errors import AfinaError, CorruptAdapter
 from afina.pages.marked_text import MarkedText
-from afina.server.client import ServerClient
 from afina.studio import problems
 from afina.studio.access import status_of
 from afina.studio.answer_kinds import ANSWER_KINDS
@@ -80,35 +79,19 @@ router = PageRouter()
 
 
 @dataclass(frozen=True)
-class AskedVersion:
-    """A version that answers, with the words for it."""
-
-    reference: str
-    title: str
-
-
-@dataclass(frozen=True)
 class Question:
     """A text, or a file of texts, and the versions that are asked.
 
     Attributes:
+        versions: `reference` and `title` of each.
         file: The name of the uploaded file; empty: the question is `text`.
     """
 
     id: str
-    versions: Sequence[AskedVersion]
+    versions: Sequence[Mapping[str, str]]
     text: str = ""
     pair: str = ""
     file: str = ""
-
-
-@dataclass(frozen=True)
-class LabelChance:
-    """A label, its probability, and by how much it differs from that of the version before."""
-
-    label: str
-    probability: float
-    change: float | None
 
 
 @dataclass(frozen=True)
@@ -120,6 +103,7 @@ class VersionAnswer:
             their labels.
         marked: The text with the entities of the answer; None if the answer has none to mark.
         answered: Whether the version is sure enough to answer; if not, `labels` is its best guess.
+        chances: `label`, `probability` and `change`, its difference from the version before, the most probable first.
         differs: Whether the answer differs from that of the version before.
         receipt: What computed the answer, as JSON for `afina replay`; empty if the server gave none.
         model: The version whose text the page's script streams; empty if the answer is here.
@@ -129,21 +113,12 @@ class VersionAnswer:
     labels: Sequence[str] = ()
     marked: MarkedText | None = None
     answered: bool = True
-    chances: Sequence[LabelChance] = ()
+    chances: Sequence[Mapping[str, Any]] = ()
     cut: bool = False
     differs: bool = False
     problem: str = ""
     receipt: str = ""
     model: str = ""
-
-
-@dataclass(frozen=True)
-class FileRow:
-    """A text of a file, and the answers of the versions in words."""
-
-    text: str
-    answers: Sequence[str]
-    differs: bool
 
 
 @dataclass(frozen=True)
@@ -153,12 +128,12 @@ class FileAnswers:
     Attributes:
         texts: Texts that all versions have answered.
         differing: Texts with different answers.
-        rows: Some texts, those with different answers first.
+        rows: Some texts (`text`, `answers` in words, `differs`), those with different answers first.
     """
 
     texts: int
     differing: int
-    rows: Sequence[FileRow]
+    rows: Sequence[Mapping[str, Any]]
     is_done: bool
 
 
@@ -251,7 +226,7 @@ def _facts(visit: Visit, project: str, *, asks: bool) -> TryFacts:
         project=opened,
         command=_command(visit, versions, asked),
         versions=versions,
-        chosen=[one.reference for one in asked.versions] if asked else _default(versions, base),
+        chosen=[version["reference"] for version in asked.versions] if asked else _default(versions, base),
         untrained="published" if base else _untrained(opened, newest),
         publishing=publishing(opened).is_running,
         measuring=measured.is_running,
@@ -275,10 +250,12 @@ def _newest(versions: Sequence[PublishedVersion]) -> PublishedVersion | None:
 
 def _command(visit: Visit, versions: Sequence[PublishedVersion], asked: Question | None) -> str:
     """Return the commands that give the same answers without a server."""
-    named = [one.reference for one in asked.versions] if asked else [one.reference for one in versions[:1]]
+    named, what = [version.reference for version in versions[:1]], ["TEXT"]
+    if asked:
+        named = [version["reference"] for version in asked.versions]
+        what = ["--file", asked.file] if asked.file else [asked.text]
     store = f"AFINA_STORE={shlex.quote(str(visit.folder.store))} "
-    what = ["--file", asked.file] if asked and asked.file else [asked.text if asked else "TEXT"]
-    return "\n".join(store + shlex.join(["afina", "predict", f"store:{one}", *what]) for one in named)
+    return "\n".join(store + shlex.join(["afina", "predict", f"store:{name}", *what]) for name in named)
 
 
 def _default(versions: Sequence[PublishedVersion], base: Sequence[PublishedVersion]) -> list[str]:
@@ -317,9 +294,8 @@ def _directory(project: Project) -> Path:
 def _question(project: Project, id: str) -> Question | None:
     if not _ID.fullmatch(id):
         return None
-    with suppress(CorruptAdapter, KeyError, TypeError):
-        found = file_io.read_object(_directory(project) / id / "question.json")
-        return Question(**{**found, "versions": [AskedVersion(**one) for one in found["versions"]]})
+    with suppress(CorruptAdapter, TypeError):
+        return Question(**file_io.read_object(_directory(project) / id / "question.json"))
     return None
 
 
@@ -344,22 +320,22 @@ def ask(visit: Visit, form: Form, project: str) -> str:
     if not chosen or len(chosen) > MOST_CHOSEN:
         raise problems.VERSIONS_CHOSEN(found=len(chosen), most=MOST_CHOSEN)
     chosen.sort(key=lambda one: (not one.reference.startswith(base_of(opened)), one.number))
-    named = [AskedVersion(one.reference, _title(opened, one)) for one in chosen]
-    made = Question(secrets.token_hex(8), named, text=_lined(form.get("text")), pair=_lined(form.get("pair")))
+    id, named = secrets.token_hex(8), [_named(opened, version) for version in chosen]
     if form.upload is not None:
-        name = safe_name(form.upload.name)
-        made = Question(made.id, named, file=name)
-        _keep(opened, made)
-        form.upload.path.replace(_directory(opened) / made.id / name)
-        _predict(visit, opened, made)
+        question = Question(id, named, file=safe_name(form.upload.name))
+        _keep(opened, question)
+        form.upload.path.replace(_directory(opened) / id / question.file)
+        _predict(visit, opened, question)
     else:
-        if not made.text:
-            raise problems.FIELD_MISSING(field="text")
+        question = Question(id, named, text=_lined(form["text"]), pair=_lined(form.get("pair")))
         server = StudioServer(visit.folder)
         if server.state in ("off", "failed"):
-            server.start(_backbone(chosen))
-        _keep(opened, made)
-    return f"/{project}/try?asked={made.id}#answers"
+            backbone = next((version.backbone for version in reversed(chosen) if version.backbone), None)
+            if backbone is None:
+                raise problems.BACKBONE_UNNAMED(name=chosen[-1].reference)
+            server.start(backbone)
+        _keep(opened, question)
+    return f"/{project}/try?asked={id}#answers"
 
 
 def _lined(text: str) -> str:
@@ -367,17 +343,11 @@ def _lined(text: str) -> str:
     return text.replace("\r\n", "\n")
 
 
-def _title(project: Project, one: PublishedVersion) -> str:
-    if one.reference.startswith(f"{base_of(project)}@"):
-        return "Untrained model"
-    return f"Version {one.number}" + (f" ({', '.join(one.aliases)})" if one.aliases else "")
-
-
-def _backbone(chosen: Sequence[PublishedVersion]) -> str:
-    found = next((one.backbone for one in reversed(chosen) if one.backbone), None)
-    if found is None:
-        raise problems.BACKBONE_UNNAMED(name=chosen[-1].reference)
-    return found
+def _named(project: Project, version: PublishedVersion) -> dict[str, str]:
+    aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
+    is_untrained = version.reference.startswith(f"{base_of(project)}@")
+    title = "Untrained model" if is_untrained else f"Version {version.number}{aliases}"
+    return {"reference": version.reference, "title": title}
 
 
 @router.form("/{project}/try/untrained", try_out, TEMPLATE)
@@ -403,63 +373,62 @@ def publish_untrained(visit: Visit, form: Form, project: str) -> str:
 
 
 def _streamed(question: Question) -> list[VersionAnswer]:
-    return [VersionAnswer(one.title, model=one.reference) for one in question.versions]
+    return [VersionAnswer(version["title"], model=version["reference"]) for version in question.versions]
 
 
 def _answers(server: StudioServer, question: Question, kind: str) -> list[VersionAnswer]:
-    """Return the answers of the server: of all versions in one request, or one by one if one of them fails."""
-    found: list[Mapping[str, Any] | str]
-    try:
-        client = server.client(WRITING_PATIENCE if ANSWER_KINDS[kind].writes else PATIENCE)
-        found = [*_asked(client, question, question.versions, kind)]
-    except AfinaError as error:
-        alone = len(question.versions) == 1
-        found = [str(error) if alone else _one(server, question, one, kind) for one in question.versions]
-    made: list[VersionAnswer] = []
+    answers: list[VersionAnswer] = []
     before: Mapping[str, Any] | None = None
-    for version, answer in zip(question.versions, found, strict=True):
-        if isinstance(answer, str):
-            made.append(VersionAnswer(version.title, problem=answer))
+    replies = _replies(server, question, [version["reference"] for version in question.versions], kind)
+    for version, reply in zip(question.versions, replies, strict=True):
+        if isinstance(reply, str):
+            answers.append(VersionAnswer(version["title"], problem=reply))
             continue
-        made.append(_answer(version, answer, before, question.text))
-        before = answer
-    return made
+        answers.append(_answer(version["title"], reply, before, question.text))
+        before = reply
+    return answers
+
+
+def _replies(
+    server: StudioServer, question: Question, versions: Sequence[str], kind: str
+) -> list[Mapping[str, Any] | str]:
+    """Return what the server answers for each version, or the sentence that says why there is no answer.
+
+    All versions are asked in one request, or one by one if one of them fails.
+    """
+    try:
+        return _asked(server, question, versions, kind)
+    except AfinaError as error:
+        if len(versions) == 1:
+            return [str(error)]
+        return [reply for version in versions for reply in _replies(server, question, [version], kind)]
 
 
 def _asked(
-    client: ServerClient, question: Question, versions: Sequence[AskedVersion], kind: str
-) -> Sequence[Mapping[str, Any]]:
+    server: StudioServer, question: Question, versions: Sequence[str], kind: str
+) -> list[Mapping[str, Any] | str]:
     """Return an answer of each version, with the fields of `afina predict`."""
     pair = {"pair": question.pair} if question.pair else {}
     if ANSWER_KINDS[kind].writes:
-        bodies = [{"model": one.reference, "prompt": question.text, **pair} for one in versions]
+        client = server.client(WRITING_PATIENCE)
+        bodies = [{"model": version, "prompt": question.text, **pair} for version in versions]
         written = [client.ask("/v1/completions", body) for body in bodies]
-        return [{"answer": one["choices"][0]["text"]} for one in written]
-    body = {"text": question.text, "models": [one.reference for one in versions], **pair}
-    return [*client.ask("/tasks", body)["results"]]
+        return [{"answer": completion["choices"][0]["text"]} for completion in written]
+    body = {"text": question.text, "models": [*versions], **pair}
+    return [*server.client(PATIENCE).ask("/tasks", body)["results"]]
 
 
-def _one(server: StudioServer, question: Question, version: AskedVersion, kind: str) -> Mapping[str, Any] | str:
-    """Return the answer of one version, or the sentence that says why there is none."""
-    try:
-        client = server.client(WRITING_PATIENCE if ANSWER_KINDS[kind].writes else PATIENCE)
-        return _asked(client, question, [version], kind)[0]
-    except AfinaError as error:
-        return str(error)
-
-
-def _answer(
-    version: AskedVersion, found: Mapping[str, Any], before: Mapping[str, Any] | None, text: str = ""
-) -> VersionAnswer:
+def _answer(title: str, found: Mapping[str, Any], before: Mapping[str, Any] | None, text: str = "") -> VersionAnswer:
     earlier = (before or {}).get("probabilities", {})
-    chances = sorted(found.get("probabilities", {}).items(), key=lambda one: -one[1])
+    chances = sorted(found.get("probabilities", {}).items(), key=lambda chance: -chance[1])
     return VersionAnswer(
-        title=version.title,
-        labels=said(found),
+        title=title,
+        labels=_in_words(found),
         marked=None if found.get("entities") is None else MarkedText.of_json(text, found["entities"]),
-        answered=is_answered(found),
+        answered=_is_answered(found),
         chances=[
-            LabelChance(name, value, value - earlier[name] if name in earlier else None) for name, value in chances
+            {"label": name, "probability": value, "change": value - earlier[name] if name in earlier else None}
+            for name, value in chances
         ],
         cut=bool(found.get("truncated")),
         differs=before is not None and _compared_by(before) != _compared_by(found),
@@ -469,22 +438,22 @@ def _answer(
 
 def _compared_by(answer: Mapping[str, Any]) -> tuple[object, ...]:
     """Return what two versions have to agree on."""
-    places = [(one["start"], one["end"]) for one in answer.get("entities") or ()]
-    return said(answer), places, is_answered(answer)
+    places = [(entity["start"], entity["end"]) for entity in answer.get("entities") or ()]
+    return _in_words(answer), places, _is_answered(answer)
 
 
-def said(answer: Mapping[str, Any]) -> list[str]:
+def _in_words(answer: Mapping[str, Any]) -> list[str]:
     """Return an answer of `afina predict`, or of the server, in words."""
     if (entities := answer.get("entities")) is not None:
-        return [f"{one['text']} {one['label']}" for one in entities]
+        return [f"{entity['text']} {entity['label']}" for entity in entities]
     if (several := answer.get("labels")) is not None:
-        return [str(one) for one in several]
+        return [str(name) for name in several]
     if "value" in answer:
         return [f"{answer['value']:.4g}"]
     return [str(answer.get("label", answer.get("answer", "")))]
 
 
-def is_answered(answer: Mapping[str, Any]) -> bool:
+def _is_answered(answer: Mapping[str, Any]) -> bool:
     """Return whether the version is sure enough to answer; always true if it does not abstain."""
     return bool(answer.get("answered", True))
 
@@ -536,8 +505,8 @@ def _predict(visit: Visit, project: Project, question: Question) -> None:
     file = (_directory(project) / question.id / question.file).absolute()
     columns = {f"--{name.replace('_', '-')}": project.options.get(name) for name in ("text", "text_pair", "sheet")}
     options = [word for flag, value in columns.items() if value for word in (flag, str(value))]
-    for number, one in enumerate(question.versions):
-        arguments = ["predict", f"store:{one.reference}", "--file", str(file), *options]
+    for number, version in enumerate(question.versions):
+        arguments = ["predict", f"store:{version['reference']}", "--file", str(file), *options]
         _process(project, question, number).start(arguments, {"AFINA_STORE": str(visit.folder.store.absolute())})
 
 
@@ -555,9 +524,8 @@ def _file_answers(project: Project, question: Question, reads: bool) -> tuple[Fi
     outputs, summary = [one.directory / "output" for one in every], _directory(project) / question.id / "summary.json"
     if not (done and reads):
         return FileAnswers(min(_line_count(one) for one in outputs), 0, (), done), failed
-    with suppress(CorruptAdapter, KeyError):
-        found = file_io.read_object(summary)
-        return FileAnswers(**{**found, "rows": [FileRow(**one) for one in found["rows"]]}), failed
+    with suppress(CorruptAdapter, TypeError):
+        return FileAnswers(**file_io.read_object(summary)), failed
     answers = _compared(outputs)
     file_io.write_text(summary, json.dumps(asdict(answers), ensure_ascii=False))
     (summary.parent / question.file).unlink(missing_ok=True)  # it may be large, and its texts are with the answers
@@ -572,22 +540,22 @@ def _line_count(path: Path) -> int:
 
 def _compared(outputs: Sequence[Path]) -> FileAnswers:
     """Return the answers of several files of answers to the same texts."""
-    texts, differing, different, same = 0, 0, list[FileRow](), list[FileRow]()
+    texts, differing, different, same = 0, 0, list[Mapping[str, Any]](), list[Mapping[str, Any]]()
     for lines in _lines(outputs):
         answers = [_in_a_cell(line) for line in lines]
-        row = FileRow(str(lines[0].get("text", "")), answers, len({*answers}) > 1)
-        texts, differing = texts + 1, differing + row.differs
-        kept = different if row.differs else same
+        differs = len({*answers}) > 1
+        texts, differing = texts + 1, differing + differs
+        kept = different if differs else same
         if len(kept) < ROWS:
-            kept.append(row)
+            kept.append({"text": str(lines[0].get("text", "")), "answers": answers, "differs": differs})
     return FileAnswers(texts, differing, [*different, *same][:ROWS], is_done=True)
 
 
 def _in_a_cell(answer: Mapping[str, Any]) -> str:
     if answer.get("entities") is not None:
         return MarkedText.of_json(answer["text"], answer["entities"]).plain()
-    words = ", ".join(said(answer))
-    return words if is_answered(answer) else f"not answered (best guess: {words or 'none of the labels'})"
+    words = ", ".join(_in_words(answer))
+    return words if _is_answered(answer) else f"not answered (best guess: {words or 'none of the labels'})"
 
 
 def _lines(paths: Sequence[Path]) -> Iterator[list[dict[str, Any]]]:
@@ -613,7 +581,7 @@ async def answers_file(request: Request) -> Response:
     output = _process(opened, asked, int(number)).directory / "output"
     if not output.is_file():
         raise problems.PAGE_MISSING()
-    name = re.sub(r"[^a-z0-9]+", "-", asked.versions[int(number)].reference.rpartition("/")[2])
+    name = re.sub(r"[^a-z0-9]+", "-", asked.versions[int(number)]["reference"].rpartition("/")[2])
     return download(output, f"{name}.jsonl")
 
 
