@@ -38,23 +38,19 @@ NOT_ANSWERED = "(not answered)"
 
 RANKED_SCORES = array(
     record(
-        {
-            "label": about(ANY_TEXT, f"name of the label; {NOT_ANSWERED} comes first if the adapter does not answer"),
-            "score": about(ANY_NUMBER, "its probability"),
-        }
+        label=about(ANY_TEXT, f"name of the label; {NOT_ANSWERED} comes first if the adapter does not answer"),
+        score=about(ANY_NUMBER, "its probability"),
     )
 )
 """JSON Schema of an array of labels with scores, for several protocols."""
 
 
 ENTITY = record(
-    {
-        "start": about(COUNT, "index of the first character (Unicode code point) in the text as sent"),
-        "end": about(COUNT, "index after the last character"),
-        "label": about(ANY_TEXT, "name of the label"),
-        "text": about(ANY_TEXT, "the characters from `start` to `end`"),
-        "score": about(ANY_NUMBER, "mean over the entity's words of the probability of the word's tag"),
-    }
+    start=about(COUNT, "index of the first character (Unicode code point) in the text as sent"),
+    end=about(COUNT, "index after the last character"),
+    label=about(ANY_TEXT, "name of the label"),
+    text=about(ANY_TEXT, "the characters from `start` to `end`"),
+    score=about(ANY_NUMBER, "mean over the entity's words of the probability of the word's tag"),
 )
 """JSON Schema of an entity."""
 

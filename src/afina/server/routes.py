@@ -92,8 +92,8 @@ class ClientProtocol:
 
 
 _MESSAGE = about(TEXT, "what is wrong and what to do")
-_OURS = record({"error": _MESSAGE, "kind": about(TEXT, "one word for programs")})
-_ONLY = record({"error": _MESSAGE})
+_OURS = record(error=_MESSAGE, kind=about(TEXT, "one word for programs"))
+_ONLY = record(error=_MESSAGE)
 
 AFINA = ClientProtocol("afina", _message_and_kind, _OURS)
 HEALTH = ClientProtocol("health", _message_and_kind, _OURS)
@@ -103,26 +103,24 @@ TEI = ClientProtocol(
     "text-embeddings-inference",
     _of_tei,
     record(
-        {
-            "error": _MESSAGE,
-            "error_type": about(TEXT, "one word for programs: Overloaded, Validation or Backend"),
-        }
+        error=_MESSAGE,
+        error_type=about(TEXT, "one word for programs: Overloaded, Validation or Backend"),
     ),
 )
-_VLLM = {
-    "message": _MESSAGE,
-    "type": about(TEXT, "one word for programs"),
-    "param": about(NOTHING, "always null"),
-    "code": about(COUNT, "HTTP status"),
-}
-VLLM = ClientProtocol("vLLM", _of_vllm, record({"error": about(record(_VLLM), "the error")}))
-_OPENAI = {
-    "message": _MESSAGE,
-    "type": about(one_of("invalid_request_error", "rate_limit_error", "server_error"), "kind of the error"),
-    "param": about(either(TEXT, NOTHING), "the field of the request that is wrong, if it is a single one"),
-    "code": about(TEXT, "one word for programs, such as model_not_found"),
-}
-OPENAI = ClientProtocol("OpenAI", _of_openai, record({"error": about(record(_OPENAI), "the error")}), invalid=400)
+_VLLM = record(
+    message=_MESSAGE,
+    type=about(TEXT, "one word for programs"),
+    param=about(NOTHING, "always null"),
+    code=about(COUNT, "HTTP status"),
+)
+VLLM = ClientProtocol("vLLM", _of_vllm, record(error=about(_VLLM, "the error")))
+_OPENAI = record(
+    message=_MESSAGE,
+    type=about(one_of("invalid_request_error", "rate_limit_error", "server_error"), "kind of the error"),
+    param=about(either(TEXT, NOTHING), "the field of the request that is wrong, if it is a single one"),
+    code=about(TEXT, "one word for programs, such as model_not_found"),
+)
+OPENAI = ClientProtocol("OpenAI", _of_openai, record(error=about(_OPENAI, "the error")), invalid=400)
 """OpenAI's protocol. A request with a wrong field gets status 400: OpenAI's client raises BadRequestError only for 400.
 """
 

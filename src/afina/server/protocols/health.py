@@ -11,18 +11,14 @@ from afina.server.http.routing import ProtocolRouter
 from afina.server.json_shapes import TEXT, YES_OR_NO, about, record
 from afina.server.metrics import CONTENT_TYPE
 
-_LIVE = record({"live": about(YES_OR_NO, "whether the process is running")})
+_LIVE = record(live=about(YES_OR_NO, "whether the process is running"))
 _READY = record(
-    {
-        "ready": about(YES_OR_NO, "whether the server answers requests and its store responds"),
-        "writes": about(YES_OR_NO, "whether aliases can be moved: false if the last write to the store failed"),
-    }
+    ready=about(YES_OR_NO, "whether the server answers requests and its store responds"),
+    writes=about(YES_OR_NO, "whether aliases can be moved: false if the last write to the store failed"),
 )
 _HOME = record(
-    {
-        "description": about(TEXT, "path of the OpenAPI description of this server"),
-        "pages": about(TEXT, "command that shows the answers of served adapters in a browser"),
-    }
+    description=about(TEXT, "path of the OpenAPI description of this server"),
+    pages=about(TEXT, "command that shows the answers of served adapters in a browser"),
 )
 
 router = ProtocolRouter()

@@ -114,8 +114,8 @@ _PART = {
 }
 _ENTITIES = array(
     either(
-        record({"entity_group": about(TEXT, "label of the entity, or O for words in no entity"), **_PART}),
-        record({"entity": about(TEXT, "BIO tag of the word, such as B-PER"), **_PART}),
+        record(entity_group=about(TEXT, "label of the entity, or O for words in no entity"), **_PART),
+        record(entity=about(TEXT, "BIO tag of the word, such as B-PER"), **_PART),
     )
 )
 CLASSIFICATION_ANSWER = either(array(RANKED_SCORES), _ENTITIES, array(_ENTITIES))
@@ -240,22 +240,20 @@ async def classification(call: Called, client: str, task: str) -> Response:
 
 
 INFO = record(
-    {
-        "model_id": about(TEXT, "the backbone's address; of a directory, its name only"),
-        "model_sha": about(TEXT, "digest of the backbone"),
-        "model_dtype": about(TEXT, "dtype of the computation"),
-        "router": about(one_of("afina"), "always afina"),
-        "version": about(TEXT, "version of afina"),
-        "max_concurrent_requests": about(COUNT, "open requests of a client"),
-        "max_client_batch_size": about(COUNT, "texts of a request"),
-        "max_batch_tokens": about(COUNT, "tokens of a batch"),
-        "max_input_length": about(COUNT, "tokens that the backbone reads; an adapter may read fewer"),
-        "max_input_tokens": about(COUNT, "same number as `max_input_length`, as TGI calls it"),
-        "max_total_tokens": about(COUNT, "tokens of a prompt and its answer together"),
-        "max_best_of": about(COUNT, "generated answers to a prompt"),
-        "max_stop_sequences": about(COUNT, "stop strings of a request"),
-        "auto_truncate": about(YES_OR_NO, "always true: texts are cut to the length that the adapter reads"),
-    }
+    model_id=about(TEXT, "the backbone's address; of a directory, its name only"),
+    model_sha=about(TEXT, "digest of the backbone"),
+    model_dtype=about(TEXT, "dtype of the computation"),
+    router=about(one_of("afina"), "always afina"),
+    version=about(TEXT, "version of afina"),
+    max_concurrent_requests=about(COUNT, "open requests of a client"),
+    max_client_batch_size=about(COUNT, "texts of a request"),
+    max_batch_tokens=about(COUNT, "tokens of a batch"),
+    max_input_length=about(COUNT, "tokens that the backbone reads; an adapter may read fewer"),
+    max_input_tokens=about(COUNT, "same number as `max_input_length`, as TGI calls it"),
+    max_total_tokens=about(COUNT, "tokens of a prompt and its answer together"),
+    max_best_of=about(COUNT, "generated answers to a prompt"),
+    max_stop_sequences=about(COUNT, "stop strings of a request"),
+    auto_truncate=about(YES_OR_NO, "always true: texts are cut to the length that the adapter reads"),
 )
 
 

@@ -41,9 +41,9 @@ _KEY = {
     "why": about(_MAYBE, "reason for the key"),
     "problem": about(_MAYBE, "damage of the key in the store, so that it is not valid; null: none"),
 }
-KEY = record(_KEY)
-NEW_KEY = record({**_KEY, "secret": about(TEXT, "the whole key. No other answer has it")})
-KEYS = record({"keys": about(array(KEY), "the keys, also revoked ones, in the order of creation")})
+KEY = record(**_KEY)
+NEW_KEY = record(**_KEY, secret=about(TEXT, "the whole key. No other answer has it"))
+KEYS = record(keys=about(array(KEY), "the keys, also revoked ones, in the order of creation"))
 
 router = ProtocolRouter()
 

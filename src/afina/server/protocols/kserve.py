@@ -63,43 +63,39 @@ _TYPED = {
     "shape": _SHAPE,
 }
 _VALUES = about(array(either(ANY_TEXT, ANY_NUMBER, YES_OR_NO)), "values in row-major order")
-_SIZE = record({"binary_data_size": about(COUNT, "bytes of the values after the JSON")})
+_SIZE = record(binary_data_size=about(COUNT, "bytes of the values after the JSON"))
 _TENSOR = record(
-    {**_TYPED, "data": _VALUES, "parameters": about(_SIZE, "instead of `data`, if the values are binary data")},
-    *("data", "parameters"),
+    **_TYPED,
+    data=_VALUES,
+    parameters=about(_SIZE, "instead of `data`, if the values are binary data"),
+    optional=("data", "parameters"),
 )
 _NAME = about(ANY_TEXT, "client/task")
 ANSWER = record(
-    {
-        "model_name": _NAME,
-        "model_version": about(ANY_TEXT, "number of the version that answered"),
-        "id": about(ANY_TEXT, "id of the request, if the request has one"),
-        "outputs": about(array(_TENSOR), "the outputs asked for; by default all"),
-    },
-    "id",
+    model_name=_NAME,
+    model_version=about(ANY_TEXT, "number of the version that answered"),
+    id=about(ANY_TEXT, "id of the request, if the request has one"),
+    outputs=about(array(_TENSOR), "the outputs asked for; by default all"),
+    optional=("id",),
 )
 _ABOUT = record(
-    {"labels": about(array(ANY_TEXT), "labels in the adapter's order"), "kind": about(one_of(*KINDS), "kind of task")}
+    labels=about(array(ANY_TEXT), "labels in the adapter's order"), kind=about(one_of(*KINDS), "kind of task")
 )
 METADATA = record(
-    {
-        "name": _NAME,
-        "versions": about(array(ANY_TEXT), "numbers of all versions that are not deleted"),
-        "platform": about(one_of("afina"), "framework of the model"),
-        "inputs": about(array(record(_TYPED)), "tensors of a request"),
-        "outputs": about(array(record(_TYPED)), "tensors of a response"),
-        "parameters": about(_ABOUT, "labels and kind of task"),
-    }
+    name=_NAME,
+    versions=about(array(ANY_TEXT), "numbers of all versions that are not deleted"),
+    platform=about(one_of("afina"), "framework of the model"),
+    inputs=about(array(record(**_TYPED)), "tensors of a request"),
+    outputs=about(array(record(**_TYPED)), "tensors of a response"),
+    parameters=about(_ABOUT, "labels and kind of task"),
 )
 SERVER = record(
-    {
-        "name": about(one_of("afina"), "name of the server"),
-        "version": about(ANY_TEXT, "version of afina"),
-        "extensions": about(array(one_of(*EXTENSIONS)), "protocol extensions"),
-    }
+    name=about(one_of("afina"), "name of the server"),
+    version=about(ANY_TEXT, "version of afina"),
+    extensions=about(array(one_of(*EXTENSIONS)), "protocol extensions"),
 )
 MODEL_READY = record(
-    {"name": _NAME, "ready": about(one_of(True), "always true; a model that is not ready gives an error status")}
+    name=_NAME, ready=about(one_of(True), "always true; a model that is not ready gives an error status")
 )
 
 router = ProtocolRouter()

@@ -23,49 +23,39 @@ LEAST = -9999.0
 
 _NOTHING_OR_TEXT = either(TEXT, NOTHING)
 _USAGE = record(
-    {
-        "prompt_tokens": about(COUNT, "tokens of all prompts, with their templates"),
-        "completion_tokens": about(COUNT, "tokens of all answers, end tokens included"),
-        "total_tokens": about(COUNT, "sum of both"),
-    }
+    prompt_tokens=about(COUNT, "tokens of all prompts, with their templates"),
+    completion_tokens=about(COUNT, "tokens of all answers, end tokens included"),
+    total_tokens=about(COUNT, "sum of both"),
 )
 _BY = "stop: by an end token or a stop string; length: by the limit of tokens"
 _FINISH = about(one_of("stop", "length"), _BY)
 _CHAT_FINISH = about(one_of("stop", "length", "tool_calls"), f"{_BY}; tool_calls: a call that has ended")
 _LOGPROBS = record(
-    {
-        "tokens": about(
-            array(TEXT), "the tokens of the answer, the end token included; with `echo`, first the prompt's"
-        ),
-        "token_logprobs": about(
-            array(either(NUMBER, NOTHING)),
-            "the log-probability of each token, before temperature and top-p; null for the first token of a prompt",
-        ),
-        "top_logprobs": about(
-            array(either(by_name(NUMBER), NOTHING)),
-            "for each token, log-probabilities of the most probable tokens and of the token",
-        ),
-        "text_offset": about(array(COUNT), "characters of the text before each token"),
-    }
+    tokens=about(array(TEXT), "the tokens of the answer, the end token included; with `echo`, first the prompt's"),
+    token_logprobs=about(
+        array(either(NUMBER, NOTHING)),
+        "the log-probability of each token, before temperature and top-p; null for the first token of a prompt",
+    ),
+    top_logprobs=about(
+        array(either(by_name(NUMBER), NOTHING)),
+        "for each token, log-probabilities of the most probable tokens and of the token",
+    ),
+    text_offset=about(array(COUNT), "characters of the text before each token"),
 )
 _TOKEN = {
     "token": about(TEXT, "the token's text"),
     "bytes": about(array(COUNT), "the token's bytes"),
     "logprob": about(NUMBER, "its log-probability, before temperature and top-p"),
 }
-TOKEN_LOGPROB = record({**_TOKEN, "top_logprobs": about(array(record(_TOKEN)), "the most probable tokens there")})
+TOKEN_LOGPROB = record(**_TOKEN, top_logprobs=about(array(record(**_TOKEN)), "the most probable tokens there"))
 _CONTENT = record(
-    {
-        "content": about(array(TOKEN_LOGPROB), "one element for each token, the end token included"),
-        "refusal": about(NOTHING, "always null"),
-    }
+    content=about(array(TOKEN_LOGPROB), "one element for each token, the end token included"),
+    refusal=about(NOTHING, "always null"),
 )
 _CALLED = record(
-    {
-        "name": about(TEXT, "name of the function"),
-        "arguments": about(TEXT, "its arguments as JSON, or a piece of them"),
-    },
-    "name",
+    name=about(TEXT, "name of the function"),
+    arguments=about(TEXT, "its arguments as JSON, or a piece of them"),
+    optional=("name",),
 )
 _CALL = {
     "index": about(COUNT, "number of the call: always 0"),
@@ -73,15 +63,13 @@ _CALL = {
     "type": about(one_of("function"), "always function"),
     "function": about(_CALLED, "the function"),
 }
-_CALLS = array(record({name: _CALL[name] for name in ("id", "type", "function")}))
+_CALLS = array(record(**{name: _CALL[name] for name in ("id", "type", "function")}))
 _MESSAGE = record(
-    {
-        "role": about(one_of("assistant"), "always assistant"),
-        "content": about(_NOTHING_OR_TEXT, "the answer; null if it is a call"),
-        "refusal": about(NOTHING, "always null"),
-        "tool_calls": about(_CALLS, "the call of the function that the request forces"),
-    },
-    "tool_calls",
+    role=about(one_of("assistant"), "always assistant"),
+    content=about(_NOTHING_OR_TEXT, "the answer; null if it is a call"),
+    refusal=about(NOTHING, "always null"),
+    tool_calls=about(_CALLS, "the call of the function that the request forces"),
+    optional=("tool_calls",),
 )
 _INDEX = about(COUNT, "number of the answer; the answers to the first prompt come first")
 _FINISHED = about(either(_FINISH, NOTHING), "in the last piece of an answer: stop or length, as in a whole response")
@@ -89,27 +77,31 @@ _CHAT_FINISHED = about(either(_CHAT_FINISH, NOTHING), "in the last piece of an a
 _REPORTED = about(either(_LOGPROBS, NOTHING), "log-probabilities; null: not requested")
 _CHAT_REPORTED = about(either(_CONTENT, NOTHING), "log-probabilities; null: not requested")
 _DELTA = record(
-    {
-        "role": about(one_of("assistant"), "in the first piece of an answer"),
-        "content": about(_NOTHING_OR_TEXT, "the piece; null before the pieces of a call"),
-        "tool_calls": about(array(record(_CALL, "id", "type")), "a piece of a call; id, type and name in the first"),
-    },
-    *("role", "content", "tool_calls"),
+    role=about(one_of("assistant"), "in the first piece of an answer"),
+    content=about(_NOTHING_OR_TEXT, "the piece; null before the pieces of a call"),
+    tool_calls=about(
+        array(
+            record(
+                **_CALL,
+                optional=("id", "type"),
+            )
+        ),
+        "a piece of a call; id, type and name in the first",
+    ),
+    optional=("role", "content", "tool_calls"),
 )
 
 
 def _answer(kind: str, choice: dict[str, Shape], usage: Shape = _USAGE, *optional: str) -> Shape:
     return record(
-        {
-            "id": about(TEXT, "id of the request"),
-            "object": about(one_of(kind), "type of the response in this protocol"),
-            "created": about(COUNT, "seconds since 1970"),
-            "model": about(TEXT, "model as in the request"),
-            "system_fingerprint": about(TEXT, "digest of the adapter that answered"),
-            "choices": about(array(record(choice)), "the answers, or pieces of them"),
-            "usage": about(usage, "numbers of tokens"),
-        },
-        *optional,
+        id=about(TEXT, "id of the request"),
+        object=about(one_of(kind), "type of the response in this protocol"),
+        created=about(COUNT, "seconds since 1970"),
+        model=about(TEXT, "model as in the request"),
+        system_fingerprint=about(TEXT, "digest of the adapter that answered"),
+        choices=about(array(record(**choice)), "the answers, or pieces of them"),
+        usage=about(usage, "numbers of tokens"),
+        optional=optional,
     )
 
 

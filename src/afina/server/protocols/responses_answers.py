@@ -36,90 +36,78 @@ _ANY: Shape = {}
 _OR_NULL = {name: either(shape, NOTHING) for name, shape in (("text", TEXT), ("count", COUNT), ("number", NUMBER))}
 _STATUS = about(one_of("in_progress", "completed", "incomplete"), "incomplete: ended by the limit of tokens")
 _PART = record(
-    {
-        "type": about(one_of("output_text"), "type of the part"),
-        "text": about(TEXT, "the answer"),
-        "annotations": about(array(_ANY), "always empty"),
-        "logprobs": about(array(TOKEN_LOGPROB), "one element for each token, the end token included; empty: not asked"),
-    }
+    type=about(one_of("output_text"), "type of the part"),
+    text=about(TEXT, "the answer"),
+    annotations=about(array(_ANY), "always empty"),
+    logprobs=about(array(TOKEN_LOGPROB), "one element for each token, the end token included; empty: not asked"),
 )
 _MESSAGE = record(
-    {
-        "type": about(one_of("message"), "type of the item"),
-        "id": about(TEXT, "id of the item"),
-        "status": _STATUS,
-        "role": about(one_of("assistant"), "always assistant"),
-        "content": about(array(_PART), "one part; none before the answer has begun"),
-    }
+    type=about(one_of("message"), "type of the item"),
+    id=about(TEXT, "id of the item"),
+    status=_STATUS,
+    role=about(one_of("assistant"), "always assistant"),
+    content=about(array(_PART), "one part; none before the answer has begun"),
 )
 _CALL = record(
-    {
-        "type": about(one_of("function_call"), "type of the item"),
-        "id": about(TEXT, "id of the item"),
-        "call_id": about(TEXT, "id of the call"),
-        "name": about(TEXT, "name of the function"),
-        "arguments": about(TEXT, "the arguments as JSON"),
-        "status": _STATUS,
-    }
+    type=about(one_of("function_call"), "type of the item"),
+    id=about(TEXT, "id of the item"),
+    call_id=about(TEXT, "id of the call"),
+    name=about(TEXT, "name of the function"),
+    arguments=about(TEXT, "the arguments as JSON"),
+    status=_STATUS,
 )
 _ITEM = either(_MESSAGE, _CALL)
 _USAGE = record(
-    {
-        "input_tokens": about(COUNT, "tokens of the prompt, with its template"),
-        "input_tokens_details": about(
-            record(
-                {
-                    "cached_tokens": about(COUNT, "always 0: prompts are not cached"),
-                    "cache_write_tokens": about(COUNT, "always 0: prompts are not cached"),
-                }
-            ),
-            "parts of the number",
+    input_tokens=about(COUNT, "tokens of the prompt, with its template"),
+    input_tokens_details=about(
+        record(
+            cached_tokens=about(COUNT, "always 0: prompts are not cached"),
+            cache_write_tokens=about(COUNT, "always 0: prompts are not cached"),
         ),
-        "output_tokens": about(COUNT, "tokens of the answer, the end token included"),
-        "output_tokens_details": about(
-            record({"reasoning_tokens": about(COUNT, "always 0: there is no reasoning")}), "parts of the number"
-        ),
-        "total_tokens": about(COUNT, "sum of both"),
-    }
+        "parts of the number",
+    ),
+    output_tokens=about(COUNT, "tokens of the answer, the end token included"),
+    output_tokens_details=about(
+        record(reasoning_tokens=about(COUNT, "always 0: there is no reasoning")), "parts of the number"
+    ),
+    total_tokens=about(COUNT, "sum of both"),
 )
-_ERROR = record({"code": about(TEXT, "one word for programs"), "message": about(TEXT, "what is wrong and what to do")})
-_REASON = record({"reason": about(one_of("max_output_tokens"), "the limit of tokens")})
+_ERROR = record(code=about(TEXT, "one word for programs"), message=about(TEXT, "what is wrong and what to do"))
+_REASON = record(reason=about(one_of("max_output_tokens"), "the limit of tokens"))
 ANSWER = record(
-    {
-        "id": about(TEXT, "id of the request"),
-        "object": about(one_of("response"), "type of the response in this protocol"),
-        "created_at": about(COUNT, "seconds since 1970"),
-        "status": about(one_of("in_progress", "completed", "incomplete", "failed"), "incomplete: ended by the limit"),
-        "background": about(one_of(False), "always false"),
-        "error": about(either(_ERROR, NOTHING), "with status failed: what is wrong"),
-        "incomplete_details": about(either(_REASON, NOTHING), "with status incomplete: why"),
-        "instructions": about(_OR_NULL["text"], "as in the request"),
-        "max_output_tokens": about(_OR_NULL["count"], "as in the request"),
-        "max_tool_calls": about(_OR_NULL["count"], "as in the request"),
-        "metadata": about(by_name(_ANY), "as in the request"),
-        "model": about(TEXT, "model as in the request"),
-        "output": about(array(_ITEM), "one item: the answer"),
-        "parallel_tool_calls": about(YES_OR_NO, "as in the request"),
-        "previous_response_id": about(NOTHING, "always null"),
-        "reasoning": about(by_name(NOTHING), "there is no reasoning"),
-        "service_tier": about(one_of("default"), "always default"),
-        "store": about(one_of(False), "always false: no response is stored"),
-        "temperature": about(NUMBER, "as used for the answer"),
-        "text": about(by_name(_ANY), "as in the request"),
-        "tool_choice": about(either(TEXT, by_name(TEXT)), "as in the request"),
-        "tools": about(array(by_name(_ANY)), "as in the request"),
-        "top_logprobs": about(COUNT, "as in the request"),
-        "top_p": about(NUMBER, "as used for the answer"),
-        "truncation": about(one_of("disabled"), "always disabled"),
-        "usage": about(either(_USAGE, NOTHING), "numbers of tokens, at the end"),
-        "user": about(_OR_NULL["text"], "as in the request"),
-    }
+    id=about(TEXT, "id of the request"),
+    object=about(one_of("response"), "type of the response in this protocol"),
+    created_at=about(COUNT, "seconds since 1970"),
+    status=about(one_of("in_progress", "completed", "incomplete", "failed"), "incomplete: ended by the limit"),
+    background=about(one_of(False), "always false"),
+    error=about(either(_ERROR, NOTHING), "with status failed: what is wrong"),
+    incomplete_details=about(either(_REASON, NOTHING), "with status incomplete: why"),
+    instructions=about(_OR_NULL["text"], "as in the request"),
+    max_output_tokens=about(_OR_NULL["count"], "as in the request"),
+    max_tool_calls=about(_OR_NULL["count"], "as in the request"),
+    metadata=about(by_name(_ANY), "as in the request"),
+    model=about(TEXT, "model as in the request"),
+    output=about(array(_ITEM), "one item: the answer"),
+    parallel_tool_calls=about(YES_OR_NO, "as in the request"),
+    previous_response_id=about(NOTHING, "always null"),
+    reasoning=about(by_name(NOTHING), "there is no reasoning"),
+    service_tier=about(one_of("default"), "always default"),
+    store=about(one_of(False), "always false: no response is stored"),
+    temperature=about(NUMBER, "as used for the answer"),
+    text=about(by_name(_ANY), "as in the request"),
+    tool_choice=about(either(TEXT, by_name(TEXT)), "as in the request"),
+    tools=about(array(by_name(_ANY)), "as in the request"),
+    top_logprobs=about(COUNT, "as in the request"),
+    top_p=about(NUMBER, "as used for the answer"),
+    truncation=about(one_of("disabled"), "always disabled"),
+    usage=about(either(_USAGE, NOTHING), "numbers of tokens, at the end"),
+    user=about(_OR_NULL["text"], "as in the request"),
 )
 
 
 def _event(names: Sequence[str], **fields: Shape) -> Shape:
     number = about(COUNT, "number of the event, from 0")
-    return record({"type": about(one_of(*names), "type of the event"), "sequence_number": number, **fields})
+    return record(type=about(one_of(*names), "type of the event"), sequence_number=number, **fields)
 
 
 _WHERE = {"item_id": about(TEXT, "id of the item"), "output_index": about(COUNT, "always 0")}

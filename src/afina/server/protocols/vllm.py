@@ -27,33 +27,27 @@ from afina.server.requests import ServedAnswer, Text, check_scored
 EXAMPLE = {"model": "acme/reviews@production", "input": ["It broke on the second day.", "As good as they say."]}
 
 _LABELLED = record(
-    {
-        "index": about(COUNT, "place of the text in `input`, from 0"),
-        "label": about(TEXT, "the label with the highest probability"),
-        "probs": about(array(NUMBER), "probabilities, or logits, in the adapter's order of labels"),
-        "num_classes": about(COUNT, "number of labels"),
-        "answered": ANSWERED,
-    },
-    "answered",
+    index=about(COUNT, "place of the text in `input`, from 0"),
+    label=about(TEXT, "the label with the highest probability"),
+    probs=about(array(NUMBER), "probabilities, or logits, in the adapter's order of labels"),
+    num_classes=about(COUNT, "number of labels"),
+    answered=ANSWERED,
+    optional=("answered",),
 )
 _USAGE = record(
-    {
-        "prompt_tokens": about(COUNT, "tokens of all texts of the request"),
-        "total_tokens": about(COUNT, "same number as `prompt_tokens`"),
-        "completion_tokens": about(COUNT, "always 0: no text is generated"),
-        "prompt_tokens_details": about(NOTHING, "always null"),
-    }
+    prompt_tokens=about(COUNT, "tokens of all texts of the request"),
+    total_tokens=about(COUNT, "same number as `prompt_tokens`"),
+    completion_tokens=about(COUNT, "always 0: no text is generated"),
+    prompt_tokens_details=about(NOTHING, "always null"),
 )
 _ROWS = record(
-    {
-        "index": about(COUNT, "place of the text in `input`, from 0"),
-        "object": about(one_of("pooling"), "type of the element in this protocol"),
-        "data": about(
-            array(array(NUMBER)),
-            "for each token of the text, special tokens included, the probabilities or logits of the tags O, B-LABEL, "
-            "I-LABEL, ... of the adapter's labels in their order",
-        ),
-    }
+    index=about(COUNT, "place of the text in `input`, from 0"),
+    object=about(one_of("pooling"), "type of the element in this protocol"),
+    data=about(
+        array(array(NUMBER)),
+        "for each token of the text, special tokens included, the probabilities or logits of the tags O, B-LABEL, "
+        "I-LABEL, ... of the adapter's labels in their order",
+    ),
 )
 _LIST = about(one_of("list"), "type of the response in this protocol")
 _HEAD = {
@@ -62,21 +56,15 @@ _HEAD = {
     "created": about(COUNT, "seconds since 1970"),
     "model": about(TEXT, "model as in the request"),
 }
-ANSWER = record(
-    {**_HEAD, "data": about(array(_LABELLED), "one answer per text"), "usage": about(_USAGE, "numbers of tokens")}
-)
-POOLED = record(
-    {**_HEAD, "data": about(array(_ROWS), "one element per text"), "usage": about(_USAGE, "numbers of tokens")}
-)
+ANSWER = record(**_HEAD, data=about(array(_LABELLED), "one answer per text"), usage=about(_USAGE, "numbers of tokens"))
+POOLED = record(**_HEAD, data=about(array(_ROWS), "one element per text"), usage=about(_USAGE, "numbers of tokens"))
 MODEL = record(
-    {
-        "id": about(TEXT, "client/task; for a single model, as in the request"),
-        "object": about(one_of("model"), "type of the entry in this protocol"),
-        "created": about(COUNT, "publication of the version, in seconds since 1970; in a list: of the newest"),
-        "owned_by": about(TEXT, "client"),
-    }
+    id=about(TEXT, "client/task; for a single model, as in the request"),
+    object=about(one_of("model"), "type of the entry in this protocol"),
+    created=about(COUNT, "publication of the version, in seconds since 1970; in a list: of the newest"),
+    owned_by=about(TEXT, "client"),
 )
-MODELS = record({"object": _LIST, "data": about(array(MODEL), "one entry per model")})
+MODELS = record(object=_LIST, data=about(array(MODEL), "one entry per model"))
 router = ProtocolRouter()
 
 
