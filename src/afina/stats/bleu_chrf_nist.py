@@ -177,16 +177,12 @@ def _chrf(sums: np.ndarray) -> np.ndarray:
 # NIST
 
 
-def nist(answered: Answered) -> float:
-    """Return NIST (Doddington, HLT 2002) with 13a tokens in lower case and n-grams of 1 to 5 words.
+def nist_values(answered: Answered) -> np.ndarray:
+    """Return values whose mean is NIST (Doddington, HLT 2002), with 13a tokens in lower case, n-grams of 1 to 5 words.
 
     n-grams are matched with all references at once, and the answer's length is compared with the mean length of its
     references, as in mteval-v13a and the E2E challenge's scorer. NIST is UNDEFINED if no reference has a word.
     """
-    return float(np.mean(nist_values(answered)))
-
-
-def nist_values(answered: Answered) -> np.ndarray:
     return answered.once("nist", lambda: _nist_values(_in_words(answered, lower=True)))
 
 

@@ -1,8 +1,8 @@
 """Metrics of classes and of labels, and the temperature and thresholds that calibrate probabilities.
 
-The functions are pure functions of arrays. For a metric such as `mcc`, `mcc` returns the metric, and `mcc_values`
-returns one value per example; the metric is the mean of these values (answered.py). An undefined metric, such as the F1
-of a class that is neither in the targets nor predicted, is UNDEFINED (NaN).
+The functions are pure functions of arrays. A function such as `mcc_values` returns one value per example; the metric is
+the mean of these values (answered.py). An undefined metric, such as the F1 of a class that is neither in the targets
+nor predicted, is UNDEFINED (NaN).
 """
 
 from __future__ import annotations
@@ -103,13 +103,8 @@ def f1_values(answered: Answered) -> np.ndarray:
     return mean_of_defined(np.stack(rows))
 
 
-def balanced_accuracy(answered: Answered) -> float:
-    """Return the mean recall over the classes that occur in the targets."""
-    return float(np.mean(balanced_accuracy_values(answered)))
-
-
 def balanced_accuracy_values(answered: Answered) -> np.ndarray:
-    """Return per-example values whose mean is `balanced_accuracy`, [N].
+    """Return per-example values, [N], whose mean is the mean recall over the classes that occur in the targets.
 
     Deviations are multiplied by n / (n - 1) for a class of n examples, as in the jackknife; without this factor, the
     standard error is too small for small classes.
@@ -123,18 +118,14 @@ def balanced_accuracy_values(answered: Answered) -> np.ndarray:
     return values
 
 
-def mcc(answered: Answered) -> float:
-    """Return the Matthews correlation; for three or more classes, R_K (Gorodkin, Comput. Biol. Chem. 28, 2004)."""
-    return float(np.mean(mcc_values(answered)))
-
-
 def mcc_values(answered: Answered) -> np.ndarray:
-    """Return per-example values whose mean is `mcc`, [N].
+    """Return per-example values, [N], whose mean is the Matthews correlation.
 
-    With the shares t and p of each class among the targets and the predictions, mcc = C / sqrt(V_t V_p), where C =
-    accuracy - sum(t p), V_t = 1 - sum(t²) and V_p = 1 - sum(p²). The per-example values are UNDEFINED if the targets
-    have only one class, and 0, as in scikit-learn, if the predictions have only one class. Missing answers count as a
-    further class of the predictions, as in scikit-learn.
+    For three or more classes, it is R_K (Gorodkin, Comput. Biol. Chem. 28, 2004). With the shares t and p of each class
+    among the targets and the predictions, mcc = C / sqrt(V_t V_p), where C = accuracy - sum(t p), V_t = 1 - sum(t²) and
+    V_p = 1 - sum(p²). The per-example values are UNDEFINED if the targets have only one class, and 0, as in
+    scikit-learn, if the predictions have only one class. Missing answers count as a further class of the predictions,
+    as in scikit-learn.
     """
     targets, n, size = answered.targets, len(answered.targets), answered.classes
     answers = np.where(answered.answers == MISSING, size, answered.answers)
@@ -216,21 +207,13 @@ def ece(answered: Answered) -> float:
     return float(np.sum(np.abs(confidence - share) * counts) / counts.sum())
 
 
-def micro_f1(answered: Answered) -> float:
-    return float(np.mean(micro_f1_values(answered)))
-
-
 def micro_f1_values(answered: Answered) -> np.ndarray:
     right, either = _counted(answered)
     return of_ratio(right.sum(axis=1), either.sum(axis=1))
 
 
-def macro_f1(answered: Answered) -> float:
-    """Return the mean F1 over the labels that occur in the targets or the predictions."""
-    return float(np.mean(macro_f1_values(answered)))
-
-
 def macro_f1_values(answered: Answered) -> np.ndarray:
+    """Return values whose mean is the mean F1 over the labels that occur in the targets or the predictions."""
     right, either = _counted(answered)
     return mean_of_defined(of_ratio(right.T, either.T))
 

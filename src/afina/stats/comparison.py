@@ -88,11 +88,11 @@ class Comparison:
         """The verdict as a sentence without its full stop, so that a caller can add words."""
         metric, margin = METRICS[self.metric], self.margin_in_words
         if self.verdict in ("better", "worse"):
-            sign = 1 if self.difference > 0 else -1
-            small = f", within the margin of {margin}" if self.small else ""
-            by = f"{self._told(sign)}{small}"
-            return verdict_text(self.first, self.second, self.verdict, by, metric)
-        seen = seen_text(self._told(1), metric)
+            by = f"{self._told(1 if self.difference > 0 else -1)}{f', within the margin of {margin}' * self.small}"
+            less = "lower" if self.verdict == "better" else "higher"
+            amount = f": {metric.words} {less} by {by}" if metric.lower else f" by {by}"
+            return f"{self.first} is {self.verdict} than {self.second}{amount}"
+        seen = f"difference{f' in {metric.words}' * metric.lower} {self._told(1)}"
         if self.verdict == "equivalent":
             return f"{self.first} and {self.second} are equivalent within {margin}: {seen}"
         many = "" if self.interval.contains(0) else ", not sure enough for one of several pairs"
@@ -105,7 +105,9 @@ class Comparison:
     @property
     def margin_in_words(self) -> str:
         """The margin as text: `1 point`, or `0.01` for metrics that are not in percentage points."""
-        return margin_text(self.margin, METRICS[self.metric])
+        if not METRICS[self.metric].points:
+            return f"{self.margin:.3g}"
+        return "1 point" if self.margin == 0.01 else f"{100 * self.margin:g} points"
 
     def seen_from(self, name: str) -> Verdict:
         """Return the verdict on the method `name` (`first` or `second`) against the other method."""
@@ -246,32 +248,9 @@ def number_text(value: float, metric: Metric, interval: Interval) -> str:
     return f"−{text[1:]}" if text.startswith("-") and text.strip("-0.,") else text.lstrip("-")
 
 
-def margin_text(value: float, metric: Metric) -> str:
-    if not metric.points:
-        return f"{value:.3g}"
-    return "1 point" if value == 0.01 else f"{100 * value:g} points"
-
-
 def difference_text(value: float, interval: Interval, metric: Metric, level: float, sign: int = 1) -> str:
     """Return a text such as `4.0 points (95 % interval 2.1 to 5.9)`; if `sign` is -1, the interval is negated."""
     low, high = sorted((sign * interval.low, sign * interval.high))
     ends = f"{number_text(low, metric, interval)} to {number_text(high, metric, interval)}"
     unit = " points" if metric.points else ""
     return f"{number_text(value, metric, interval)}{unit} ({100 * level:g} % interval {ends})"
-
-
-def verdict_text(first: str, second: str, verdict: str, by: str, metric: Metric) -> str:
-    """Return `A is better than B by 4.0 points ...`, or for a loss `A is better than B: log loss lower by 0.02 ...`."""
-    if metric.lower:
-        return f"{first} is {verdict} than {second}: {metric.words} {_less(verdict)} by {by}"
-    return f"{first} is {verdict} than {second} by {by}"
-
-
-def seen_text(difference: str, metric: Metric) -> str:
-    """Return a text such as `difference 0.4 points`, or `difference in log loss −0.02` if lower is better."""
-    named = f" in {metric.words}" if metric.lower else ""
-    return f"difference{named} {difference}"
-
-
-def _less(verdict: str) -> str:
-    return "lower" if verdict == "better" else "higher"

@@ -32,6 +32,7 @@ class Metric:
         values: The function that returns per-example values, [N], whose mean is the metric and which give its standard
             error (answered.py); of entities, it returns a value for each group of examples if there are groups. The
             values are bool if a prediction is either right or wrong. None: the metric cannot compare methods.
+        figure: The function that returns the metric, if another one than the mean of `values` does.
         points: Whether a difference of two values is given in percentage points.
         directed: Whether the metric has a better direction; false for a length ratio.
         range: The lowest and highest possible value.
@@ -52,8 +53,8 @@ class Metric:
     name: str
     words: str
     kind: str
-    value: Callable[[Answered], float]
     values: Callable[[Answered], np.ndarray] | None
+    figure: Callable[[Answered], float] | None = None
     points: bool
     lower: bool = False
     directed: bool = True
@@ -74,6 +75,14 @@ class Metric:
         """Whether the metric is the share of examples whose prediction is right, such as accuracy or exact match."""
         return self.name in ("accuracy", "exact_match", "exact_answer")
 
+    def value(self, answered: Answered) -> float:
+        if self.chances and answered.chances is None:
+            return UNDEFINED
+        if self.figure is not None:
+            return self.figure(answered)
+        assert self.values is not None
+        return float(np.mean(self.values(answered)))
+
     def fits(self, answered: Answered) -> bool:
         if self.chances and answered.chances is None:
             return False
@@ -87,15 +96,7 @@ class Metric:
         return 0.05 * (float(np.std(targets)) or 1.0) if self.of_unit else self.small
 
 
-def _mean(values: Callable[[Answered], np.ndarray]) -> Callable[[Answered], float]:
-    return lambda answered: float(np.mean(values(answered)))
-
-
-def _of_chances(value: Callable[[Answered], float]) -> Callable[[Answered], float]:
-    return lambda answered: UNDEFINED if answered.chances is None else value(answered)
-
-
-def _values_of_chances(values: Callable[[Answered], np.ndarray]) -> Callable[[Answered], np.ndarray]:
+def _of_chances(values: Callable[[Answered], np.ndarray]) -> Callable[[Answered], np.ndarray]:
     return lambda answered: np.full(len(answered.targets), UNDEFINED) if answered.chances is None else values(answered)
 
 
@@ -108,85 +109,83 @@ _PROBABILITIES = "probabilities of the labels"
 _OF_CLASSES = (
     Metric(
         name="accuracy", words="accuracy", kind="classes", points=True, share=True, main=True,
-        value=_mean(classification.right), values=classification.right,
+        values=classification.right,
     ),
     Metric(
         name="f1", words="F1", kind="classes", points=True, share=True, main=True,
-        value=_f1, values=classification.f1_values,
+        figure=_f1, values=classification.f1_values,
         needs="texts that have the label, or are answered with it",
     ),
     Metric(
         name="balanced_accuracy", words="balanced accuracy", kind="classes", points=True, share=True,
-        value=classification.balanced_accuracy, values=classification.balanced_accuracy_values,
+        values=classification.balanced_accuracy_values,
     ),
     Metric(
         name="mcc", words="Matthews correlation", kind="classes", points=False, range=(-1.0, 1.0),
-        value=classification.mcc, values=classification.mcc_values, needs="texts of two labels or more",
+        values=classification.mcc_values, needs="texts of two labels or more",
     ),
     Metric(
         name="auroc", words="AUROC", kind="classes", points=True, share=True, classes=2, chances=True,
-        value=_of_chances(classification.auroc),
-        values=_values_of_chances(classification.auroc_values), needs="probabilities and texts of both labels",
+        figure=classification.auroc,
+        values=_of_chances(classification.auroc_values), needs="probabilities and texts of both labels",
     ),
     Metric(
         name="log_loss", words="log loss", kind="classes", points=False, lower=True, range=LOSS, chances=True,
-        value=_mean(_values_of_chances(classification.cross_entropy_values)),
-        values=_values_of_chances(classification.cross_entropy_values), needs=_PROBABILITIES,
+        values=_of_chances(classification.cross_entropy_values), needs=_PROBABILITIES,
     ),
     Metric(
         name="brier", words="Brier score", kind="classes", points=False, lower=True, range=LOSS, chances=True,
-        value=_mean(_values_of_chances(classification.brier_values)),
-        values=_values_of_chances(classification.brier_values), needs=_PROBABILITIES,
+        values=_of_chances(classification.brier_values), needs=_PROBABILITIES,
     ),
     Metric(
         name="ece", words="calibration error", kind="classes", points=False, lower=True, chances=True,
-        value=_of_chances(classification.ece), values=None, needs=_PROBABILITIES,
+        figure=classification.ece, values=None, needs=_PROBABILITIES,
     ),
 )  # fmt: skip
 
 _OF_NUMBERS = (
     Metric(
         name="pearson", words="Pearson correlation", kind="number", points=False, graded=True, main=True,
-        range=(-1.0, 1.0), value=regression.pearson, values=regression.pearson_values,
+        range=(-1.0, 1.0), values=regression.pearson_values,
         needs="numbers and answers that vary",
     ),
     Metric(
         name="spearman", words="Spearman correlation", kind="number", points=False, graded=True, range=(-1.0, 1.0),
-        value=regression.spearman, values=regression.spearman_values, needs="numbers and answers that vary",
+        values=regression.spearman_values, needs="numbers and answers that vary",
     ),
     Metric(
         name="rmse", words="RMSE", kind="number", points=False, graded=True, main=True, lower=True, range=LOSS,
-        of_unit=True, value=regression.rmse, values=regression.rmse_values,
+        of_unit=True, figure=regression.rmse, values=regression.rmse_values,
     ),
     Metric(
         name="mae", words="mean absolute error", kind="number", points=False, graded=True, lower=True, range=LOSS,
-        of_unit=True, value=_mean(regression.absolute_errors), values=regression.absolute_errors,
+        of_unit=True, values=regression.absolute_errors,
     ),
     Metric(
         name="r2", words="R²", kind="number", points=False, graded=True, range=(-inf, 1.0),
-        value=regression.r2, values=regression.r2_values, needs="numbers that vary",
+        values=regression.r2_values, needs="numbers that vary",
     ),
 )  # fmt: skip
 
 _OF_LABELS = (
     Metric(
         name="micro_f1", words="micro F1", kind="labels", points=True, main=True,
-        value=classification.micro_f1, values=classification.micro_f1_values,
+        values=classification.micro_f1_values,
         needs="texts that have a label, or are answered with one",
     ),
     Metric(
         name="macro_f1", words="macro F1", kind="labels", points=True, main=True,
-        value=classification.macro_f1, values=classification.macro_f1_values,
+        values=classification.macro_f1_values,
         needs="texts that have a label, or are answered with one",
     ),
     Metric(
         name="exact_match", words="exact match", kind="labels", points=True,
-        value=_mean(classification.exactly_right), values=classification.exactly_right,
+        values=classification.exactly_right,
     ),
     Metric(
         name="average_precision", words="average precision", kind="labels", points=True, chances=True,
-        value=_of_chances(classification.average_precision),
-        values=_values_of_chances(classification.average_precision_values),
+        figure=classification.average_precision,
+        values=_of_chances(classification.average_precision_values),
         needs="probabilities and texts that have a label",
     ),
 )  # fmt: skip
@@ -198,55 +197,55 @@ _OF_MODELS = "answers of a language model"
 _OF_TEXTS = (
     Metric(
         name="rouge_l", words="ROUGE-L", kind="text", points=True, graded=True, main=True, needs=_LATIN,
-        value=_mean(text.rouge_values("l")), values=text.rouge_values("l"),
+        values=text.rouge_values("l"),
     ),
     Metric(
         name="rouge_1", words="ROUGE-1", kind="text", points=True, graded=True, needs=_LATIN,
-        value=_mean(text.rouge_values("1")), values=text.rouge_values("1"),
+        values=text.rouge_values("1"),
     ),
     Metric(
         name="rouge_2", words="ROUGE-2", kind="text", points=True, graded=True, needs=_LATIN,
-        value=_mean(text.rouge_values("2")), values=text.rouge_values("2"),
+        values=text.rouge_values("2"),
     ),
     Metric(
         name="bleu", words="BLEU", kind="text", points=True, graded=True, main=True, of_corpus=True,
-        value=bleu_chrf_nist.bleu, values=bleu_chrf_nist.bleu_values,
+        figure=bleu_chrf_nist.bleu, values=bleu_chrf_nist.bleu_values,
     ),
     Metric(
         name="chrf", words="chrF", kind="text", points=True, graded=True, of_corpus=True,
-        value=bleu_chrf_nist.chrf, values=bleu_chrf_nist.chrf_values,
+        figure=bleu_chrf_nist.chrf, values=bleu_chrf_nist.chrf_values,
     ),
     Metric(
         name="nist", words="NIST", kind="text", points=False, graded=True, range=LOSS, small=0.1, needs=_WORDS,
-        of_corpus=True, value=bleu_chrf_nist.nist, values=bleu_chrf_nist.nist_values,
+        of_corpus=True, values=bleu_chrf_nist.nist_values,
     ),
     Metric(
         name="exact_answer", words="exact match", kind="text", points=True,
-        value=_mean(text.exact_match_values), values=text.exact_match_values,
+        values=text.exact_match_values,
     ),
     Metric(
         name="token_f1", words="token F1", kind="text", points=True, graded=True, main=True,
-        value=_mean(text.token_f1_values), values=text.token_f1_values,
+        values=text.token_f1_values,
     ),
     Metric(
         name="loss", words="loss of a token", kind="text", points=False, graded=True, lower=True, range=LOSS,
-        value=_mean(text.loss_values), values=text.loss_values, needs=_OF_MODELS,
+        values=text.loss_values, needs=_OF_MODELS,
     ),
     Metric(
         name="perplexity", words="perplexity", kind="text", points=False, graded=True, lower=True, range=(1.0, inf),
-        value=text.perplexity, values=None, needs=_OF_MODELS,
+        figure=text.perplexity, values=None, needs=_OF_MODELS,
     ),
     Metric(
         name="length_ratio", words="length ratio", kind="text", points=False, directed=False, range=LOSS,
-        value=text.length_ratio, values=None, needs=_WORDS,
+        figure=text.length_ratio, values=None, needs=_WORDS,
     ),
     Metric(
         name="unended", words="share of answers without an end", kind="text", points=True, lower=True,
-        value=_mean(text.unended_values), values=text.unended_values, needs=_OF_MODELS,
+        values=text.unended_values, needs=_OF_MODELS,
     ),
     Metric(
         name="repeated_4grams", words="share of repeated 4-grams", kind="text", points=True, graded=True, lower=True,
-        value=_mean(text.repeated_values), values=text.repeated_values,
+        values=text.repeated_values,
     ),
 )  # fmt: skip
 
@@ -255,34 +254,34 @@ _FOUND = "entities in the texts, or entities that were answered"
 _OF_ENTITIES = (
     Metric(
         name="entity_f1", words="entity F1", kind="entities", points=True, graded=True, main=True, needs=_FOUND,
-        value=_mean(entities.entity_f1_values), values=entities.entity_f1_values,
+        values=entities.entity_f1_values,
         counts=entities.either_count,
     ),
     Metric(
         name="entity_precision", words="entity precision", kind="entities", points=True, graded=True, main=True,
-        value=_mean(entities.entity_precision_values), values=entities.entity_precision_values,
+        values=entities.entity_precision_values,
         counts=entities.answered_count,
         needs="entities that were answered",
     ),
     Metric(
         name="entity_recall", words="entity recall", kind="entities", points=True, graded=True, main=True,
-        value=_mean(entities.entity_recall_values), values=entities.entity_recall_values,
+        values=entities.entity_recall_values,
         counts=entities.target_count,
         needs="entities in the texts",
     ),
     Metric(
         name="macro_entity_f1", words="macro entity F1", kind="entities", points=True, graded=True, needs=_FOUND,
-        value=_mean(entities.macro_entity_f1_values), values=entities.macro_entity_f1_values,
+        values=entities.macro_entity_f1_values,
         counts=entities.either_count,
     ),
     Metric(
         name="partial_f1", words="partial F1", kind="entities", points=True, graded=True, needs=_FOUND,
-        value=_mean(entities.partial_f1_values), values=entities.partial_f1_values,
+        values=entities.partial_f1_values,
         counts=entities.either_count,
     ),
     Metric(
         name="token_accuracy", words="token accuracy", kind="entities", points=True, graded=True, needs="words",
-        value=_mean(entities.token_accuracy_values), values=entities.token_accuracy_values,
+        values=entities.token_accuracy_values,
     ),
 )  # fmt: skip
 

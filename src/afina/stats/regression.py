@@ -11,16 +11,10 @@ import numpy as np
 from afina.stats.answered import UNDEFINED, Answered, Order
 
 
-def pearson(answered: Answered) -> float:
-    """Return Pearson's correlation of predictions and targets."""
-    return float(np.mean(pearson_values(answered)))
-
-
 def pearson_values(answered: Answered) -> np.ndarray:
-    """Return per-example values whose mean is `pearson`, [N].
+    """Return values, [N], whose mean is Pearson's correlation: r + zx zy - r (zx² + zy²) / 2 (Devlin et al. 1975).
 
-    The value of an example is r + zx zy - r (zx² + zy²) / 2 (Devlin et al. 1975), where zx and zy are its standardized
-    prediction and target.
+    zx and zy are the standardized prediction and target of an example.
     """
     x, y = _standardised(answered.answers), _standardised(answered.targets)
     if x is None or y is None:
@@ -30,13 +24,8 @@ def pearson_values(answered: Answered) -> np.ndarray:
     return values
 
 
-def spearman(answered: Answered) -> float:
-    """Return Spearman's rank correlation of predictions and targets: Pearson's correlation of their midranks."""
-    return float(np.mean(spearman_values(answered)))
-
-
 def spearman_values(answered: Answered) -> np.ndarray:
-    """Return per-example values whose mean is `spearman`, [N].
+    """Return values, [N], whose mean is Spearman's rank correlation, Pearson's correlation of midranks.
 
     The formula is spearman = C / sqrt(V_x V_y), where C is the covariance and V_x and V_y are the variances of midranks
     minus 1/2. An example changes C and both variances by its own ranks, and by shifting the ranks of greater examples
@@ -79,13 +68,8 @@ def absolute_errors(answered: Answered) -> np.ndarray:
     return absolute
 
 
-def r2(answered: Answered) -> float:
-    """Return R² = 1 - mse / variance of the targets; UNDEFINED for constant targets."""
-    return float(np.mean(r2_values(answered)))
-
-
 def r2_values(answered: Answered) -> np.ndarray:
-    """Return per-example values whose mean is `r2`, [N]."""
+    """Return per-example values, [N], whose mean is R² = 1 - mse / variance of the targets."""
     squares = _errors(answered) ** 2
     targets = np.asarray(answered.targets, dtype=np.float64)
     spread = (targets - targets.mean()) ** 2
