@@ -17,7 +17,6 @@ from pathlib import Path
 from afina.report import conclusion
 from afina.report.arms import Arm, arms
 from afina.report.plots import comparison
-from afina.report.plots.comparison import MethodDifference
 from afina.report.plots.svg import DARK, LIGHT, Plot, drawing
 from afina.report.verdicts import verdicts
 from afina.studies.results import Results
@@ -48,7 +47,7 @@ def _differences() -> Plot | None:
     """The differences of the method with the highest accuracy from the other methods."""
     compared, found = _recorded("example"), verdicts(_recorded("example"))
     best = conclusion.leading(compared, found)[1]
-    return comparison.forest(MethodDifference.all_of(best.label, found.compared), best.record.metric)
+    return comparison.forest(best.label, found.compared)
 
 
 PICTURES: dict[str, Callable[[], Plot | None]] = {

@@ -19,6 +19,7 @@ from afina.report.answer_costs import faster_sentence
 from afina.report.arms import Arm, is_curve
 from afina.report.formatting import (
     count,
+    counted,
     figure_with_interval,
     listed,
     money,
@@ -97,7 +98,7 @@ def of_one_method(arm: Arm, baselines: Sequence[MeasuredBaseline], against: Sequ
     found = arm.interval(record.metric)
     between = f" (95 % interval {span(found)})" if found else ""
     seeds = "one seed" if len(arm.seeds) == 1 else f"mean of {len(arm.seeds)} seeds"
-    texts = _counted_texts(record.examples)
+    texts = counted(record.examples, "evaluation text")
     yield f"{arm.label}: {metric.words} {share(arm.headline)}{between} on {texts}, {seeds}."
     if baselines:
         figures = {one.record.name: one.beside(arm.results[0]).record.metrics[record.metric] for one in baselines}
@@ -127,14 +128,9 @@ def leading(arms: Sequence[Arm], found: Verdicts) -> tuple[str, Arm]:
 
 
 def _field(arms: Sequence[Arm], found: Verdicts) -> _Field:
-    ground = max(alike(arms), key=_weight)
+    ground = _ground(arms)
     best = max(ground, key=lambda arm: (arm.gain, arm.trained, -arm.record.trainable))
     return _Field(best, tuple(arm for arm in ground if arm is not best), found)
-
-
-def _weight(group: Sequence[Arm]) -> tuple[bool, int, int, int]:
-    """Return the sort key by which `max` finds the largest group of comparable methods."""
-    return not isnan(group[0].headline), sum(arm.trained for arm in group), len(group), group[0].size
 
 
 def leader(arms: Sequence[Arm]) -> Arm:
@@ -146,7 +142,12 @@ def leader(arms: Sequence[Arm]) -> Arm:
 
 
 def _ground(arms: Sequence[Arm]) -> Sequence[Arm]:
-    return max(alike(arms), key=lambda group: (sum(arm.trained for arm in group), len(group), group[0].size))
+    """Return the largest group of comparable methods."""
+
+    def weight(group: Sequence[Arm]) -> tuple[bool, int, int, int]:
+        return not isnan(group[0].headline), sum(arm.trained for arm in group), len(group), group[0].size
+
+    return max(alike(arms), key=weight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +175,7 @@ class _Field:
 
     def answer(self) -> str:
         seeds = f" (mean of {len(self.leader.seeds)} seeds)" if len(self.leader.seeds) > 1 else ""
-        return f"{self.headline()} on {_counted_texts(self.leader.record.examples)}{seeds}."
+        return f"{self.headline()} on {counted(self.leader.record.examples, 'evaluation text')}{seeds}."
 
     def compared(self) -> str:
         arm, better, level, open_ = self.leader, self.of("better"), self.of("equivalent"), self.of("undecided")
@@ -182,11 +183,9 @@ class _Field:
             return f"There is no other method to compare {arm.label} with."
         mine = f"{arm.label} ({share(arm.headline)})"
         said = [f"{mine} is better than {_named(better)}."] if better else []
-        said += (
-            [f"{_named(level)} {'is' if len(level) == 1 else 'are'} equivalent to {mine} within {self.margin}."]
-            if level
-            else []
-        )
+        if level:
+            verb = "is" if len(level) == 1 else "are"
+            said.append(f"{_named(level)} {verb} equivalent to {mine} within {self.margin}.")
         said += [f"It is undecided whether {mine} is better than {_named(open_, 'or')}."] if open_ else []
         return " ".join([*said, *([SIGNIFICANT] if better else [])])
 
@@ -232,7 +231,7 @@ class _Field:
             said.append(f"{self._against[open_[0].label].sentence}.")
         if (more := len(open_) - 1) > 0:
             said.append(
-                f"{_counted(more, 'more comparison')} with {self.leader.label} {'is' if more == 1 else 'are'} "
+                f"{counted(more, 'more comparison')} with {self.leader.label} {'is' if more == 1 else 'are'} "
                 "undecided: see Verdicts in the report."
             )
         return " ".join([*said, *([ONE_SEED] if len(self.leader.seeds) == 1 else [])])
@@ -305,21 +304,11 @@ def _absent(arms: Sequence[Arm], ground: Sequence[Arm], failed: Sequence[Failure
     apart = [arm.label for arm in arms if arm not in ground]
     lost = [f"{one.name}, seed {one.seed}" for one in failed]
     parts = [f"{listed(apart)}, measured on other texts or seeds"] if apart else []
-    parts += (
-        [f"{_counted(len(lost), 'run')} that failed ({'; '.join(lost[:MOST])}{'; ...' * (len(lost) > MOST)})"]
-        if lost
-        else []
-    )
-    parts += [f"{_counted(waiting, 'run')} that {'has' if waiting == 1 else 'have'} not finished"] if waiting else []
+    if lost:
+        named = f"{'; '.join(lost[:MOST])}{'; ...' * (len(lost) > MOST)}"
+        parts.append(f"{counted(len(lost), 'run')} that failed ({named})")
+    parts += [f"{counted(waiting, 'run')} that {'has' if waiting == 1 else 'have'} not finished"] if waiting else []
     return f"Not included: {'; '.join(parts)}." if parts else ""
-
-
-def _counted_texts(number: int) -> str:
-    return f"{count(number)} evaluation text{'s' * (number != 1)}"
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _named(arms: Sequence[Arm], last: str = "and") -> str:

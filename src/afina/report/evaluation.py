@@ -10,7 +10,9 @@ from afina.data.readers.splitting import repetition_notes
 from afina.models.adapter import Adapter
 from afina.report.details import abstention
 from afina.report.formatting import (
+    capitalised,
     count,
+    counted,
     document_notes,
     headline_first,
     interval_heading,
@@ -68,7 +70,7 @@ def leakage_notes(where: str, leaked: int | None, left_out: int, trained: str = 
         return [
             f"{number_of_texts(left_out)} of {where} left out: {trained} trained on them. --allow-leakage keeps them."
         ]
-    return [f"{trained[:1].upper()}{trained[1:]} trained on {number_of_texts(leaked)} of these."] if leaked else []
+    return [f"{capitalised(trained)} trained on {number_of_texts(leaked)} of these."] if leaked else []
 
 
 def label_notes(label_names: Sequence[str], unmeasured: Sequence[str]) -> list[str]:
@@ -88,7 +90,7 @@ def _texts(found: Evaluation) -> list[str]:
     said = leakage_notes(found.where, found.leaked, found.left_out)
     said += repetition_notes(found.repeated, found.examples, found.where)
     if found.too_long:
-        said.append(f"{count(found.too_long)} target{'s' * (found.too_long != 1)} left out: too many tokens.")
+        said.append(f"{counted(found.too_long, 'target')} left out: too many tokens.")
     if found.truncated:
         said.append(texts_cut(found.truncated, found.examples, found.max_length))
     return said
@@ -178,7 +180,7 @@ def answer_sentence(answer: Answer) -> str:
     figures = ", ".join(metric_figure(name, value, labels) for name, value in list(answer.metrics.items())[:2])
     words = "; ".join(f"{name}: {', '.join(map(quoted, given))}" for name, given in answer.words.items())
     return (
-        f"Untrained, asked in {quoted(answer.template)} ({words}): {figures} on {count(answer.examples)} "
-        f"held-out text{'s' * (answer.examples != 1)} (95 % of accuracy: {span((found.low, found.high))})"
+        f"Untrained, asked in {quoted(answer.template)} ({words}): {figures} on "
+        f"{counted(answer.examples, 'held-out text')} (95 % of accuracy: {span((found.low, found.high))})"
         f"{too_few(answer.examples)}."
     )

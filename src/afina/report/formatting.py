@@ -31,8 +31,16 @@ def brief(text: str, longest: int = 40) -> str:
     return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
 
 
-def number_of_texts(count: int) -> str:
-    return f"{count:,} text{'s' * (count != 1)}"
+def counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def number_of_texts(number: int) -> str:
+    return counted(number, "text")
+
+
+def capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def too_few(count: int) -> str:
@@ -154,7 +162,7 @@ def metric_name(metric: str, labels: Sequence[str] = ()) -> str:
 
 def metric_heading(metric: str, labels: Sequence[str] = ()) -> str:
     text = metric_name(metric, labels)
-    return text[:1].upper() + text[1:] if text.partition(" ")[0].islower() else text  # chrF keeps its spelling
+    return capitalised(text) if text.partition(" ")[0].islower() else text  # chrF keeps its spelling
 
 
 def metric_figure(name: str, number: float, labels: Sequence[str] = ()) -> str:

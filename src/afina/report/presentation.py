@@ -20,7 +20,7 @@ from afina.errors import NotFound
 from afina.models.decoding import Decoding
 from afina.report import entity_errors, per_label
 from afina.report.arms import Arm, has_several_backbones
-from afina.report.formatting import listed, metric_heading, share
+from afina.report.formatting import counted, listed, metric_heading, share
 from afina.report.per_label import LabelFigures
 from afina.report.plots import predictions
 from afina.report.plots.svg import Plot
@@ -332,7 +332,7 @@ class _Entities(Presentation):
         }
 
     def asked(self, names: Sequence[str]) -> str:
-        return f"entities of {len(names)} label{'s' * (len(names) != 1)}"
+        return f"entities of {counted(len(names), 'label')}"
 
     def in_words(self, names: Sequence[str], answer: Any) -> str:
         """Return the labels and places of entities, such as `PER 0–5, LOC 14–19`: the texts are not known here."""

@@ -12,7 +12,7 @@ from math import isnan
 from afina import meter
 from afina.events import NOTED, Progress
 from afina.methods import make
-from afina.report.formatting import count, in_words, metric_figure, metrics_of, number_of_texts, size
+from afina.report.formatting import count, counted, in_words, metric_figure, metrics_of, number_of_texts, size
 from afina.sentence import Sentence
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
@@ -97,7 +97,7 @@ def selected(record: Record) -> str:
         return ""
     figure = metric_figure(record.metric, seen.value, record.label_names)
     loses = "; another training with a figure is preferred" if isnan(seen.value) else ""
-    return f"{record.name}: {figure} on {seen.examples:,} validation text{'s' * (seen.examples != 1)}{loses}"
+    return f"{record.name}: {figure} on {counted(seen.examples, 'validation text')}{loses}"
 
 
 def result(run: Run, record: Record, *, now: bool) -> str:

@@ -17,6 +17,7 @@ from afina.report.details.plans import in_int8
 from afina.report.formatting import (
     NOTHING,
     ask_notes,
+    capitalised,
     count,
     figure_with_interval,
     listed,
@@ -216,21 +217,20 @@ def _settings(count: int) -> str:
 def _of_method(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
     trained = [one for one in made.contenders if one.trained]
     others = [one for one in trained if _way(one) != _way(chosen)] + _simple(made)
-    figures = {one.name: one.metrics[made.metric] for one in others if made.metric in one.metrics}
-    defined = [each for each in figures.items() if not isnan(each[1])]
     best: dict[object, str] = {}
-    for name, figure in sorted(defined, key=lambda each: each[1], reverse=not METRICS[made.metric].lower):
-        one = made.contender(name)
-        best.setdefault(_way(one) if one.method else name, f"{title(name)} {share(figure)}")  # its best rate
+    for one in sorted(others, key=lambda one: -_gain(made, one)):
+        if _gain(made, one) > -inf:  # its best rate
+            figure = share(one.metrics[made.metric])
+            best.setdefault(_way(one) if one.method else one.name, f"{title(one.name)} {figure}")
     beside = ", ".join([*best.values()][:MOST])
     memory = f" and {size(chosen.memory)} of memory" if chosen.memory else ""
     products = f", with products in {made.products}" if _lowers_products(made, chosen) else ""
     mine = [one for one in made.comparisons if chosen.name in (one.first, one.second)]
-    name = _upper(title(chosen.name))
+    name = capitalised(title(chosen.name))
     assert chosen.trainable is not None
     assert chosen.total is not None
     return (
-        _sentence(_why_it(made, chosen))
+        f"{capitalised(_why_it(made, chosen))}."
         + (f" Other methods on the held-out texts: {beside}." if beside else "")
         + _not_chosen(made, chosen, others),
         f"{name} trains {chosen.trainable:,} parameters ({100 * chosen.trainable / chosen.total:.3g} % of the model) "
@@ -242,30 +242,27 @@ def _of_method(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
 
 def _not_chosen(made: Recommendation, chosen: Contender, others: Sequence[Contender]) -> str:
     """Return a sentence, with a space, on a method that is better on the held-out texts but was not chosen; else ""."""
-    sign, own = -1 if METRICS[made.metric].lower else 1, chosen.metrics[made.metric]
-    ahead = [one for one in others if sign * one.metrics.get(made.metric, nan) > sign * own]
+    ahead = [one for one in others if _gain(made, one) > _gain(made, chosen) > -inf]
     if not ahead:
         return ""
-    best = max(ahead, key=lambda one: sign * one.metrics[made.metric])
+    best = max(ahead, key=lambda one: _gain(made, one))
     if not best.trained and made.train_examples < FEW_LABELS:
         reason = f"but {title(chosen.name)} was better in recorded trainings with few labels."
     elif best.trained and not any(_is_better(one, best.name, chosen.name) for one in made.comparisons):
         reason = "but not significantly. Only a significant difference on these texts would change the choice."
     else:
         return ""
-    return f" {_upper(title(best.name))} is better on these texts, {reason}"
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _sentence(words: str) -> str:
-    return f"{_upper(words)}."
+    return f" {capitalised(title(best.name))} is better on these texts, {reason}"
 
 
 def _lowers_products(made: Recommendation, chosen: Contender) -> bool:
     return made.products != FLOAT and chosen.method is not None and make(chosen.method).multiplies_frozen
+
+
+def _gain(made: Recommendation, one: Contender) -> float:
+    """The headline metric, negated if lower is better; -inf without a figure."""
+    figure = one.metrics.get(made.metric, nan)
+    return -inf if isnan(figure) else -figure if METRICS[made.metric].lower else figure
 
 
 def _way(one: Contender) -> tuple[str | None, str | None]:
@@ -321,15 +318,13 @@ def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
     tried = [one for one in made.contenders if one.trained]
     trained = [one for one in tried if not made.is_short(one)]
     if trained:
-        sign = -1 if METRICS[made.metric].lower else 1
-        defined = [one for one in trained if not isnan(one.metrics[made.metric])]
-        best = max(defined or trained, key=lambda one: sign * one.metrics[made.metric])
+        best = max(trained, key=lambda one: _gain(made, one))
         figure = f"{metric_name(made.metric)} {share(best.metrics[made.metric])}"
         why = f"No trained language model is better: the best, {title(best.name)}, has {figure}."
-        if sign * best.metrics[made.metric] > sign * chosen.metrics[made.metric]:
+        if _gain(made, best) > _gain(made, chosen) > -inf:
             why = (
-                f"{_upper(title(best.name))} has {figure} on the held-out texts, but {title(chosen.name)} was better "
-                "in recorded trainings with few labels."
+                f"{capitalised(title(best.name))} has {figure} on the held-out texts, but {title(chosen.name)} was "
+                "better in recorded trainings with few labels."
             )
         name = floors.FLOORS[made.kind].learned if chosen.name in floors.CONSTANTS else chosen.name
         adapted = {one.name for one in trained}
@@ -347,11 +342,11 @@ def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
         settle = "It is open whether a trained language model would be better."
     if chosen.key:
         costs = (
-            f"{_upper(title(chosen.name))} needs no training; the adapter holds only the template and the output "
+            f"{capitalised(title(chosen.name))} needs no training; the adapter holds only the template and the output "
             "embeddings of its words."
         )
     else:
-        costs = f"{_upper(chosen.name)} was fitted in seconds" + (
+        costs = f"{capitalised(chosen.name)} was fitted in seconds" + (
             ", and its adapter needs no backbone."
             if chosen.adapter
             else f"; no adapter was saved, because {floors.FLOORS[made.kind].unsaved(chosen.name)}."
@@ -415,14 +410,13 @@ def _simple(made: Recommendation) -> list[Contender]:
 
 
 def _sure(compared: Sequence[Comparison], name: str) -> str:
-    titles = [titled(one) for one in compared]
-    against: dict[str, list[str]] = {}
-    for one in titles:
-        against.setdefault(one.seen_from(name), []).append(one.second if one.first == name else one.first)
-    said = [f"{words} {listed(against[verdict])}" for verdict, words in _VERDICT_WORDS.items() if verdict in against]
-    if not said:
+    if not compared:
         return ONE_SEED
-    meant = f" {SIGNIFICANT}" if {"better", "worse"} & against.keys() else ""
+    against: dict[str, list[str]] = {verdict: [] for verdict in _VERDICT_WORDS}
+    for one in map(titled, compared):
+        against[one.seen_from(name)].append(one.second if one.first == name else one.first)
+    said = [f"{_VERDICT_WORDS[verdict]} {listed(names)}" for verdict, names in against.items() if names]
+    meant = f" {SIGNIFICANT}" if against["better"] or against["worse"] else ""
     return f"On the held-out texts, {name} is {'; '.join(said)}.{meant} {ONE_SEED}"
 
 
@@ -464,7 +458,7 @@ def evidence(made: Recommendation) -> Table:
         *_left_out(made.dropped),
     ]
     first = sorted(made.comparisons, key=lambda one: made.recommended not in (one.first, one.second))
-    details = [*(_sentence(titled(one).sentence) for one in first), *([ONE_SEED] if first else [])]
+    details = [*(f"{capitalised(titled(one).sentence)}." for one in first), *([ONE_SEED] if first else [])]
     columns = (Column("", "left"), *map(Column, headings), Column("Note", "left"))
     return Table(EVIDENCE, columns, tuple(lines), tuple(notes), details=tuple(details))
 

@@ -25,7 +25,6 @@ from afina.report.examples.disagreements import EvaluationTexts, sections_of
 from afina.report.formatting import listed
 from afina.report.headline import Headline, figures_of, interval
 from afina.report.plots import comparison, learning_curve, svg, training
-from afina.report.plots.comparison import MethodDifference
 from afina.report.plots.svg import Plot
 from afina.report.presentation import PRESENTATIONS, Presentation
 from afina.report.recommendation import title, titled
@@ -291,31 +290,26 @@ class Report:
             made += [sections.of_table(table, *plots.get(table.title, ())) for table in tables]
         return made
 
-    def _deciding(self) -> list[MethodDifference]:
+    def _forest(self) -> Plot | None:
         made = self.results.recommendation
         if made:
-            compared, name = [titled(one) for one in made.comparisons], title(made.recommended)
-        else:
-            compared, name = list(self.verdicts.compared), conclusion.leading(self.arms, self.verdicts)[1].label
-        return MethodDifference.all_of(name, compared)
-
-    @property
-    def _times_answers(self) -> bool:
-        return has_several_backbones(self.arms) and are_comparable(self.arms)
+            return comparison.forest(title(made.recommended), list(map(titled, made.comparisons)))
+        _, leader = conclusion.leading(self.arms, self.verdicts)
+        return comparison.forest(leader.label, self.verdicts.compared)
 
     def _plots(self, titles: Sequence[str] = ()) -> dict[str, list[Plot]]:
         """The plots of the report by the title of their section; `titles` selects sections (default: all)."""
         if not self.arms:
             return {}
         asked, greatest = self.results.recommendation, of_greatest_size(self.arms)
-        metric = asked.metric if asked else self.arms[0].record.metric
+        timed = has_several_backbones(self.arms) and are_comparable(self.arms)
         with svg.drawing():
             made: dict[str, Callable[[], Sequence[Plot | None]]] = {
                 EVIDENCE: lambda: [comparison.trainings_in_time(asked)] if asked else [],
                 CURVES: lambda: [learning_curve.learning_curves(self.arms)] if is_curve(self.arms) else [],
-                ANSWER: lambda: [comparison.forest(self._deciding(), metric)],
+                ANSWER: lambda: [self._forest()],
                 PERFORMANCE: lambda: [comparison.headline(self.arms), comparison.against_parameters(self.arms)],
-                ANSWERS: lambda: [comparison.against_answers(self.arms)] if self._times_answers else [],
+                ANSWERS: lambda: [comparison.against_answers(self.arms)] if timed else [],
                 COST: lambda: [comparison.against_time(self.arms), comparison.against_memory(self.arms)],
                 RETENTION: lambda: [comparison.against_retention(self.arms)],
                 TRAINING: lambda: [training.losses(self.arms), training.phases(self.arms)],

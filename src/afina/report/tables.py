@@ -18,6 +18,7 @@ from afina.report.formatting import (
     NOTHING,
     UNDEFINED,
     count,
+    counted,
     interval_heading,
     metric_heading,
     metric_value,
@@ -249,7 +250,7 @@ def _processors(arms: Sequence[Arm]) -> list[str]:
     ran = Counter(record.environment.processor for arm in arms for record in arm.records)
     if len(ran) < 2:
         return []
-    said = ", ".join(f"{processor} ({number} run{'s' * (number > 1)})" for processor, number in ran.items())
+    said = ", ".join(f"{processor} ({counted(number, 'run')})" for processor, number in ran.items())
     return [
         f"The runs were executed on {len(ran)} processors: {said}. Rounding differs between processors, so digests "
         "from different processors are not compared. Times on different processors are not comparable."

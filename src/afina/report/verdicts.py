@@ -16,6 +16,7 @@ from afina.report.arms import Arm, is_curve, measured_on
 from afina.report.formatting import (
     ACCURACY,
     NOTHING,
+    capitalised,
     count,
     difference_unit,
     interval_heading,
@@ -187,12 +188,12 @@ def against(baselines: Sequence[MeasuredBaseline], arms: Sequence[Arm]) -> list[
 def _beaten(compared: Sequence[Comparison]) -> list[str]:
     if not compared:
         return []
-    by_verdict: dict[str, list[str]] = {}
-    for one in compared:
-        by_verdict.setdefault(one.verdict, []).append(one.first)
-    order = ("better", "equivalent", "undecided", "worse")
-    said = [f"{verdict}: {listed(by_verdict[verdict])}" for verdict in order if verdict in by_verdict]
-    return [f"Compared with {compared[0].second}, in {metric_name(compared[0].metric)}: {'; '.join(said)}."]
+    baseline = compared[0].second
+    methods: dict[str, list[str]] = {verdict: [] for verdict in ("better", "equivalent", "undecided", "worse")}
+    for comparison in compared:
+        methods[comparison.verdict].append(comparison.first)
+    said = [f"{verdict}: {listed(names)}" for verdict, names in methods.items() if names]
+    return [f"Compared with {baseline}, in {metric_name(compared[0].metric)}: {'; '.join(said)}."]
 
 
 def verdict_table(found: Verdicts) -> Table | None:
@@ -293,7 +294,7 @@ def learning_curve_sentences(arms: Sequence[Arm], found: Verdicts) -> list[str]:
     said = f"{'Lowest' if metric.lower else 'Highest'} {metric.words} by training texts: {listed(ahead)}."
     wins = [sentence for pair in combinations(by_method(arms).items(), 2) if (sentence := _wins(*pair, found))]
     more = "; ".join(wins) if wins else "with the most texts no method is significantly better than another"
-    return [said, f"{more[0].upper()}{more[1:]}."]
+    return [said, f"{capitalised(more)}."]
 
 
 def _wins(first: tuple[str, list[Arm]], second: tuple[str, list[Arm]], found: Verdicts) -> str:

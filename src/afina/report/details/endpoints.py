@@ -15,6 +15,7 @@ from afina.report.arms import Arm
 from afina.report.formatting import (
     NOTHING,
     count,
+    counted,
     listed,
     metric_heading,
     metric_value,
@@ -143,7 +144,7 @@ def _sent(uses: Sequence[EndpointUse]) -> str:
     known = all(each.retries is not None for each in uses)
     again = f"{count(retries)} of them retries of failed requests" if retries else "without retries"
     told = again if known else "with repetitions"
-    return f"{count(requests)} request{'s' * (requests != 1)}, {told}{earlier}{total}"
+    return f"{counted(requests, 'request')}, {told}{earlier}{total}"
 
 
 def _dates(uses: Sequence[EndpointUse]) -> str:

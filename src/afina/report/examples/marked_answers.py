@@ -10,20 +10,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
 from afina.pages.marked_text import Mark, MarkedText
-from afina.report.arms import Arm
-from afina.report.formatting import count, listed
+from afina.report.examples.side_by_side import FirstAnswers
+from afina.report.formatting import count, counted, listed
 from afina.stats.entities import EntityError, errors
 from afina.stats.entity_alignment import Entity
 
 LONGEST = 600
 """A text is cut after about this number of characters, around its first error."""
 
-SHOWN, DIFFERING = 8, 10
-"""The most texts that a report shows because of an error, and because methods disagree on them."""
+SHOWN = 8
+"""The most texts that a report shows because of an error."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,8 @@ def plain(entity: Entity) -> Entity:
     return start, end, label
 
 
-@dataclass(frozen=True, eq=False)
-class MarkedAnswers:
-    """The entities that methods found in the same texts; for a method with several seeds, of the first seed."""
-
-    arms: Sequence[Arm]
-
-    @cached_property
-    def answers(self) -> list[list[Sequence[Entity]]]:
-        return [arm.results[0].answers.tolist() for arm in self.arms]
+class MarkedAnswers(FirstAnswers):
+    """The entities that methods found in the same texts."""
 
     @cached_property
     def errors(self) -> list[dict[int, list[EntityError]]]:
@@ -88,19 +82,8 @@ class MarkedAnswers:
             made.append(by_text)
         return made
 
-    @cached_property
-    def disagreement(self) -> np.ndarray:
-        """How many entities of each text are not in two answers alike, the mean over pairs of methods, [N]."""
-        found = []
-        for given in zip(*self.answers, strict=True):
-            apart = [len({*one} ^ {*other}) for one, other in combinations(given, 2)]
-            found.append(sum(apart) / len(apart) if apart else 0.0)
-        return np.array(found)
-
-    def most_apart(self) -> list[int]:
-        """Return the rows of at most DIFFERING texts whose answers differ, the largest disagreement first."""
-        order = np.argsort(-self.disagreement, kind="stable")[:DIFFERING]
-        return [int(row) for row in order if self.disagreement[row] > 0]
+    def differences(self, answers: Sequence[Any]) -> list[float]:
+        return [len({*one} ^ {*other}) for one, other in combinations(answers, 2)]
 
     @cached_property
     def wrong(self) -> list[int]:
@@ -121,16 +104,16 @@ class MarkedAnswers:
         lines = [MarkedLine("Right", "", right.excerpt(LONGEST, near))]
         for arm, given, each in zip(self.arms, self.answers, found, strict=True):
             shown = marked_answer(text, given[row], each).excerpt(LONGEST, near)
-            lines.append(MarkedLine(arm.label, f"{count(len(each))} error{'s' * (len(each) != 1)}", shown))
+            lines.append(MarkedLine(arm.label, counted(len(each), "error"), shown))
         return MarkedExample(f"Row {row}", tuple(lines))
 
     def notes(self, shown: int) -> list[str]:
         """Return the notes on `spread`: how many texts have errors, and how to read the marks."""
-        seeds = f" Answers of seed {self.arms[0].seeds[0]}." if any(len(arm.seeds) > 1 for arm in self.arms) else ""
         texts, wrong = len(self.answers[0]), len(self.wrong)
         which = f"; {shown} of these are shown, evenly spaced" if shown < wrong else ""
         return [
-            f"At least one method has an error on {count(wrong)} of {count(texts)} evaluation texts{which}.{seeds}",
+            f"At least one method has an error on {count(wrong)} of {count(texts)} evaluation texts{which}."
+            f"{self.seed_note}",
             "Row: place in the evaluation split, the first is 0. Long texts are cut around their first error. A missed "
             "entity is marked in an answer if the answer has no other entity there.",
         ]
@@ -138,6 +121,6 @@ class MarkedAnswers:
     def which_differ(self, shown: int) -> str:
         methods = listed([arm.label for arm in self.arms])
         return (
-            f"The {shown} evaluation text{'s' * (shown != 1)} on which {methods} differ in the most "
+            f"The {counted(shown, 'evaluation text')} on which {methods} differ in the most "
             " entities: those that only one of two methods has, the mean over pairs of methods."
         )

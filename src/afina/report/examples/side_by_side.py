@@ -5,10 +5,12 @@ A report that must not show texts has a table of numbers instead of the answers.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -70,37 +72,49 @@ class Examples:
 
 
 @dataclass(frozen=True, eq=False)
-class SideBySide:
-    """The generated answers of methods to the same texts; for a method with several seeds, of the first seed."""
+class FirstAnswers(ABC):
+    """The answers of methods to the same texts; for a method with several seeds, of the first seed."""
 
     arms: Sequence[Arm]
 
     @cached_property
-    def answers(self) -> list[list[str]]:
+    def answers(self) -> list[list[Any]]:
         return [arm.results[0].answers.tolist() for arm in self.arms]
 
-    @cached_property
-    def values(self) -> list[np.ndarray]:
-        return [arm.results[0].values(METRIC) for arm in self.arms]
+    @abstractmethod
+    def differences(self, answers: Sequence[Any]) -> list[float]:
+        """Return how much the answers to a text differ, for each pair of methods."""
 
     @cached_property
     def disagreement(self) -> np.ndarray:
-        """How much the answers to each text differ, from 0 to 1: 1 minus the mean likeness over pairs of methods."""
-        found = []
-        for answers in zip(*self.answers, strict=True):
-            words = [Words.of(one) for one in answers]
-            apart = [1 - one.likeness(other) for one, other in combinations(words, 2)]
-            found.append(sum(apart) / len(apart) if apart else 0.0)
-        return np.array(found)
-
-    def spread(self) -> list[int]:
-        size = len(self.answers[0])
-        return sorted({int(place) for place in np.linspace(0, size - 1, min(size, SHOWN)).round()})
+        """How much the answers to each text differ, the mean over pairs of methods, [N]."""
+        apart = [self.differences(answers) for answers in zip(*self.answers, strict=True)]
+        return np.array([sum(one) / len(one) if one else 0.0 for one in apart])
 
     def most_apart(self) -> list[int]:
         """Return the rows of at most DIFFERING texts whose answers differ, the largest disagreement first."""
         order = np.argsort(-self.disagreement, kind="stable")[:DIFFERING]
         return [int(row) for row in order if self.disagreement[row] > 0]
+
+    @property
+    def seed_note(self) -> str:
+        return f" Answers of seed {self.arms[0].seeds[0]}." if any(len(arm.seeds) > 1 for arm in self.arms) else ""
+
+
+class SideBySide(FirstAnswers):
+    """The generated answers of methods to the same texts."""
+
+    @cached_property
+    def values(self) -> list[np.ndarray]:
+        return [arm.results[0].values(METRIC) for arm in self.arms]
+
+    def differences(self, answers: Sequence[Any]) -> list[float]:
+        words = [Words.of(one) for one in answers]
+        return [1 - one.likeness(other) for one, other in combinations(words, 2)]
+
+    def spread(self) -> list[int]:
+        size = len(self.answers[0])
+        return sorted({int(place) for place in np.linspace(0, size - 1, min(size, SHOWN)).round()})
 
     def examples(self, rows: Sequence[int], texts: Sequence[str], *, disagreement: bool = False) -> Examples:
         return Examples(tuple(self._example(row, texts[row], disagreement) for row in rows))
@@ -132,9 +146,8 @@ class SideBySide:
 
     @property
     def notes(self) -> list[str]:
-        seeds = f" Answers of seed {self.arms[0].seeds[0]}." if any(len(arm.seeds) > 1 for arm in self.arms) else ""
         return [
-            "Row: place in the evaluation split, the first is 0. Long texts are cut." + seeds,
+            f"Row: place in the evaluation split, the first is 0. Long texts are cut.{self.seed_note}",
             "Differences are marked beside the nearest reference: the one that shares the most words in the same "
             "order. Case and punctuation do not count. An answer that shares less than a third of its words with it "
             "has no marks.",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate, cycle
 from typing import Any, Literal
 
@@ -45,73 +44,46 @@ def headline(arms: Sequence[Arm]) -> Plot:
     )
 
 
-@dataclass(frozen=True)
-class MethodDifference:
-    """A row of a forest plot: the metric of the method `name` minus the metric of another method."""
-
-    name: str
-    comparison: Comparison
-
-    @classmethod
-    def all_of(cls, name: str, compared: Sequence[Comparison]) -> list[MethodDifference]:
-        """Return the comparisons of the method `name` with other methods, the smallest difference first."""
-        mine = [cls(name, one) for one in compared if name in (one.first, one.second)]
-        return sorted(mine, key=lambda one: abs(one.difference))
-
-    @property
-    def other(self) -> str:
-        return self.comparison.second if self.comparison.first == self.name else self.comparison.first
-
-    @property
-    def _sign(self) -> int:
-        return 1 if self.comparison.first == self.name else -1
-
-    @property
-    def difference(self) -> float:
-        return self._sign * self.comparison.difference
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        low, high = sorted(self._sign * end for end in (self.comparison.interval.low, self.comparison.interval.high))
-        return low, high
-
-
 ROWS = 10
 """A forest plot has at most this number of rows, those with the smallest differences."""
 
 
-def forest(found: Sequence[MethodDifference], name: str) -> Plot | None:
-    """Return a forest plot of one method's differences from the other methods; None if `found` is empty."""
-    if not found:
+def forest(name: str, compared: Sequence[Comparison]) -> Plot | None:
+    """Return a forest plot of the differences of the method `name` from the others; None without comparisons of it."""
+    mine = sorted((one for one in compared if name in (one.first, one.second)), key=lambda one: abs(one.difference))
+    if not mine:
         return None
-    shown, metric, first = found[:ROWS], METRICS[name], found[0]
+    shown, first = mine[:ROWS], mine[0]
+    metric = METRICS[first.metric]
     unit = 100 if metric.points else 1
-    margin = unit * first.comparison.margin
+    margin = unit * first.margin
     figure, axes = canvas(0.9 + 0.42 * len(shown))
     axes.axvspan(-margin, margin, facecolor=svg.INK, alpha=0.1, edgecolor="none")
     axes.axvline(0, color=svg.INK, linewidth=0.8)
     said, rows, digits = [], [], ".1f" if metric.points else ".4f"
     for row, one in enumerate(shown):
-        middle, (low, high) = unit * one.difference, (unit * end for end in one.ends)
-        verdict = one.comparison.seen_from(one.name)
+        sign, other = (1, one.second) if one.first == name else (-1, one.first)
+        middle = unit * sign * one.difference
+        low, high = sorted(unit * sign * end for end in (one.interval.low, one.interval.high))
+        verdict = one.seen_from(name)
         tone = svg.INK if verdict == "undecided" else svg.colour(0)
         axes.plot([low, high], [row, row], color=tone, linewidth=2)
         axes.plot([middle], [row], "s", color=tone, markersize=6)
         middle, low, high = (round(value, 4) + 0.0 for value in (middle, low, high))  # + 0.0 turns -0.0 into 0.0
         text = f"{middle:+{digits}} ({low:+{digits}} to {high:+{digits}}), {verdict}".replace("-", "−")
-        rows.append(f"{brief(one.other, 34)}\n{text}")
-        said.append(f"{one.name} minus {one.other} {text}")
+        rows.append(f"{brief(other, 34)}\n{text}")
+        said.append(f"{name} minus {other} {text}")
     rows_of(axes, rows)
     axes.set_xlabel(f"Difference{' (points)' * metric.points}")
-    more = f" The {ROWS} closest of {len(found)} comparisons." if len(found) > ROWS else ""
+    more = f" The {ROWS} closest of {len(mine)} comparisons." if len(mine) > ROWS else ""
     return finish(
         figure,
         "differences",
-        f"{brief(first.name)} minus each other method",
+        f"{brief(name)} minus each other method",
         said,
-        f"Difference in {metric.words}. Right of 0, {brief(first.name)} is {'worse' if metric.lower else 'better'}. "
-        f"Lines: {100 * first.comparison.level:g} % intervals on the same texts and seeds. Grey band: differences up "
-        f"to {first.comparison.margin_in_words}, which count as equivalent.{more}",
+        f"Difference in {metric.words}. Right of 0, {brief(name)} is {'worse' if metric.lower else 'better'}. "
+        f"Lines: {100 * first.level:g} % intervals on the same texts and seeds. Grey band: differences up "
+        f"to {first.margin_in_words}, which count as equivalent.{more}",
     )
 
 

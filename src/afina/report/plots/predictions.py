@@ -125,44 +125,44 @@ def _together(arm: Arm) -> tuple[np.ndarray, np.ndarray]:
 def f1_by_label(arms: Sequence[Arm], found: Sequence[Sequence[LabelFigures]]) -> Plot:
     """Return a bar plot of the F1 of the MOST most frequent labels; `found` has the figures of the labels by method."""
     shown = [one.name for one in sorted(found[0], key=lambda one: -one.support)[:MOST]]
-    figure, axes = canvas(1.2 + len(shown) * (0.16 + 0.13 * len(arms)) + 0.17 * len(arms))
-    said, height = [], 0.8 / len(arms)
-    for number, arm in enumerate(arms):
-        by_name = {one.name: one.f1 for one in found[number]}
-        places = [row - 0.4 + height * (number + 0.5) for row in range(len(shown))]
-        axes.barh(places, [by_name[name] for name in shown], height=height, color=svg.colour(arm.place))
-        axes.plot([by_name[name] for name in shown], places, svg.marker(arm.place), color=svg.colour(arm.place))
-        said.append(
-            f"{brief(arm.label)} " + ", ".join(f"{brief(name, 18)} {_formatted(by_name[name])}" for name in shown)
-        )
-    axes.set_yticks(range(len(shown)), [brief(name, 24) for name in shown])
-    axes.set_ylim(len(shown) - 0.5, -0.5)
+    by_label = [{one.name: one.f1 for one in labels} for labels in found]
+    figures = [[f1[name] for name in shown] for f1 in by_label]
+    figure, axes = _bars(arms, figures, [brief(name, 24) for name in shown], "F1 of the label")
     axes.set_xlim(0, 1)
-    axes.grid(False, axis="y")
-    axes.set_xlabel("F1 of the label")
-    legend(axes, arms)
+    said = []
+    for arm, values in zip(arms, figures, strict=True):
+        each = [f"{brief(name, 18)} {_formatted(value)}" for name, value in zip(shown, values, strict=True)]
+        said.append(f"{brief(arm.label)} {', '.join(each)}")
     caption = "Means over the seeds."
     caption += f" The {MOST} most frequent of {len(arms[0].record.label_names)} labels." if len(shown) == MOST else ""
     return finish(figure, "labels", "F1 by label", said, caption)
 
 
 def entity_errors(arms: Sequence[Arm]) -> Plot:
-    height = 0.8 / len(arms)
-    figure, axes = canvas(1.2 + len(entities.ERROR_KINDS) * (0.16 + 0.13 * len(arms)) + 0.17 * len(arms))
-    said = []
-    for number, arm in enumerate(arms):
-        counts = mean_counts(arm.targets, arm.answers)
-        places = [row - 0.4 + height * (number + 0.5) for row in range(len(counts))]
-        axes.barh(places, [*counts.values()], height=height, color=svg.colour(arm.place))
-        axes.plot([*counts.values()], places, svg.marker(arm.place), color=svg.colour(arm.place))
-        said.append(f"{brief(arm.label)} " + ", ".join(f"{kind} {times:,.3g}" for kind, times in counts.items()))
-    axes.set_yticks(range(len(entities.ERROR_KINDS)), entities.ERROR_KINDS)
-    axes.set_ylim(len(entities.ERROR_KINDS) - 0.5, -0.5)
+    counts = [mean_counts(arm.targets, arm.answers) for arm in arms]
+    figure, axes = _bars(arms, [[*of_arm.values()] for of_arm in counts], entities.ERROR_KINDS, "Entities")
     axes.set_xlim(left=0)
-    axes.grid(False, axis="y")
-    axes.set_xlabel("Entities")
-    legend(axes, arms)
+    said = [
+        f"{brief(arm.label)} " + ", ".join(f"{kind} {times:,.3g}" for kind, times in of_arm.items())
+        for arm, of_arm in zip(arms, counts, strict=True)
+    ]
     return finish(figure, "errors", "Errors by kind", said, "Means over the seeds.")
+
+
+def _bars(arms: Sequence[Arm], values: Sequence[Sequence[float]], rows: Sequence[str], across: str) -> tuple[Any, Any]:
+    """Return figure and axes with a bar for each row and method; `values` has those of the rows for each method."""
+    height = 0.8 / len(arms)
+    figure, axes = canvas(1.2 + len(rows) * (0.16 + 0.13 * len(arms)) + 0.17 * len(arms))
+    for number, (arm, of_arm) in enumerate(zip(arms, values, strict=True)):
+        places = [row - 0.4 + height * (number + 0.5) for row in range(len(rows))]
+        axes.barh(places, of_arm, height=height, color=svg.colour(arm.place))
+        axes.plot(of_arm, places, svg.marker(arm.place), color=svg.colour(arm.place))
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(False, axis="y")
+    axes.set_xlabel(across)
+    legend(axes, arms)
+    return figure, axes
 
 
 def _formatted(f1: float) -> str:
