@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from afina.errors import ERROR_FILE
 from afina.studio.access import Access
 from afina.studio.app import make_app
 from afina.studio.command_process import CommandProcess
@@ -41,12 +42,14 @@ Answered = Callable[[CommandProcess, Sequence[str]], dict[str, Any]]
 
 
 @pytest.fixture
-def answered(afina: Command) -> Answered:
+def answered(afina: Command, monkeypatch: pytest.MonkeyPatch) -> Answered:
     """Carry out a command in this process, and leave what a process of its own would leave."""
 
     def carry_out(process: CommandProcess, arguments: Sequence[str]) -> dict[str, Any]:
-        found = afina(*arguments)
         process.directory.mkdir(parents=True, exist_ok=True)
+        monkeypatch.setenv(ERROR_FILE, str(process.directory / "error.json"))
+        found = afina(*arguments)
+        monkeypatch.delenv(ERROR_FILE)
         contents = {
             "command.json": json.dumps({"arguments": [*arguments], "environment": {}}),
             "output": found.out,

@@ -17,7 +17,6 @@ from afina.studio.folder import Project
 from afina.studio.option_labels import OPTION_LABELS, in_words
 from afina.studio.page import Studio
 from afina.studio.pages import data
-from grid import some_slow
 
 REVIEWS = "text,label\n" + "".join(f"review number {i},{('bad', 'good')[i % 2]}\n" for i in range(60))
 
@@ -150,7 +149,7 @@ def test_a_task_with_fixed_columns_has_no_fields_for_columns(web: TestClient, st
     directory.mkdir(parents=True)
     contents = {
         "command.json": {"arguments": ["inspect"]},
-        "output": {"error": {"parts": ["there is no network."]}},
+        "error.json": {"error": {"parts": ["there is no network."]}},
         "exit.json": {"status": 2},
     }
     for name, content in contents.items():
@@ -170,7 +169,7 @@ def test_an_address_without_texts_is_a_problem_on_the_page(web: TestClient, stud
     assert "no such file" in page
 
 
-@pytest.mark.parametrize("name", some_slow(RUBBISH, list(RUBBISH)[::2]))
+@pytest.mark.parametrize("name", RUBBISH)
 def test_rubbish_says_on_the_page_what_is_wrong_and_where_and_leaves_nothing_half_written(
     web: TestClient, studio: Studio, answered: Any, name: str
 ) -> None:

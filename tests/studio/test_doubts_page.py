@@ -78,7 +78,7 @@ def test_a_search_that_failed_says_why(web: TestClient, reviews: Project) -> Non
     (process.directory / "command.json").write_text(json.dumps({"arguments": ["doubts"]}))
     (process.directory / "exit.json").write_text('{"status": 2}')
     error = {"parts": ["too few texts for ", {"option": "label"}, "."]}
-    (process.directory / "output").write_text(json.dumps({"error": error}))
+    (process.directory / "error.json").write_text(json.dumps({"error": error}))
     made = facts(web)
     assert (made["state"], made["problem"]) == ("failed", "too few texts for “Column of the label”.")
     assert "Look again" in web.get("/reviews/doubts").text

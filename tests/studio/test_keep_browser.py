@@ -61,23 +61,6 @@ def test_texts_of_two_versions_are_streamed_beside_each_other(chromium: Browser,
 
 
 @pytest.mark.slow
-def test_without_a_script_texts_are_written_and_an_answer_is_corrected(chromium: Browser, studio: Studio) -> None:
-    visitor = Visitor(chromium, studio, 390, java_script_enabled=False)
-    try:
-        page = visitor.go("texts/try")
-        page.get_by_label("Text", exact=True).fill("It broke.")
-        page.get_by_role("button", name="Ask", exact=True).click()
-        page.get_by_role("link", name="Show the answers without a script").click()
-        expect(page.locator("article")).to_have_count(2)
-        expect(page.locator("article .problem")).to_have_count(0)
-        page.get_by_label("The right answer").fill("We are sorry.")
-        page.get_by_role("button", name="Keep the correction").click()
-        expect(page.get_by_text("1 text with the right answer")).to_be_visible()
-    finally:
-        visitor.context.close()
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
 def test_trying_and_serving_are_accessible_and_run_no_script_of_a_label(
     chromium: Browser, studio: Studio, tmp_path: Path, width: int, scheme: Literal["light", "dark"]

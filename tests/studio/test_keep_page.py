@@ -300,7 +300,7 @@ def test_traffic_and_flips_of_a_shadow_are_those_of_the_server(web: TestClient, 
 def test_a_server_that_gives_no_figures_leaves_the_page_with_a_sentence(
     web: TestClient, studio: Studio, url: str
 ) -> None:
-    (studio.folder.server.directory / "output").write_text("serving x on http://127.0.0.1:1\n")
+    (studio.folder.server.directory / "command.json").write_text('{"arguments": ["serve", "--port", "1"]}')
     page = web.get("/reviews/keep")
     assert page.status_code == 200
     assert "no answer from a server" in page.text
@@ -311,7 +311,7 @@ def test_a_server_that_did_not_start_says_why(web: TestClient, studio: Studio, r
     process = studio.folder.server
     process.directory.mkdir()
     (process.directory / "command.json").write_text('{"arguments": ["serve", "--port", "8000"]}')
-    (process.directory / "log").write_text("Loading\nError: there is no backbone <x>.\n")
+    (process.directory / "error.json").write_text('{"error": {"parts": ["there is no backbone <x>."]}}')
     (process.directory / "exit.json").write_text('{"status": 2}')
     page = web.get("/reviews/keep").text
     assert "The server has ended. there is no backbone &lt;x&gt;." in page

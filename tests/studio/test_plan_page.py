@@ -122,7 +122,7 @@ def test_an_error_of_a_model_is_a_sentence_and_the_next_model_is_measured(
     web.get("/reviews/plan")
     directory = measurement_of(made, "/nowhere").directory
     error = {"parts": ["no directory. Give another ", {"option": "backbone"}, "."]}
-    (directory / "output").write_text(json.dumps({"error": error}))
+    (directory / "error.json").write_text(json.dumps({"error": error}))
     (directory / "exit.json").write_text(json.dumps({"status": 2}))
     page = web.get("/reviews/plan").text
     assert "no directory. Give another pretrained model." in page

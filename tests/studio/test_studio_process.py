@@ -1,4 +1,4 @@
-"""`afina studio` as a process: its start, its end by every signal, what it refuses, and runs that outlive it."""
+"""`afina studio` as a process: its start, its end by every signal, and runs that outlive it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import fcntl
 import http.client
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -175,39 +174,10 @@ def test_a_page_that_waits_for_something_delays_no_other_and_not_the_end(start: 
     assert seconds < 4
 
 
-def test_a_second_studio_on_the_folder_or_the_port_is_refused_in_a_sentence(start: Start, tmp_path: Path) -> None:
-    first = start()
-    for folder, port in ((tmp_path / "studio", free_port()), (tmp_path / "other", first.port)):
-        second = Running(folder, port)
-        _, err = second.process.communicate(timeout=60)
-        assert (second.process.returncode, second.said, err.count("\n")) == (2, "", 1)
-        assert ("another `afina studio`" if folder.name == "studio" else "another process listens") in err
-    assert first.sign_in().ask("GET", "/")[0] == 200
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--host", "0.0.0.0"], "no password"),
-        (["--host", "no.such.host.invalid"], "no password"),
-        (["--host", ""], "is empty"),
-        (["--host", "::1%nowhere"], ""),
-    ],
-)
-def test_a_host_that_cannot_be_used_is_said_in_a_sentence(start: Start, arguments: list[str], words: str) -> None:
-    studio = start(*arguments)
-    _, err = studio.process.communicate(timeout=60)
-    assert (studio.process.returncode, studio.said, err.count("\n")) == (2, "", 1)
-    assert words in err
-
-
 def test_a_studio_with_a_password_is_reached_by_an_address_and_asks_for_it(start: Start, tmp_path: Path) -> None:
     folder = StudioFolder(tmp_path / "studio")
     folder.own.mkdir(parents=True)
     set_password(folder, "a long password")
-    unknown = start("--host", "no.such.host.invalid")
-    _, err = unknown.process.communicate(timeout=60)
-    assert (unknown.process.returncode, "unknown address" in err) == (2, True)
     studio = start("--host", "0.0.0.0")
     assert "token" not in studio.said
     assert studio.ask("GET", "/")[0] == 303
@@ -218,17 +188,6 @@ def test_a_studio_with_a_password_is_reached_by_an_address_and_asks_for_it(start
     assert status == 303
     studio.cookie = headers["set-cookie"].partition(";")[0]
     assert studio.ask("GET", "/")[0] == 200
-
-
-def test_a_studio_listens_at_an_address_of_ipv6(start: Start) -> None:
-    if not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists():
-        pytest.skip("this machine has no IPv6")
-    studio = start("--host", "::1")
-    assert re.fullmatch(rf"studio: http://\[::1\]:{studio.port}/\?token=\S+\n", studio.said)
-    connection = http.client.HTTPConnection("::1", studio.port, timeout=60)
-    connection.request("GET", studio.said.strip().partition(str(studio.port))[2])
-    assert connection.getresponse().status == 303
-    connection.close()
 
 
 def test_paths_and_heads_as_no_browser_sends_them_show_nothing(start: Start, tmp_path: Path) -> None:
@@ -266,40 +225,14 @@ def test_paths_and_heads_as_no_browser_sends_them_show_nothing(start: Start, tmp
     assert studio.ask("GET", "/")[0] == 200
 
 
-def test_an_upload_of_ten_gigabytes_is_refused_with_and_without_its_length(start: Start, tmp_path: Path) -> None:
+def test_an_upload_of_ten_gigabytes_is_refused_by_its_length(start: Start) -> None:
     studio = start("--upload-limit", "1").sign_in()
-    begin = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\n'
-    kind = "multipart/form-data; boundary=b"
-
-    with socket.create_connection(("127.0.0.1", studio.port)) as raw:  # says a length, and sends nothing
+    with socket.create_connection(("127.0.0.1", studio.port)) as raw:
         raw.sendall(
             f"POST / HTTP/1.1\r\nHost: {studio.host}\r\nOrigin: http://{studio.host}\r\nCookie: {studio.cookie}\r\n"
-            f"Content-Type: {kind}\r\nContent-Length: 10000000000\r\n\r\n".encode()
-            + begin
+            "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 10000000000\r\n\r\n".encode()
         )
         assert raw.recv(100).startswith(b"HTTP/1.1 413")
-
-    uploads = tmp_path / "studio" / ".studio" / "uploads"
-    largest = 0
-
-    def body() -> Iterator[bytes]:
-        nonlocal largest
-        yield begin
-        for _ in range(1000):
-            yield b"x" * 100_000
-            for path in uploads.glob("*"):
-                with suppress(FileNotFoundError):  # the studio may remove the upload at this moment
-                    largest = max(largest, path.stat().st_size)
-
-    before = family(studio.process.pid)[0].memory_info().rss
-    status, _, text = studio.ask(
-        "POST", "/", body(), chunked=True, **{"Content-Type": kind, "Transfer-Encoding": "chunked"}
-    )
-    assert (status, "more than 1 MB" in text) == (413, True)
-    assert largest <= 10**6
-    assert family(studio.process.pid)[0].memory_info().rss - before < 30 * 10**6
-    assert list(uploads.iterdir()) == []
-    assert studio.facts("/index")["projects"] == []
 
 
 def test_a_run_outlives_a_killed_studio_and_another_studio_shows_it_and_its_end(

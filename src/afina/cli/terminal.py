@@ -15,17 +15,18 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from io import TextIOWrapper
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
-from afina import allocator
+from afina import allocator, file_io
 from afina.cli import problems
 from afina.cli.option_names import flag, with_flags
-from afina.errors import AfinaError, CannotWrite, InvalidData
+from afina.errors import ERROR_FILE, AfinaError, CannotWrite, InvalidData
 from afina.pages.marked_text import JOINERS, MarkedText
 
 if TYPE_CHECKING:
@@ -145,10 +146,14 @@ def long_names_refused() -> Iterator[None]:
 
 
 def print_json_error(error: AfinaError) -> None:
-    """Print {"error": {class, code, message, fields}} if the command line has --json."""
+    """Print {"error": {class, code, message, fields}} if the command line has --json, and write it to ERROR_FILE."""
+    content = json.dumps({"error": error.as_json(flag)}, ensure_ascii=False)
     options = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
     if "--json" in options:
-        print(json.dumps({"error": error.as_json(flag)}, ensure_ascii=False))
+        print(content)
+    if path := os.environ.get(ERROR_FILE):
+        with suppress(CannotWrite):
+            file_io.write_text(Path(path), content)
 
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from afina import file_io, meter
-from afina.errors import CannotWrite, CorruptAdapter
+from afina.errors import ERROR_FILE, CannotWrite, CorruptAdapter
 from afina.sentence import Sentence
 
 LOCK = ".lock"
@@ -37,9 +37,9 @@ TOLD = 4000
 
 @dataclass(frozen=True)
 class CommandProcess:
-    """The directory of a command: `command.json`, `output` (stdout), `log` (stderr).
+    """The directory of a command: `command.json`, `output` (stdout), `log` (stderr), and `exit.json` when it has ended.
 
-    `exit.json` when it has ended.
+    A command that ends with an error leaves `error.json`.
     """
 
     directory: Path
@@ -53,7 +53,7 @@ class CommandProcess:
         with (self.directory / LOCK).open("w") as lock:
             if not self._taken(lock):
                 return
-            for name in ("exit.json", "output", "process.json"):
+            for name in ("exit.json", "error.json", "output", "process.json"):
                 (self.directory / name).unlink(missing_ok=True)
             file_io.write_text(self._command, json.dumps({"arguments": [*arguments], "environment": environment or {}}))
             with (self.directory / "log").open("ab") as log:
@@ -156,9 +156,9 @@ class CommandProcess:
         """Why the command has failed; empty if it runs or has not failed."""
         if self.is_running or self.status in (0, None):
             return Sentence()
-        if error := self.answer().get("error"):
+        if error := _read(self.directory / "error.json").get("error"):
             return Sentence.from_json(error["parts"])
-        return Sentence([self.log.rpartition("Error: ")[2].strip() or "the command has ended without a message."])
+        return Sentence([self.log.strip() or "the command has ended without a message."])
 
     def interrupt(self) -> None:
         """Send what Ctrl-C sends: the command ends after it has saved a checkpoint."""
@@ -220,7 +220,7 @@ def supervise(directory: Path, lock: int) -> None:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=log,
-            env=os.environ | environment,
+            env=os.environ | environment | {ERROR_FILE: str(directory / "error.json")},
             pass_fds=(lock,),  # the command keeps the lock if only its supervisor is killed
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )

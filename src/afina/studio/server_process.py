@@ -16,6 +16,7 @@ from typing import Literal
 
 from afina import file_io, meter
 from afina.errors import Refused
+from afina.sentence import Sentence
 from afina.server.client import ServerClient
 from afina.store.adapter_store import AdapterStore
 from afina.store.api_keys import METRICS, PREDICT, PUBLISH
@@ -67,10 +68,9 @@ class StudioServer:
 
     @property
     def url(self) -> str:
-        """The address of the server, as it printed it; empty before it listens."""
-        with suppress(OSError, UnicodeDecodeError):
-            said = (self.process.directory / "output").read_text(encoding="utf-8")
-            return said.rpartition(" on ")[2].strip() if said.endswith("\n") else ""
+        """The address of the server; empty before it listens, which it says in a line."""
+        with suppress(OSError):
+            return f"http://{HOST}:{self.port}" if (self.process.directory / "output").stat().st_size else ""
         return ""
 
     def _option(self, name: str) -> str:
@@ -88,9 +88,9 @@ class StudioServer:
         return int(self._option("--port")) if self._option("--port") else None
 
     @property
-    def problem(self) -> str:
-        """Why the server did not start or has ended, in its words; empty if it runs or was stopped."""
-        return str(self.process.problem) if self.state == "failed" else ""
+    def problem(self) -> Sentence:
+        """Why the server did not start or has ended; empty if it runs or was stopped."""
+        return self.process.problem if self.state == "failed" else Sentence()
 
     def command(self, backbone: str, port: int | None = None) -> str:
         """Return the command line that starts this server."""

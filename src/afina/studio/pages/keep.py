@@ -136,7 +136,7 @@ def _server(server: StudioServer, versions: Sequence[PublishedVersion]) -> dict[
         "port": server.port,
         "backbone": server.backbone,
         "backbones": backbones,
-        "problem": server.problem,
+        "problem": server.problem.named(label),
         "log": server.process.log,
         "memory": server.process.memory,
         "command": server.command(backbones[0]) if backbones else "",

@@ -215,7 +215,7 @@ def _facts(visit: Visit, project: str, *, asks: bool) -> TryFacts:
         streams = ANSWER_KINDS[newest.kind].writes and not newest.pairs and not visit.query.get("whole")
         answers = _streamed(asked) if streams else _answers(server, asked, newest.kind)
     elif asked is not None and state in ("off", "failed"):
-        problem = server.problem or "The server does not run. Ask again to start it."
+        problem = server.problem.named(label) or "The server does not run. Ask again to start it."
     measured = _untrained_process(opened)
     if not base:
         _publish_measured(visit, opened, measured)
