@@ -127,21 +127,8 @@ def test_the_line_to_train_with_has_what_was_asked_with_and_no_template_that_is_
     usual = GENERAL.replace("\n", "\\n")
     begins = ["afina", "train", "--task", toy, "--backbone", gpt2.address]
     assert line("--template", usual) == begins
+    assert line("--template", usual, "--words", "bad=dull") == [*begins, "--words", "bad=dull"]
     assert line("--template", "{text} is", "--offset") == [*begins, "--template", "{text} is", "--set", "offset=true"]
-
-
-@pytest.mark.slow
-def test_what_it_says_to_type_next_trains_from_there(afina: Command, gpt2: Backbone, toy: str) -> None:
-    told = afina("ask", "--task", toy, "--backbone", gpt2.address, "--words", "bad=dull", "--words", "good=warm")
-    line = next(line for line in told.out.splitlines() if line.startswith("To train with this template: "))
-    program, *typed = shlex.split(line.removeprefix("To train with this template: "))
-    assert program == "afina"
-    made = afina(*typed, "--out", OUT, *SHORT, "--json").object()
-    (lora,) = made["records"]
-    assert lora["method"] == "lora"
-    manifest = read_manifest(Path(lora["adapter"]))
-    assert manifest.words == {"bad": (" dull",), "good": (" warm",)}
-    assert manifest.template in TEMPLATES
 
 
 def test_train_asks_without_being_told_how(afina: Command, gpt2: Backbone, toy: str) -> None:

@@ -159,11 +159,9 @@ def test_a_study_takes_another_backbone_task_and_setting(
     ]
 
 
-@pytest.mark.slow
 def test_a_study_of_which_a_run_fails_shows_the_others_and_exits_with_an_error(
-    gpt2: Backbone, toy: str, tmp_path: Path
+    afina: Command, gpt2: Backbone, toy: str, tmp_path: Path
 ) -> None:
-    # In processes of its own, as a user has it: nothing but JSON on standard output, and no traceback.
     (tmp_path / "study.toml").write_text(
         f"""
         name = "partly"
@@ -176,23 +174,20 @@ def test_a_study_of_which_a_run_fails_shows_the_others_and_exits_with_an_error(
         """,
         encoding="utf-8",
     )
-    done = subprocess.run(
-        [*PROGRAM, "study", "study.toml", "--out", "out", "--json"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert done.stdout.count("\n") == 1
-    lora, full = json.loads(done.stdout)["records"]
+    done = afina("study", tmp_path / "study.toml", "--out", "out", "--json")
+    assert done.code == 2
+    assert done.out.count("\n") == 1
+    lora, full = json.loads(done.out)["records"]
     assert (lora["method"], lora["status"], lora["error"]) == ("lora", "done", None)
     assert (full["method"], full["status"]) == ("full", "failed")
     assert list(full) == list(lora)
     assert "the loss is" in full["error"]
-    assert f"Error: full, seed 0: {full['error'].removeprefix('run full: ')}" in done.stderr.splitlines()
-    assert done.stderr.splitlines()[-1] == "1 of 2 runs failed. To try these runs again, repeat the command."
-    assert "Traceback" not in done.stderr
-    assert "Fatal" not in done.stderr
-    assert [path.name for path in (tmp_path / "out" / "adapters").iterdir()] == [Path(lora["adapter"]).name]
-    assert not list((tmp_path / "out" / "checkpoints").glob("*"))
-    assert not (tmp_path / "out" / ".scratch").exists()
+    assert f"Error: full, seed 0: {full['error'].removeprefix('run full: ')}" in done.err.splitlines()
+    assert done.err.splitlines()[-1] == "1 of 2 runs failed. To try these runs again, repeat the command."
+    assert "Traceback" not in done.err
+    assert [path.name for path in Path("out/adapters").iterdir()] == [Path(lora["adapter"]).name]
+    assert not list(Path("out/checkpoints").glob("*"))
+    assert not Path("out/.scratch").exists()
 
 
 # train: one's own file, in one command
@@ -325,18 +320,6 @@ def test_texts_in_a_file_are_predicted_like_texts_on_the_command_line(afina: Com
         assert afina("predict", trained, "--file", name).lines() == expected, name
 
 
-@pytest.mark.slow
-def test_texts_come_from_standard_input_and_options_after_them_hold(trained: Path, gpt2: Backbone) -> None:
-    done = subprocess.run(
-        [*PROGRAM, "predict", str(trained), "--file", "-", "--backbone", str(gpt2.path)],
-        input="".join(f"{text}\n" for text in TEXTS),
-        capture_output=True,
-        encoding="utf-8",
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert [json.loads(line)["text"] for line in done.stdout.split("\n") if line] == TEXTS
-
-
 def test_a_long_file_is_answered_in_its_order_and_an_error_far_down_comes_after_what_was_answered(
     afina: Command, trained: Path
 ) -> None:
@@ -359,6 +342,9 @@ def test_a_long_file_is_answered_in_its_order_and_an_error_far_down_comes_after_
     answer = afina("predict", trained, "--file", "long.txt")
     assert answer.error.startswith("long.txt, line 201: a NUL character.")
     assert [json.loads(line)["text"] for line in answer.out.splitlines()] == texts[: 16 + 64]
+    Path("answers").mkdir()
+    assert "line 201" in afina("predict", trained, "--file", "long.txt", "--out", "answers/done.csv").error
+    assert not [*Path("answers").iterdir()], "nothing half-written"
 
 
 @pytest.mark.slow
@@ -453,11 +439,6 @@ def test_params_leaves_out_a_method_that_the_family_does_not_have(afina: Command
     assert set(shown) == set(METHODS) - {"prelayer-46080", "bitfit", "setfit"}
 
 
-def _gpt2(layers: int, width: int) -> int:
-    block = 12 * width**2 + 13 * width  # c_attn, c_proj, two of the MLP, their biases, two norms
-    return (50257 + 1024) * width + layers * block + 2 * width
-
-
 def _gptj(layers: int, width: int) -> int:
     block = 12 * width**2 + 7 * width  # q, k, v, out without biases, two of the MLP with, one norm
     return 50400 * width + layers * block + 2 * width
@@ -473,13 +454,6 @@ def _llama(layers: int, width: int, inner: int) -> int:
     [
         ("EleutherAI/gpt-j-6b", _gptj(28, 4096), 4096),
         ("huggyllama/llama-7b", _llama(32, 4096, 11008), 4096),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in (
-                ("gpt2-xl", _gpt2(48, 1600), 1600),
-                ("huggyllama/llama-13b", _llama(40, 5120, 13824), 5120),
-            )
-        ),
     ],
 )
 def test_params_of_other_well_known_models_need_no_network_either(

@@ -134,18 +134,3 @@ def test_a_study_takes_a_file_to_evaluate_on_and_says_where_there_are_fewer_text
     text = " ".join(afina("show", "results/s").out.split())
     assert "data.train_examples asks for 500 texts; there are 100, and all were used." in text
     assert "data.evaluation_examples" not in text
-
-
-@pytest.mark.parametrize("flag", ["--labels", "--text", "--label"])
-def test_an_empty_option_is_not_taken_for_none(
-    afina: Command, gpt2: Backbone, files: tuple[str, str, str], flag: str
-) -> None:
-    assert afina("ask", "--task", files[0], flag, "").code == 2
-    assert afina("plan", "--task", files[0], "--backbone", gpt2.address, flag, "").code == 2
-
-
-def test_an_empty_size_of_memory_is_refused(afina: Command, gpt2: Backbone, files: tuple[str, str, str]) -> None:
-    told = "--memory: is empty"
-    assert told in afina("plan", "--backbone", gpt2.address, "--memory", "").error
-    assert told in afina("choose", "--task", files[0], "--backbone", gpt2.address, "--memory", "").error
-    assert afina("study", "quickstart", "--task", "", "--backbone", gpt2.address).code == 2

@@ -15,7 +15,6 @@ import pytest
 from pyarrow import parquet
 
 from afina import Backbone
-from afina.data.readers.texts import MOST
 from afina.models.weights import copies
 from afina.predicting.predictor import Predictor
 from command import PROGRAM, Command
@@ -67,17 +66,6 @@ def test_a_prediction_for_a_few_texts_imports_no_library_that_it_does_not_need(t
     *answers, imported = done.stdout.splitlines()
     assert [json.loads(answer)["text"] for answer in answers] == SAID
     assert imported == ""
-
-
-def test_a_long_table_is_answered_from_its_first_rows_on(afina: Command, trained: Path) -> None:
-    lines = [f"a warm play number {number},good\n" for number in range(40)]
-    Path("long.csv").write_text("text,label\n" + "".join(lines) + "one field too many,good,x\n", encoding="utf-8")
-    answer = afina("predict", trained, "--file", "long.csv")
-    assert answer.error.startswith("long.csv, line 42: found 3 fields. Expected 2 (text, label).")
-    assert [json.loads(line)["text"] for line in answer.out.splitlines()] == [
-        f"a warm play number {number}" for number in range(16)
-    ]
-    assert MOST > 40
 
 
 def test_every_row_has_an_answer_with_its_number_and_blank_ones_a_reason(afina: Command, trained: Path) -> None:
@@ -154,13 +142,9 @@ def test_what_predict_cannot_write_is_told_before_anything_is_computed(afina: Co
     assert "ends in one of .csv, .jsonl" in afina("predict", trained, "x", "--out", "answers.txt").error
 
 
-def test_texts_that_were_cut_are_counted_and_pairs_are_refused_by_an_adapter_of_single_texts(
-    afina: Command, trained: Path
-) -> None:
+def test_texts_that_were_cut_are_counted(afina: Command, trained: Path) -> None:
     answer = afina("predict", trained, "a short text", "a long text " * 300)
     assert answer.err == "1 of 2 texts cut at the maximum length of 256 tokens.\n"
-    Path("pairs.jsonl").write_text('{"text": "a", "text_pair": "b"}\n', encoding="utf-8")
-    assert "trained on single texts, but pairs are given" in afina("predict", trained, "--file", "pairs.jsonl").error
 
 
 def test_a_closed_standard_output_is_an_error_and_nothing_is_lost_without_a_word() -> None:

@@ -35,26 +35,6 @@ def test_a_target_and_another_label_are_refused_before_anything_is_done(
     assert not Path("results").exists()
 
 
-@pytest.mark.parametrize(
-    ("given", "told"),
-    [
-        (("--target", "nope"), "no column 'nope'. Found: body, reply, mood. Name the right one with --target."),
-        (("--text", "reply", "--target", "reply"), "--target reply is also the column of a text."),
-        (("--target", "reply", "--kind", "classes"), "--target reply: a column of texts to write, but the task is of"),
-        (("--kind", "text"), "no target column. Found: body, reply, mood."),
-        (("--target", "reply", "--labels", "a,b"), "--labels a, b: the targets are texts, which have no names."),
-        (("--target", "reply", "--positive", "a"), "--positive chooses one of two classes, and there is kind"),
-    ],
-)
-def test_a_target_that_does_not_fit_is_told_with_its_option(
-    afina: Command, mine: Path, gpt2: Backbone, given: tuple[str, ...], told: str
-) -> None:
-    answer = afina("train", "--task", mine, "--backbone", gpt2.address, *given)
-    assert answer.code == 2
-    assert told in answer.error
-    assert not Path("results/train/records.jsonl").exists()
-
-
 def test_an_adapter_of_labels_has_no_target(afina: Command, trained: Path, mine: Path) -> None:
     answer = afina("evaluate", trained, "--task", mine, "--target", "reply")
     assert answer.code == 2
