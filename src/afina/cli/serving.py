@@ -6,25 +6,27 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import fields
 from enum import StrEnum
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from afina import file_io
 from afina.cli import problems
 from afina.cli.help import GroupedCommand
-from afina.cli.options import BackboneOption, Json, OwnBackbone, template_option
+from afina.cli.options import BackboneOption, Json, OwnBackbone, takes, template_option
 from afina.cli.store import CreateOption, StoreOption, ready
 from afina.cli.terminal import reword_value_error
 from afina.sentence import Sentence
+from afina.server.settings import Settings
 
 if TYPE_CHECKING:
     from afina.engine.engine import Engine
-    from afina.server.settings import Settings
     from afina.store.adapter_store import AdapterStore
 
 DtypeOption = Annotated[str, typer.Option("--dtype", help="Precision: float32, bfloat16, int8 or auto.")]
@@ -39,9 +41,6 @@ MemoryOption = Annotated[
         help="Most memory for adapters in MiB; one copy of the backbone comes on top.",
     ),
 ]
-RateOption = Annotated[
-    int | None, typer.Option("--rate", min=1, help="Tokens per minute for clients whose key has no rate.")
-]
 
 
 class LogFormat(StrEnum):
@@ -51,55 +50,6 @@ class LogFormat(StrEnum):
     text = "text"
 
 
-SharedTokensOption = Annotated[
-    int, typer.Option("--shared-tokens", min=1, help="Most tokens in a batch while several clients have requests.")
-]
-PreloadOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--preload",
-        help="Model that is loaded, and has passed its golden test, before the server is ready; may be repeated.",
-        metavar="NAME",
-    ),
-]
-WholeTokensOption = Annotated[
-    int,
-    typer.Option(
-        "--whole-tokens",
-        min=1,
-        help="Most tokens of a text that cannot be computed in chunks, as by an encoder. Nobody else is answered while "
-        "such a text is computed.",
-    ),
-]
-GenerationTimeoutOption = Annotated[
-    float, typer.Option("--generation-timeout", min=0.1, help="Most seconds for an answer that is generated.")
-]
-AnswerTokensOption = Annotated[
-    int, typer.Option("--max-new-tokens", min=1, help="Most tokens of an answer that is generated.")
-]
-DrainOption = Annotated[
-    float,
-    typer.Option(
-        "--drain", min=0, help="Seconds after SIGTERM during which the server still answers but is not ready."
-    ),
-]
-ShutdownOption = Annotated[
-    float,
-    typer.Option(
-        "--shutdown",
-        min=0.1,
-        help="Most seconds from SIGTERM to the end, including --drain. Choose fewer seconds than the time after which "
-        "the container is killed (30 in Kubernetes, 10 in Docker).",
-    ),
-]
-KeySecondsOption = Annotated[
-    float,
-    typer.Option(
-        "--key-seconds",
-        min=5,
-        help="Seconds for which known keys are accepted while the store does not answer.",
-    ),
-]
 LogFormatOption = Annotated[
     LogFormat, typer.Option("--log-format", help="Format of the log: JSON objects or plain text.")
 ]
@@ -115,9 +65,6 @@ RayAddressOption = Annotated[
         "this machine, else a new one.",
         metavar="HOST:PORT",
     ),
-]
-DescriptionOption = Annotated[
-    bool, typer.Option("--public-description", help="Return /openapi.json, which describes the API, without a key.")
 ]
 ReplicasOption = Annotated[
     str | None,
@@ -158,6 +105,31 @@ OTHERS = frozenset({"AFINA_STORE", "AFINA_CACHE"})
 """Environment variables AFINA_... that the library itself reads."""
 
 
+def _settings() -> Callable[..., Settings]:
+    """Return a function that takes the options that stand for fields of `Settings`, and returns the settings."""
+    types = get_type_hints(Settings) | {"preload": list[str]}
+    parameters = []
+    for setting in (setting for setting in fields(Settings) if setting.metadata):
+        name = "rate" if setting.name == "tokens_per_minute" else setting.name
+        shown = typer.Option(
+            f"--{name.replace('_', '-')}", help=setting.metadata["help"], min=setting.metadata["least"]
+        )
+        parameters.append(
+            Parameter(
+                name, Parameter.KEYWORD_ONLY, default=setting.default, annotation=Annotated[types[setting.name], shown]
+            )
+        )
+
+    def made(**options: Any) -> Settings:
+        options["tokens_per_minute"] = options.pop("rate")
+        options["shared_tokens"] = min(options["batch_tokens"], options["shared_tokens"])
+        return Settings(**options | {"preload": tuple(options["preload"])})
+
+    made.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    return made
+
+
+@takes(settings=_settings())
 def serve(
     context: typer.Context,
     backbone: BackboneOption,
@@ -167,18 +139,8 @@ def serve(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0: any free port.")] = 8000,
     dtype: DtypeOption = "float32",
     limit: MemoryOption = None,
-    preload: PreloadOption = None,
-    rate: RateOption = None,
-    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Most seconds for a request.")] = 30.0,
-    generation_timeout: GenerationTimeoutOption = 120.0,
-    max_new_tokens: AnswerTokensOption = 1024,
-    batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=1, help="Most tokens in a batch.")] = 1024,
-    shared_tokens: SharedTokensOption = 64,
-    whole_tokens: WholeTokensOption = 1024,
-    drain: DrainOption = 0.0,
-    shutdown: ShutdownOption = 25.0,
-    key_seconds: KeySecondsOption = 300.0,
-    public_description: DescriptionOption = False,
+    *,
+    settings: Settings,
     log_format: LogFormatOption = LogFormat.json,
     ray: RayOption = False,
     ray_address: RayAddressOption = None,
@@ -189,33 +151,15 @@ def serve(
     All adapters must have the same backbone. Adapters on int8 share one int8 copy. Clients need keys: see `afina keys`.
     """
     _needs_packages(ray, {"ray_address": ray_address, "replicas": replicas})
-    from afina.server.settings import Settings
     from afina.store.adapter_store import AdapterStore
 
-    seconds: dict[str, Any] = {
-        "timeout": timeout,
-        "generation_timeout": generation_timeout,
-        "drain": drain,
-        "shutdown": shutdown,
-    }
-    chosen = Settings(
-        tokens_per_minute=rate,
-        preload=tuple(preload or ()),
-        max_new_tokens=max_new_tokens,
-        batch_tokens=batch_tokens,
-        shared_tokens=min(batch_tokens, shared_tokens),
-        whole_tokens=whole_tokens,
-        key_seconds=key_seconds,
-        public_description=public_description,
-        **seconds,
-    )
     _begin_logging(context, log_format)
     if ray:
         given = {"backbone": backbone, "store": store, "dtype": dtype, "memory": limit, "log_format": log_format.value}
-        _open_store(opened := AdapterStore(store), create, chosen)
-        _on_ray(opened, given | {"replicas": replicas or "1"}, chosen, ray_address, host, port)
+        _open_store(opened := AdapterStore(store), create, settings)
+        _on_ray(opened, given | {"replicas": replicas or "1"}, settings, ray_address, host, port)
         return
-    _on_this_machine(AdapterStore(store), create, backbone, dtype, limit, chosen, host, port)
+    _on_this_machine(AdapterStore(store), create, backbone, dtype, limit, settings, host, port)
 
 
 def _on_this_machine(
@@ -251,12 +195,7 @@ def _open_store(store: AdapterStore, create: bool, settings: Settings) -> None:
 
 
 def _needs_packages(ray: bool, others: Mapping[str, str | None]) -> None:
-    """Raise NotFound if a package of the server is missing, or InvalidStudy if `others` are given without `ray`.
-
-    Args:
-        ray: Whether the server runs on Ray.
-        others: The values of `--ray-address` and `--replicas`, which need `ray`; None for an option that is not given.
-    """
+    """Raise NotFound for a missing package, and InvalidStudy for one of the options `others` without `ray`."""
     if not ray and (alone := [name for name, given in others.items() if given is not None]):
         raise problems.OPTIONS_NEED_RAY(given=Sentence.of(", ".join(f"`{name}`" for name in alone)))
     extra = "ray" if ray else "serve"
@@ -274,8 +213,6 @@ def _on_ray(
     store: AdapterStore, given: dict[str, Any], settings: Settings, address: str | None, host: str, port: int
 ) -> None:
     """Serve on a Ray cluster; `given` has all fields of `DeploymentOptions` except `settings`."""
-    from dataclasses import fields
-
     from afina.server.ray_serve.deployment import DeploymentOptions
     from afina.server.ray_serve.lifecycle import serve_on_ray
 

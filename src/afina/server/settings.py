@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 import resource
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 from afina.server import problems
+
+
+def _option(default: Any, about: str, least: float | None = None) -> Any:
+    """Return a field that `afina serve` has as an option, with its help and the least value."""
+    return field(default=default, metadata={"help": about, "least": least})
 
 
 @dataclass(frozen=True)
@@ -16,15 +21,9 @@ class Settings:
     """The settings of a server. Tokens are counted by the backbone's tokenizer, and all times are in seconds.
 
     Attributes:
-        batch_tokens: most tokens of a batch while only one client sends requests.
-        shared_tokens: most tokens of a batch while several do, so that a client waits at most for one short batch of
-            others.
-        whole_tokens: most tokens of a text for a model that cannot compute a text in chunks, such as an encoder. While
-            such a text is computed, no other client is answered.
         delay: how long a text waits for further texts before a batch starts, while nothing is being computed.
         queue_tokens: most tokens in the queue, of which clients with waiting texts have equal shares.
-        timeout, generation_timeout: the time after which a request, or a generated answer, fails.
-        max_new_tokens: most tokens of a generated answer, and the default if neither request nor adapter has a limit.
+        max_new_tokens: also the default if neither request nor adapter has a limit.
         choices: most generated answers to one text (`n` in OpenAI's protocol).
         logprobs: most alternatives that are reported for each token of a generated answer.
         connections: most open connections, at most half as many as the process may open files.
@@ -35,26 +34,26 @@ class Settings:
         refusals_a_second: the error responses that the server sends without delay, per second and client; four times as
             many in a burst. Further ones are delayed by at most two seconds.
         texts, characters: most texts of a request, and most characters of a text.
-        tokens_per_minute: the rate limit of API keys without a rate limit of their own. None: no limit.
+        tokens_per_minute: None: no limit.
         writes_per_minute: most aliases that a client may move and keys that it may create in a minute.
         every: the interval at which the server reads changes from the store, such as a moved alias or a revoked key.
-        key_seconds: how long the server accepts the API keys that it has read while the store does not respond. After
-            it, every request that needs a key is refused, since a key may have been revoked.
-        public_description: whether `/openapi.json` needs no API key.
+        key_seconds: after it, every request that needs a key is refused, since a key may have been revoked.
         window: most lines of a `/bulk` request that are read before the first of them is answered.
-        preload: the models that have passed their golden tests before the server reports that it is ready.
-        drain: the time after SIGTERM in which the server still accepts requests, but reports that it is not ready.
-        shutdown: the time between SIGTERM and the end of the process, draining included.
     """
 
-    batch_tokens: int = 1024
-    shared_tokens: int = 64
-    whole_tokens: int = 1024
+    batch_tokens: int = _option(1024, "Most tokens in a batch.", 1)
+    shared_tokens: int = _option(64, "Most tokens in a batch while several clients have requests.", 1)
+    whole_tokens: int = _option(
+        1024,
+        "Most tokens of a text that cannot be computed in chunks, as by an encoder. Nobody else is answered while such "
+        "a text is computed.",
+        1,
+    )
     delay: float = 0.004
     queue_tokens: int = 65_536
-    timeout: float = 30.0
-    generation_timeout: float = 120.0
-    max_new_tokens: int = 1024
+    timeout: float = _option(30.0, "Most seconds for a request.", 0.1)
+    generation_timeout: float = _option(120.0, "Most seconds for an answer that is generated.", 0.1)
+    max_new_tokens: int = _option(1024, "Most tokens of an answer that is generated.", 1)
     choices: int = 8
     logprobs: int = 20
     connections: int = 2000
@@ -66,15 +65,22 @@ class Settings:
     refusals_a_second: int = 50
     texts: int = 256
     characters: int = 100_000
-    tokens_per_minute: int | None = None
+    tokens_per_minute: int | None = _option(None, "Tokens per minute for clients whose key has no rate.", 1)
     writes_per_minute: int = 30
     every: float = 0.25
-    key_seconds: float = 300.0
-    public_description: bool = False
+    key_seconds: float = _option(300.0, "Seconds for which known keys are accepted while the store does not answer.", 5)
+    public_description: bool = _option(False, "Return /openapi.json, which describes the API, without a key.")
     window: int = 64
-    preload: Sequence[str] = ()
-    drain: float = 0.0
-    shutdown: float = 25.0
+    preload: Sequence[str] = _option(
+        (), "Model that is loaded, and has passed its golden test, before the server is ready; may be repeated."
+    )
+    drain: float = _option(0.0, "Seconds after SIGTERM during which the server still answers but is not ready.", 0)
+    shutdown: float = _option(
+        25.0,
+        "Most seconds from SIGTERM to the end, including --drain. Choose fewer seconds than the time after which the "
+        "container is killed (30 in Kubernetes, 10 in Docker).",
+        0.1,
+    )
 
     def __post_init__(self) -> None:
         for name in ("timeout", "generation_timeout", "drain", "shutdown", "key_seconds"):
