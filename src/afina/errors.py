@@ -37,8 +37,8 @@ from typing import Generic, Self, TypeVar
 
 from afina.sentence import Json, Namer, Sentence
 
-ERROR_FILE = "AFINA_ERROR_FILE"
-"""Variable with the path of a file for a command's error as JSON, set by the program that started the command."""
+STATE_DIRECTORY = "AFINA_STATE_DIRECTORY"
+"""Variable with a directory for a command's error and progress as JSON, set by the program that started the command."""
 
 LESS_MEMORY = "Set token_budget=1024 or checkpointing=true (in a study: train.token_budget=1024)"
 """The advice in error messages about lack of memory."""

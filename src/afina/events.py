@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from math import inf, isnan
+from typing import Self
 
 NOTED = ("copy", "shots", "teacher", "pairs", "abstain")
 """The phases of `Progress` whose note is shown to the user as a line of its own."""
@@ -99,6 +100,17 @@ def download(what: str) -> Iterator[Callable[[int, int], None]]:
 
 Says = Callable[[str], object]
 """A function that receives a few words about the step of work that begins, for work that is not a run."""
+
+
+class ShareSaid(str):
+    """A message about progress that also has the share of the work that is done."""
+
+    share: float
+
+    def __new__(cls, words: str, share: float) -> Self:
+        made = super().__new__(cls, words)
+        made.share = share
+        return made
 
 
 def silent(words: str) -> None:

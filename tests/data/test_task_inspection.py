@@ -236,6 +236,7 @@ def test_reading_a_large_file_says_how_far_it_is(tmp_path: Path, monkeypatch: py
     said: list[str] = []
     inspect(csv(tmp_path / "a.csv", [(f"text {i}", "ny"[i % 2]) for i in range(4000)]), says=said.append)
     assert said[0].startswith("a.csv: 1,024 rows read, ")
+    assert 0 < said[0].share <= said[2].share <= 1  # type: ignore[attr-defined]
     assert [one.rpartition(", ")[2] for one in said[:3]] == sorted(one.rpartition(", ")[2] for one in said[:3])
     assert said[3:] == ["looking at the texts and labels of 4,000 rows", "counting labels and repeated texts"]
 

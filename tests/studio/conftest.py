@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+from stores_of_studios import TEXT, publish, served
 
-from afina.errors import ERROR_FILE
+from afina import Backbone
+from afina.errors import STATE_DIRECTORY
 from afina.studio.access import Access
 from afina.studio.app import make_app
 from afina.studio.command_process import CommandProcess
@@ -18,6 +21,8 @@ from afina.studio.folder import Project, StudioFolder
 from afina.studio.page import Studio
 from afina.studio.run_queue import RunQueue
 from command import Command
+from crowd import adapter
+from servers import predictor, probed
 
 PORT = 8765
 
@@ -47,9 +52,9 @@ def answered(afina: Command, monkeypatch: pytest.MonkeyPatch) -> Answered:
 
     def carry_out(process: CommandProcess, arguments: Sequence[str]) -> dict[str, Any]:
         process.directory.mkdir(parents=True, exist_ok=True)
-        monkeypatch.setenv(ERROR_FILE, str(process.directory / "error.json"))
+        monkeypatch.setenv(STATE_DIRECTORY, str(process.directory))
         found = afina(*arguments)
-        monkeypatch.delenv(ERROR_FILE)
+        monkeypatch.delenv(STATE_DIRECTORY)
         contents = {
             "command.json": json.dumps({"arguments": [*arguments], "environment": {}}),
             "output": found.out,
@@ -74,6 +79,40 @@ def project(studio: Studio, tmp_path: Path) -> Callable[..., Project]:
         return Project(**{**vars(found), "backbones": tuple(backbones)}).save()
 
     return made
+
+
+@pytest.fixture(scope="module")
+def two(gpt2: Backbone) -> list[Any]:
+    """Adapters with random weights that give TEXT different labels."""
+    made = [adapter(gpt2, "lora", {"r": 2}, labels=("good", "bad")), adapter(gpt2, "lora", {"r": 4})]
+    labels = [predictor(one, gpt2)([TEXT])[0]["label"] for one in made]
+    assert labels == ["bad", "good"]
+    return [probed(one, gpt2) for one in made]
+
+
+@pytest.fixture(scope="module")
+def begun(two: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A studio's store with both versions, which is copied and otherwise left alone."""
+    folder = StudioFolder(tmp_path_factory.mktemp("begun"))
+    folder.own.mkdir()
+    for one in two:
+        publish(folder, one, "studio/reviews")
+    return folder.store
+
+
+@pytest.fixture
+def reviews(studio: Studio, project: Callable[..., Project], begun: Path) -> Project:
+    """A project with two versions, which do not agree on TEXT."""
+    made = project(b"text,label\na,bad\nb,good\n")
+    assert made.adapters == "studio/reviews"
+    shutil.copytree(begun, studio.folder.store)
+    return made
+
+
+@pytest.fixture
+def url(studio: Studio, reviews: Project, gpt2: Backbone) -> Iterator[str]:
+    with served(studio.folder, gpt2) as found:
+        yield found
 
 
 @pytest.fixture

@@ -19,6 +19,9 @@ from afina.studio.folder import Project, StudioFolder
 from fakes import Runs
 from servers import running, share_models
 
+TEXT = "the soup was bright."
+"""A text that the two versions of the fixture `reviews` give different labels."""
+
 
 def publish(folder: StudioFolder, made: Adapter, name: str) -> str:
     """Publish an adapter in the studio's store; its version."""

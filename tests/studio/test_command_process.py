@@ -68,10 +68,12 @@ def test_a_command_leaves_its_output_its_status_and_its_log(process: CommandProc
     process.start(["no-such-command"])
     assert ended(process).status == 2
     assert "no-such-command" in process.log
+    assert process.problem.startswith("No such command 'no-such-command'.")
     assert process.answer() == {}
     process.start(["inspect", "--task", "missing.csv", "--json"])
     ended(process)
     assert process.answer()["error"]["code"] == "task.missing"
+    assert process.problem == process.answer()["error"]["message"]
     assert process.arguments[0] == "inspect"
 
 

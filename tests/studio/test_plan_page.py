@@ -76,8 +76,8 @@ def test_while_methods_are_measured_the_page_shows_the_last_words(
 ) -> None:
     made = project(REVIEWS, backbones=("minilm",))
     web.get("/reviews/plan")
-    log = f"plan: reading {made.address}\nplan: lora: measuring a few steps to forecast the time\n"
-    (measurement_of(made, "minilm").directory / "log").write_text(log)
+    said = '{"parts": ["lora: measuring a few steps to forecast the time"], "share": null}'
+    (measurement_of(made, "minilm").directory / "progress.json").write_text(said)
     assert "Measuring: lora: measuring a few steps" in web.get("/reviews/plan").text
 
 

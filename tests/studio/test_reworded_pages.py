@@ -51,7 +51,7 @@ def test_the_doubts_and_the_error_of_a_file(web: TestClient, project: Make, answ
     made = project(content, file)
 
     def ask() -> Any:
-        answered(data.inspection_of(made), data.inspect_arguments(made))
+        answered(data.inspection_of(made), [*data.inspect_arguments(made), "--json"])
         return web.get(f"/{made.name}/data")
 
     check(ask)

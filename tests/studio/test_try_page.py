@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
-from stores_of_studios import finished_run, publish, served
+from stores_of_studios import TEXT, finished_run, publish, served
 
 from afina import AdapterStore, Backbone
 from afina.data.entities import with_texts
@@ -19,53 +18,17 @@ from afina.models.objective import ANSWERS_NOTHING
 from afina.pages.marked_text import MarkedText
 from afina.spreadsheet_cells import harmless, restored
 from afina.studio.corrections import Correction, Corrections
-from afina.studio.folder import Project, StudioFolder
+from afina.studio.folder import Project
 from afina.studio.page import Studio
-from afina.studio.pages.try_out import KEPT, _answer, _entities, _in_a_cell
+from afina.studio.pages.try_out import _answer, _entities
+from afina.studio.questions import KEPT, in_a_cell
 from afina.studio.server_process import StudioServer
 from crowd import adapter
 from fakes import Runs
-from servers import PRICE, TAGS, TOLD, predictor, probed, within
+from servers import PRICE, TAGS, TOLD, predictor, probed
 from stores import adapter as invented
 
 Make = Callable[..., Project]
-
-TEXT = "the soup was bright."
-SCRIPT = '</textarea><script>alert("taken")</script>'
-
-
-@pytest.fixture(scope="module")
-def two(gpt2: Backbone) -> list[Any]:
-    """Adapters with random weights that give TEXT different labels."""
-    made = [adapter(gpt2, "lora", {"r": 2}, labels=("good", "bad")), adapter(gpt2, "lora", {"r": 4})]
-    labels = [predictor(one, gpt2)([TEXT])[0]["label"] for one in made]
-    assert labels == ["bad", "good"]
-    return [probed(one, gpt2) for one in made]
-
-
-@pytest.fixture(scope="module")
-def begun(two: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A studio's store with both versions, which is copied and otherwise left alone."""
-    folder = StudioFolder(tmp_path_factory.mktemp("begun"))
-    folder.own.mkdir()
-    for one in two:
-        publish(folder, one, "studio/reviews")
-    return folder.store
-
-
-@pytest.fixture
-def reviews(studio: Studio, project: Make, begun: Path) -> Project:
-    """A project with two versions, which do not agree on TEXT."""
-    made = project(b"text,label\na,bad\nb,good\n")
-    assert made.adapters == "studio/reviews"
-    shutil.copytree(begun, studio.folder.store)
-    return made
-
-
-@pytest.fixture
-def url(studio: Studio, reviews: Project, gpt2: Backbone) -> Iterator[str]:
-    with served(studio.folder, gpt2) as found:
-        yield found
 
 
 def chosen(*numbers: int, name: str = "studio/reviews") -> dict[str, str]:
@@ -119,9 +82,9 @@ def test_an_answer_that_is_not_sure_differs_from_the_same_answer() -> None:
     unsure = _answer("Version 2", sure | {"answered": False}, sure)
     assert (unsure.answered, unsure.differs, unsure.labels) == (False, True, ["good"])
     assert (_answer("Version 2", sure, sure).answered, _answer("Version 2", sure, sure).differs) == (True, False)
-    assert (_in_a_cell(sure), _in_a_cell(sure | {"answered": True})) == ("good", "good")
-    assert _in_a_cell(sure | {"answered": False}) == "not answered (best guess: good)"
-    assert _in_a_cell({"labels": [], "answered": False}) == "not answered (best guess: none of the labels)"
+    assert (in_a_cell(sure), in_a_cell(sure | {"answered": True})) == ("good", "good")
+    assert in_a_cell(sure | {"answered": False}) == "not answered (best guess: good)"
+    assert in_a_cell({"labels": [], "answered": False}) == "not answered (best guess: none of the labels)"
 
 
 @pytest.mark.slow
@@ -171,16 +134,15 @@ def test_a_question_without_a_text_or_a_version_is_refused(web: TestClient, url:
     assert 'role="alert"' in answer.text
 
 
-def test_a_hostile_text_stays_a_text(web: TestClient, url: str) -> None:
-    page = web.get(ask(web, SCRIPT)).text
-    assert "<script>alert" not in page
-    assert page.count("&lt;script&gt;alert") >= 2
+def test_an_address_that_no_question_has_is_no_question(web: TestClient, reviews: Project) -> None:
     for address in ("../../etc", "0" * 15, "g" * 16):
         assert facts(web, f"/reviews/try?asked={address}")["question"] is None
 
 
-@pytest.mark.slow
-def test_the_last_questions_of_a_project_are_kept(web: TestClient, reviews: Project, url: str) -> None:
+def test_the_last_questions_of_a_project_are_kept(
+    web: TestClient, reviews: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StudioServer, "start", lambda server, backbone: None)
     first = ask(web, "first")
     for number in range(KEPT):
         last = ask(web, f"question {number}")
@@ -206,18 +168,6 @@ def test_a_server_that_does_not_run_is_said_and_asking_starts_it(
     assert f'data-events="/reviews/try/live?{address.partition("?")[2]}"' in found.text
     assert "The studio starts the server" in found.text
     assert "http-equiv" in found.text, "without a script, the page is loaded again"
-
-
-@pytest.mark.slow
-def test_a_question_starts_the_server_and_is_answered_once_the_server_runs(
-    web: TestClient, studio: Studio, reviews: Project
-) -> None:
-    try:
-        address = ask(web)
-        assert within(90, lambda: facts(web, address)["state"] == "running")
-        assert [one["labels"] for one in facts(web, address)["answers"]] == [["bad"], ["good"]]
-    finally:
-        StudioServer(studio.folder).stop()
 
 
 def test_the_untrained_model_of_a_run_is_asked_beside_the_versions(
@@ -462,7 +412,7 @@ def test_the_entities_of_an_answer_are_marked_and_two_answers_are_compared_by_th
     assert _answer(version, moved, first, text).differs
     assert not _answer(version, with_texts(ENTITIES, text), first, text).differs
     assert _answer(version, {"entities": []}, first, text).labels == []
-    assert _in_a_cell({"text": text, **first}) == "[Ana PER] saw Ana."
+    assert in_a_cell({"text": text, **first}) == "[Ana PER] saw Ana."
 
 
 @pytest.mark.parametrize(

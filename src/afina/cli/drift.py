@@ -68,14 +68,19 @@ def drift(
         raise problems.OPTION_WITHOUT_TASK(option=option)
     _check_share("level", level)
     _check_share("effect", effect)
-    found = served_answers(name, server, read_key(key_file, "metrics"), days)
+    found = _served_answers(name, server, read_key(key_file, "metrics"), days)
     if task is not None:
         found = found.model_copy(update={"reference": _reference(found, task, backbone, data)})
-    compared = found.drift(level, effect)
     if as_json:
         print_object(found.as_json(level, effect))
     else:
         _print(found, level, effect)
+    _exit(found, level, effect)
+
+
+def _exit(found: ServedAnswers, level: float, effect: float) -> None:
+    """Exit with an error if there is drift. Raises NotFound if the answers cannot be compared."""
+    compared = found.drift(level, effect)
     if compared is None:
         raise problems.REFERENCE_MISSING(version=f"{found.name}@{found.version}")
     if compared.state == "drift":
@@ -85,9 +90,7 @@ def drift(
 def _reference(found: ServedAnswers, task: str, backbone: str | None, data: Mapping[str, Any]) -> AnswerProfile:
     """Return the counts of the evaluation texts of a task, which the version in this machine's store answers.
 
-    Raises:
-        Conflict: The store has another adapter than the server.
-        AfinaError: The version or the texts cannot be read.
+    Raises Conflict if the store has another adapter than the server.
     """
     from afina.data.evaluation_set import EvaluationSet
     from afina.predicting.evaluation import trained
@@ -110,18 +113,8 @@ def _check_share(option: str, found: float) -> None:
         raise problems.SHARE_INVALID(option=option, found=found)
 
 
-def served_answers(name: str, servers: Sequence[str], key: str, days: int | None) -> ServedAnswers:
-    """Return the counts of all servers for the version with an alias together.
-
-    Args:
-        name: `client/task@alias`; without `@alias`: production.
-
-    Raises:
-        NotFound: A server does not answer.
-        Refused: A server refuses the request.
-        InvalidName: The name, the key or an address is malformed.
-        Conflict: The servers count different versions.
-    """
+def _served_answers(name: str, servers: Sequence[str], key: str, days: int | None) -> ServedAnswers:
+    """Return the counts of all servers together. Raises Conflict if the servers count different versions."""
     from afina.server.client import ServerClient
     from afina.server.versions.served_answers import ServedAnswers, days_of, summed
     from afina.store.versions import PRODUCTION, Reference

@@ -12,7 +12,7 @@ import typer
 from afina import file_io
 from afina.cli.help import CommandGroup
 from afina.cli.options import Json
-from afina.cli.store import CreateOption, NoteOption, minute, opened, print_object, ready, store_options
+from afina.cli.store import CreateOption, NoteOption, minute, opened, print_answer, print_object, ready, store_options
 from afina.cli.terminal import print_columns
 
 app = typer.Typer(
@@ -138,7 +138,4 @@ def revoke(
     Servers refuse the revoked key within a second.
     """
     found = opened(context).revoke_key(key, message=message)
-    if as_json:
-        print_object(found.as_json())
-    else:
-        print(f"key {found.id} of {found.client}: revoked")
+    print_answer(found.as_json(), f"key {found.id} of {found.client}: revoked", as_json)

@@ -209,9 +209,7 @@ _KEEPS = "Include texts that the adapter was trained on; by default, these texts
 def _reading(names: Sequence[str], abouts: Mapping[str, str]) -> Callable[..., dict[str, Any]]:
     """Return a function that takes the reading options `names` and returns those that the user gave.
 
-    Args:
-        names: Fields of `ReadingOptions`.
-        abouts: The `--help` text of an option, by field, if it differs from that in `ReadingOptions`.
+    `abouts`: the `--help` text of an option, if it differs from that in `ReadingOptions`.
     """
     parameters = []
     for name in names:
@@ -268,11 +266,7 @@ def template_option(template: str) -> str:
 
 
 def words_option(words: list[str] | None) -> dict[str, list[str]] | None:
-    """Return the words of each label in the values of `--words`, each word with a leading space.
-
-    Raises:
-        InvalidStudy: An item is not LABEL=WORD,WORD.
-    """
+    """Return the words of each label in the values of `--words`, each with a leading space. Raises InvalidStudy."""
     if not words:
         return None
     found: dict[str, list[str]] = {}
@@ -394,16 +388,8 @@ def locate(
 ) -> Callable[[], Adapter]:
     """Check at once that the adapter exists, and return a function that opens it.
 
-    Args:
-        adapter: Directory of an adapter or a study, or store:CLIENT/TASK@VERSION.
-        method: The method whose adapter is opened, if `adapter` is a study.
-        seed: The seed whose adapter is opened, if `adapter` is a study.
-        backbone: Address of the backbone. For a study of several backbones: the backbone whose adapter is opened.
-        precision: Precision of the frozen weights in training, as in `Adapter.load`.
-
-    Raises:
-        InvalidStudy: `method`, `seed` or `precision` is given for a version of a store.
-        NotFound: The adapter does not exist.
+    `method`, `seed` and `backbone` choose an adapter of a study; `precision` is as in `Adapter.load`. Raises
+    NotFound, or InvalidStudy if `method`, `seed` or `precision` is given for a version of a store.
     """
     if adapter.startswith(PREFIX):
         given = {"method": method, "seed": seed, "precision": precision}

@@ -141,7 +141,10 @@ def plan(
 
     Memory is computed without the weights of the backbone. With --endpoint, the cost of asking it is estimated too.
     """
-    _check_there(task, data.get("evaluation"))
+    if task is not None:
+        from afina.data.addresses import check_address
+
+        check_address(task, data.get("evaluation"))  # before anything that takes time
     asked_for = None if endpoint is None else _endpoint_forecast(endpoint, task, data, ask)
     from afina.data.reading_options import ReadingOptions
     from afina.schema import read_size
@@ -278,11 +281,3 @@ def _print_plans(plans: Sequence[Sequence[_Plan]], asked_for: EndpointForecast |
     print_tables(*(precision_table(in_precisions) for in_precisions in forecasts if len(in_precisions) > 1))
     if asked_for is not None:
         print_tables(endpoint_forecast_table(asked_for))
-
-
-def _check_there(task: str | None, evaluation: str | None) -> None:
-    """Check that the files of the task and of `--eval` exist, before the slow part of a command."""
-    from afina.data.addresses import check_address
-
-    if task is not None:
-        check_address(task, evaluation)

@@ -31,12 +31,8 @@ def show_results(
 ) -> None:
     """Print the results of a study or recommendation: tables, paths of adapters and a conclusion, or one JSON object.
 
-    Args:
-        results: A study or a recommendation.
-        as_json: Print one JSON object instead of text.
-        published: The published version, if there is one.
-        by_label: Print also the metrics of each label and the confusion matrix of the best method.
-        brief: For a study with one method, print sentences instead of tables.
+    `by_label` adds the metrics of each label and the confusion matrix of the best method. With `brief`, a study
+    with one method is printed as sentences instead of tables.
     """
     from afina.report.report import MARKDOWN, PAGE, Report
     from afina.report.sections import without_results
@@ -168,9 +164,7 @@ MOST = 2000
 def check_publishing(name: str | None) -> None:
     """Check, before a run starts, that an adapter can be published under `name`; create the store if there is none.
 
-    Raises:
-        InvalidName: The name is not CLIENT/TASK.
-        NotFound: The store cannot be reached.
+    Raises InvalidName, or NotFound if the store cannot be reached.
     """
     if name is not None:
         from afina.store.adapter_store import AdapterStore
@@ -187,12 +181,8 @@ def check_publishing(name: str | None) -> None:
 def publish_winner(results: Results, name: str, *, texts: bool = True) -> dict[str, object] | None:
     """Publish the best adapter, with the report's conclusion as its message, and return the version as JSON values.
 
-    Returns None, with a message on standard error, if a run failed or the recommendation has no adapter.
-
-    Args:
-        results: A study or a recommendation.
-        name: CLIENT/TASK.
-        texts: Whether to publish the hashes of the training texts too.
+    Returns None, with a message on standard error, if a run failed or the recommendation has no adapter. `texts`:
+    whether to publish the hashes of the training texts too.
     """
     from afina.report.report import Report
     from afina.store.adapter_store import AdapterStore

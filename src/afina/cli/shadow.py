@@ -11,7 +11,7 @@ import typer
 
 from afina.cli import problems
 from afina.cli.options import Json
-from afina.cli.store import ForceOption, NoteOption, StoreOption, print_object
+from afina.cli.store import ForceOption, NoteOption, StoreOption, print_answer, print_object
 
 if TYPE_CHECKING:
     from afina.server.versions.shadow_counts import ShadowCounts
@@ -59,7 +59,10 @@ def shadow(
     if (version is not None) + off + bool(server) > 1:
         raise problems.SHADOW_CHOICE_MISSING()
     if server:
-        _print_counts(shadows(name, server, read_key(key_file, "publish")), as_json)
+        from afina.server.client import ServerClient
+
+        key = read_key(key_file, "publish")
+        _print_counts([ServerClient(address, key).shadow(name) for address in server], as_json)
         return
     from afina.store.adapter_store import AdapterStore
     from afina.store.versions import SHADOW
@@ -72,15 +75,13 @@ def shadow(
         moved = opened.unalias(name, SHADOW, message=message)
     else:
         moved = opened.shadow(f"{name}@{version}", force=force, message=message)
-    if as_json:
-        print_object(moved.as_json())
-    elif off:
-        print(f"{name}: version {moved.before} is no longer compared")
-    else:
-        print(
-            f"{name}: version {moved.after} is now compared with production. To print how often their answers differ:"
+    text = f"{name}: version {moved.before} is no longer compared"
+    if not off:
+        text = (
+            f"{name}: version {moved.after} is now compared with production. To print how often their answers differ:\n"
+            f"afina shadow {name} --server URL --key-file FILE"
         )
-        print(f"afina shadow {name} --server URL --key-file FILE")
+    print_answer(moved.as_json(), text, as_json)
 
 
 def _print_pointing(store: AdapterStore, name: str, as_json: bool) -> None:
@@ -114,8 +115,7 @@ def read_key(file: Path | None, scope: str) -> str:
 def _print_counts(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     """Print the comparison of shadow and production, summed over the servers.
 
-    Raises:
-        Conflict: The servers compare different versions.
+    Raises Conflict if their versions differ.
     """
     from afina.server.versions.shadow_counts import ShadowCounts
 
@@ -174,16 +174,3 @@ def _lines(total: ShadowCounts, current: int) -> Sequence[str]:
             f"texts that were not compared, as the shadow was not in memory or the queue was full: {total.left_out:,}"
         )
     return made
-
-
-def shadows(name: str, servers: Sequence[str], key: str) -> Sequence[Mapping[str, Any]]:
-    """Return each server's comparison of the shadow version of `name`, as JSON values for `ShadowCounts.of`.
-
-    Raises:
-        NotFound: A server does not answer.
-        Refused: A server refuses the request.
-        InvalidName: The key or an address is malformed.
-    """
-    from afina.server.client import ServerClient
-
-    return [ServerClient(server, key).shadow(name) for server in servers]

@@ -148,10 +148,7 @@ def init(
     """
     store = opened(context)
     store.init(blobs)
-    if as_json:
-        print_object({"store": store.address.shown})
-    else:
-        print(f"store {store.address.shown}: created")
+    print_answer({"store": store.address.shown}, f"store {store.address.shown}: created", as_json)
 
 
 def publish(
@@ -192,11 +189,7 @@ def publish(
 
 
 def ready(store: AdapterStore, create: bool) -> None:
-    """Create the store if `--create` is given.
-
-    Raises:
-        NotFound: There is no store, and `--create` is not given.
-    """
+    """Create the store if `--create` is given. Raises NotFound if there is no store, and `--create` is not given."""
     if not create and not store.exists():
         how = "create one with --create" if store.address.directory else "create one: afina store init --blobs URL"
         raise problems.STORE_MISSING(store=store.address.shown, _how=how)
@@ -338,18 +331,15 @@ def canary(
         return
     if off:
         ended = store.unalias(name, CANARY, message=message)
-        if as_json:
-            print_object(ended.as_json())
-        else:
-            print(f"{name}: production answers all requests again; version {ended.before} is no longer the canary")
+        text = f"{name}: production answers all requests again; version {ended.before} is no longer the canary"
+        print_answer(ended.as_json(), text, as_json)
         return
     found = store.canary(Name.parse(name))
-    if as_json:
-        print_object(found.as_json() if found else {"name": name, "number": None, "share": None})
-    elif found is None:
-        print(f"{name}: no canary is set")
-    else:
-        print(f"{name}: version {found.number} answers {found.share:g} % of the requests for production")
+    if found is None:
+        print_answer({"name": name, "number": None, "share": None}, f"{name}: no canary is set", as_json)
+        return
+    text = f"{name}: version {found.number} answers {found.share:g} % of the requests for production"
+    print_answer(found.as_json(), text, as_json)
 
 
 def rollback(
@@ -372,11 +362,16 @@ def print_object(value: Mapping[str, Any]) -> None:
     print(json.dumps(value, ensure_ascii=False))
 
 
-def _moved(made: AliasMove, as_json: bool) -> None:
+def print_answer(content: Mapping[str, Any], text: str, as_json: bool) -> None:
+    """Print an answer as one line of JSON, or as a text."""
     if as_json:
-        print_object(made.as_json())
+        print_object(content)
     else:
-        print(f"{made.name}@{made.alias}: {made.before or 'new'} -> {made.after}")
+        print(text)
+
+
+def _moved(made: AliasMove, as_json: bool) -> None:
+    print_answer(made.as_json(), f"{made.name}@{made.alias}: {made.before or 'new'} -> {made.after}", as_json)
 
 
 def version_summary(found: Version) -> list[tuple[str, Any]]:

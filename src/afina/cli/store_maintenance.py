@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from afina.cli.options import Json
-from afina.cli.store import BlobsOption, ReasonOption, opened, print_object, size
+from afina.cli.store import BlobsOption, ReasonOption, opened, print_answer, print_object, size
 from afina.errors import AfinaError, CorruptStore
 
 
@@ -58,13 +58,11 @@ def backup(
     Other processes can write to the store during the backup.
     """
     made = opened(context).backup(place)
-    if as_json:
-        print_object(made.as_json())
-    else:
-        print(
-            f"{made.place}: {made.versions} versions, {made.blobs} blobs, {size(made.bytes)} ({made.copied} blobs were "
-            f"copied), verified. The last hash of the audit log is {made.last}"
-        )
+    text = (
+        f"{made.place}: {made.versions} versions, {made.blobs} blobs, {size(made.bytes)} ({made.copied} blobs were "
+        f"copied), verified. The last hash of the audit log is {made.last}"
+    )
+    print_answer(made.as_json(), text, as_json)
 
 
 def recover(
@@ -76,13 +74,11 @@ def recover(
     """Create a store from a backup and verify it."""
     store = opened(context)
     made = store.recover(place, blobs)
-    if as_json:
-        print_object(made.as_json())
-    else:
-        print(
-            f"store {store.address.shown}: {made.versions} versions, {made.blobs} blobs, {size(made.bytes)}, recovered "
-            f"from {made.place} and verified."
-        )
+    text = (
+        f"store {store.address.shown}: {made.versions} versions, {made.blobs} blobs, {size(made.bytes)}, recovered "
+        f"from {made.place} and verified."
+    )
+    print_answer(made.as_json(), text, as_json)
 
 
 def delete(
@@ -96,19 +92,15 @@ def delete(
     The number of the version is never used again. The audit log keeps the digests of the version.
     """
     found = opened(context).delete(version, reason=reason)
-    if as_json:
-        print_object({"name": found.name, "version": found.number, "digest": found.digest})
-    else:
-        print(f"{found} deleted. `afina store gc` removes the blobs that no other version uses.")
+    content = {"name": found.name, "version": found.number, "digest": found.digest}
+    text = f"{found} deleted. `afina store gc` removes the blobs that no other version uses."
+    print_answer(content, text, as_json)
 
 
 def gc(context: typer.Context, as_json: Json = False) -> None:
     """Remove blobs that no version uses."""
     removed = opened(context).gc()
-    if as_json:
-        print_object(removed.as_json())
-    else:
-        print(f"{removed.blobs} blobs removed, {size(removed.bytes)}.")
+    print_answer(removed.as_json(), f"{removed.blobs} blobs removed, {size(removed.bytes)}.", as_json)
 
 
 def erase(
@@ -128,11 +120,9 @@ def erase(
     if not yes:
         typer.confirm(f"Permanently remove all data of client {client}?", abort=True, err=True)
     removed = opened(context).erase(client, reason=reason)
-    if as_json:
-        print_object({"client": client, **removed.as_json()})
-    else:
-        several = "s" if removed.versions != 1 else ""
-        print(f"client {client}: {removed.versions} version{several} and {removed.blobs} blobs permanently removed.")
+    several = "s" if removed.versions != 1 else ""
+    text = f"client {client}: {removed.versions} version{several} and {removed.blobs} blobs permanently removed."
+    print_answer({"client": client, **removed.as_json()}, text, as_json)
 
 
 def export_audit(
@@ -145,7 +135,4 @@ def export_audit(
     docs/reference/store.md has a script of thirty lines that verifies the file.
     """
     count = opened(context).export_audit(file)
-    if as_json:
-        print_object({"file": str(file), "entries": count})
-    else:
-        print(f"{file}: {count:,} entries")
+    print_answer({"file": str(file), "entries": count}, f"{file}: {count:,} entries", as_json)

@@ -56,19 +56,51 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExecutorOptions:
-    """The options `--executor`, `--ship-backbone`, `--storage`, `--devices`, `--shard` and `--jobs`.
+    """The options that say where runs are executed, and by how many processes each."""
 
-    The options say where runs are executed, and by how many processes.
-    """
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            "--executor",
+            help="Where runs are executed: local, ray or ray=ADDRESS (a Ray cluster; needs the extra 'afina[ray]').",
+            metavar="NAME",
+        ),
+    ] = None
+    ship_backbone: Annotated[
+        bool,
+        typer.Option(
+            "--ship-backbone", help="With Ray: copy the directory of the backbone to the storage, for the nodes."
+        ),
+    ] = False
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage",
+            help="With Ray: where nodes read and write the files of runs: a directory that this machine and all nodes "
+            "see, or s3://BUCKET/PREFIX. Required unless this machine is the only node.",
+            metavar="ADDRESS",
+        ),
+    ] = None
+    devices: Annotated[
+        int,
+        typer.Option(
+            "--devices",
+            help="Number of processes that execute each run together: one for each GPU, or with equal shares of the "
+            "processors. With Ray, the processes are on one node or several.",
+            min=1,
+            metavar="N",
+        ),
+    ] = 1
+    shard: Annotated[
+        bool,
+        typer.Option(
+            "--shard",
+            help="Divide the weights of the backbone among the devices of a run, for a model that is too large for one "
+            "device.",
+        ),
+    ] = False
 
-    executor: str | None
-    ship_backbone: bool
-    storage: str | None
-    devices: int
-    shard: bool
-    jobs: int | None = None
-
-    def opened(self, says: Says) -> AbstractContextManager[Executor]:
+    def opened(self, says: Says, jobs: int | None = None) -> AbstractContextManager[Executor]:
         """Return the executor of the options, which the end of a `with` block closes. `says` gets its messages.
 
         If torchrun has started this process, the executor is that of its processes.
@@ -81,64 +113,8 @@ class ExecutorOptions:
             return nullcontext(begun.sharding(self.shard))
         from afina.studies.executors import by_name
 
-        return closing(
-            by_name.make(
-                self.executor,
-                jobs=self.jobs,
-                devices=self.devices,
-                shard=self.shard,
-                ship_backbone=self.ship_backbone,
-                storage=self.storage,
-                says=says,
-            )
-        )
-
-
-def execution(
-    executor: Annotated[
-        str | None,
-        typer.Option(
-            "--executor",
-            help="Where runs are executed: local, ray or ray=ADDRESS (a Ray cluster; needs the extra 'afina[ray]').",
-            metavar="NAME",
-        ),
-    ] = None,
-    ship_backbone: Annotated[
-        bool,
-        typer.Option(
-            "--ship-backbone", help="With Ray: copy the directory of the backbone to the storage, for the nodes."
-        ),
-    ] = False,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            "--storage",
-            help="With Ray: where nodes read and write the files of runs: a directory that this machine and all nodes "
-            "see, or s3://BUCKET/PREFIX. Required unless this machine is the only node.",
-            metavar="ADDRESS",
-        ),
-    ] = None,
-    devices: Annotated[
-        int,
-        typer.Option(
-            "--devices",
-            help="Number of processes that execute each run together: one for each GPU, or with equal shares of the "
-            "processors. With Ray, the processes are on one node or several.",
-            min=1,
-            metavar="N",
-        ),
-    ] = 1,
-    shard: Annotated[
-        bool,
-        typer.Option(
-            "--shard",
-            help="Divide the weights of the backbone among the devices of a run, for a model that is too large for one "
-            "device.",
-        ),
-    ] = False,
-) -> ExecutorOptions:
-    """Return the options that say where runs are executed, without `--jobs`."""
-    return ExecutorOptions(executor, ship_backbone, storage, devices, shard)
+        options = {**vars(self), "jobs": jobs, "says": says}
+        return closing(by_name.make(options.pop("executor"), **options))
 
 
 JobsOption = Annotated[
@@ -153,7 +129,7 @@ JobsOption = Annotated[
 ]
 
 
-@takes(ask=asking, run_in=execution)
+@takes(ask=asking, run_in=ExecutorOptions)
 def study(
     source: Annotated[
         str,
@@ -208,8 +184,9 @@ def study(
         chosen, left_out = suited_to_backbones(chosen)
         if left_out:
             print(f"Left out, because an encoder cannot be asked in words: {', '.join(left_out)}", file=sys.stderr)
-    run_in = replace(run_in, executor=run_in.executor or chosen.executor, jobs=jobs)
-    _carry_out(chosen, out, as_json, run_in, texts=not no_texts, publish=publish, fresh=fresh, send_texts=send_texts)
+    run_in = replace(run_in, executor=run_in.executor or chosen.executor)
+    options: dict[str, Any] = {"publish": publish, "fresh": fresh, "send_texts": send_texts, "jobs": jobs}
+    _carry_out(chosen, out, as_json, run_in, texts=not no_texts, **options)
 
 
 TrainingOverrides = Annotated[
@@ -234,7 +211,7 @@ AbstainOption = Annotated[
 ]
 
 
-@takes(data=training, ask=asking, run_in=execution)
+@takes(data=training, ask=asking, run_in=ExecutorOptions)
 def train(
     *,
     task: TaskOption,
@@ -333,7 +310,7 @@ ProductsOption = Annotated[
 ]
 
 
-@takes(data=choosing, ask=asking, endpoint=asking_endpoint, run_in=execution)
+@takes(data=choosing, ask=asking, endpoint=asking_endpoint, run_in=ExecutorOptions)
 def choose(
     *,
     task: TaskOption,
@@ -374,7 +351,7 @@ def choose(
     asked |= {"metric": metric, "latency": latency, "memory": read_size(memory) if memory is not None else None}
     asked |= {"products": products, "endpoint": endpoint, "send_texts": send_texts}
     watcher = Minutes(began, lambda line: print(line, file=sys.stderr))
-    executing = replace(run_in, jobs=jobs).opened(watcher.says)
+    executing = run_in.opened(watcher.says, jobs)
     hint = f"Interrupted. `choose` has no checkpoints. To begin again: {shlex.join(command)}"
     with ends_with(hint), executing as opened:
         results = recommend(task, minutes, **asked, watcher=watcher, executor=opened, command=command, began=began)
@@ -509,6 +486,7 @@ def _carry_out(
     fresh: bool = False,
     brief: bool = False,
     send_texts: bool = False,
+    jobs: int | None = None,
 ) -> None:
     """Run the study, write its report and print the results; with `brief`, without tables."""
     from rich.console import Console
@@ -520,7 +498,7 @@ def _carry_out(
     watching = watcher(Console(stderr=True), write_text)
     command = torchrun.command(sys.argv[1:])
     try:
-        with sigterm_as_ctrl_c(), run_in.opened(watching.says) as executor:
+        with sigterm_as_ctrl_c(), run_in.opened(watching.says, jobs) as executor:
             results = study.run(where, watching, command, executor, fresh=fresh, send_texts=send_texts)
     except KeyboardInterrupt as ended:
         watching.stop()

@@ -14,7 +14,7 @@ import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from io import TextIOWrapper
@@ -26,8 +26,9 @@ import typer
 from afina import allocator, file_io
 from afina.cli import problems
 from afina.cli.option_names import flag, with_flags
-from afina.errors import ERROR_FILE, AfinaError, CannotWrite, InvalidData
+from afina.errors import STATE_DIRECTORY, AfinaError, CannotWrite, InvalidData
 from afina.pages.marked_text import JOINERS, MarkedText
+from afina.sentence import Sentence
 
 if TYPE_CHECKING:
     from afina.events import Says
@@ -146,14 +147,19 @@ def long_names_refused() -> Iterator[None]:
 
 
 def print_json_error(error: AfinaError) -> None:
-    """Print {"error": {class, code, message, fields}} if the command line has --json, and write it to ERROR_FILE."""
-    content = json.dumps({"error": error.as_json(flag)}, ensure_ascii=False)
+    """Print {"error": {class, code, message, fields}} if the command line has --json, and leave it as `error.json`."""
+    content = {"error": error.as_json(flag)}
     options = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
     if "--json" in options:
-        print(content)
-    if path := os.environ.get(ERROR_FILE):
+        print(json.dumps(content, ensure_ascii=False))
+    _leave("error.json", content)
+
+
+def _leave(name: str, content: Mapping[str, Any]) -> None:
+    """Write a file for the program that has started this command, if that program asks for it by STATE_DIRECTORY."""
+    if directory := os.environ.get(STATE_DIRECTORY):
         with suppress(CannotWrite):
-            file_io.write_text(Path(path), content)
+            file_io.write_text(Path(directory, name), json.dumps(content, ensure_ascii=False))
 
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
@@ -231,8 +237,14 @@ def print_columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
 
 
 def print_progress(command: str) -> Says:
-    """Return a function that prints a message about the progress of `command` on standard error."""
-    return lambda words: print(f"{command}: {with_flags(words)}", file=sys.stderr, flush=True)
+    """Return a function that prints a message about the progress of `command`, and leaves it as `progress.json`."""
+
+    def says(words: str) -> None:
+        print(f"{command}: {with_flags(words)}", file=sys.stderr, flush=True)
+        parts = words.as_json() if isinstance(words, Sentence) else [words]
+        _leave("progress.json", {"parts": parts, "share": getattr(words, "share", None)})
+
+    return says
 
 
 def print_created(store: str) -> None:

@@ -21,7 +21,6 @@ class AnswerKind:
         column: The column of the right answers in a file of corrections.
         has_several: Whether a right answer has any number of labels.
         marks_text: Whether an answer is entities, shown as marks in the text and corrected as JSON.
-        can_be_asked_untrained: Whether the untrained model can be measured and asked beside the versions.
     """
 
     writes: bool = False

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from afina import file_io, meter
-from afina.errors import ERROR_FILE, CannotWrite, CorruptAdapter
+from afina.errors import STATE_DIRECTORY, CannotWrite, CorruptAdapter
 from afina.sentence import Sentence
 
 LOCK = ".lock"
@@ -39,7 +39,7 @@ TOLD = 4000
 class CommandProcess:
     """The directory of a command: `command.json`, `output` (stdout), `log` (stderr), and `exit.json` when it has ended.
 
-    A command that ends with an error leaves `error.json`.
+    The command leaves `progress.json`, and `error.json` if it ends with an error.
     """
 
     directory: Path
@@ -53,7 +53,7 @@ class CommandProcess:
         with (self.directory / LOCK).open("w") as lock:
             if not self._taken(lock):
                 return
-            for name in ("exit.json", "error.json", "output", "process.json"):
+            for name in ("exit.json", "error.json", "progress.json", "output", "process.json"):
                 (self.directory / name).unlink(missing_ok=True)
             file_io.write_text(self._command, json.dumps({"arguments": [*arguments], "environment": environment or {}}))
             with (self.directory / "log").open("ab") as log:
@@ -152,6 +152,16 @@ class CommandProcess:
         return {}
 
     @property
+    def last_words(self) -> Sentence:
+        """The last message of the command about its progress."""
+        return Sentence.from_json(_read(self.directory / "progress.json").get("parts", ()))
+
+    @property
+    def share_done(self) -> float | None:
+        """The share of the work that is done, of the last message; None if not known."""
+        return _read(self.directory / "progress.json").get("share")
+
+    @property
     def problem(self) -> Sentence:
         """Why the command has failed; empty if it runs or has not failed."""
         if self.is_running or self.status in (0, None):
@@ -220,7 +230,7 @@ def supervise(directory: Path, lock: int) -> None:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=log,
-            env=os.environ | environment | {ERROR_FILE: str(directory / "error.json")},
+            env=os.environ | environment | {STATE_DIRECTORY: str(directory)},
             pass_fds=(lock,),  # the command keeps the lock if only its supervisor is killed
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )

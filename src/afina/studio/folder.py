@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from afina import file_io
+from afina import digest, file_io
 from afina.errors import CorruptAdapter
 from afina.studio import problems
 from afina.studio.command_process import CommandProcess
@@ -52,12 +52,8 @@ class Project:
     """A task with its reading options, and a directory with its runs.
 
     Attributes:
-        directory: The project's directory; its name is the project's name.
-        title: The name that the user gave.
         task: The address of the task; for an uploaded file, its name in the directory `data`.
         options: The reading options that differ from their defaults, by name.
-        minutes: The minutes that are suggested for a recommendation.
-        created: ISO 8601.
     """
 
     directory: Path
@@ -88,9 +84,10 @@ class Project:
         """The name of the project's adapters in the store."""
         return f"{CLIENT}/{self.name}"
 
-    def process(self, name: str) -> CommandProcess:
-        """Return the process of a command of this project that is no run, such as `inspect`."""
-        return CommandProcess(self.directory / "processes" / name)
+    def process(self, name: str, *inputs: Any) -> CommandProcess:
+        """Return the process of a command of this project that is no run; other JSON `inputs` have another process."""
+        key = f"-{digest.of_json([*inputs]).removeprefix(digest.PREFIX)[:12]}" if inputs else ""
+        return CommandProcess(self.directory / "processes" / f"{name}{key}")
 
     def save(self) -> Project:
         content = {key: value for key, value in asdict(self).items() if key != "directory"}

@@ -24,7 +24,11 @@ _beginning = threading.Lock()
 
 @dataclass(frozen=True)
 class KeptAnswer:
-    """A command that changes nothing, and its answer. `inputs`: a key that changes when the answer would change."""
+    """A command that changes nothing, and its answer.
+
+    Attributes:
+        inputs: A key that changes when the answer would change; empty: the process is of one set of inputs.
+    """
 
     process: CommandProcess
     arguments: Sequence[str]
@@ -41,12 +45,17 @@ class KeptAnswer:
             if not self.process.is_running and not self._is_kept:
                 self.process.directory.mkdir(parents=True, exist_ok=True)
                 file_io.write_text(self.process.directory / _KEY, self.inputs)
-                self.process.start([*self.arguments, "--json"])
+                self.compute()
+
+    def compute(self) -> None:
+        """Start the command unless it runs, also if its answer is kept."""
+        self.process.start([*self.arguments, "--json"])
 
     @property
     def _is_kept(self) -> bool:
         key = self.process.directory / _KEY
-        return self.process.status is not None and key.is_file() and key.read_text(encoding="utf-8") == self.inputs
+        is_same = not self.inputs or (key.is_file() and key.read_text(encoding="utf-8") == self.inputs)
+        return is_same and self.process.status is not None
 
     @property
     def found(self) -> Mapping[str, Any] | None:
@@ -56,8 +65,10 @@ class KeptAnswer:
 
     @property
     def problem(self) -> Sentence:
-        """Why the command has failed; empty if it runs or has not failed."""
-        return self.process.problem if self._is_kept else Sentence()
+        """Why there is no answer; empty if there is an answer, or the command runs."""
+        if not self._is_kept or self.found is not None:
+            return Sentence()
+        return self.process.problem or Sentence(["no answer"])
 
     async def ended(self) -> KeptAnswer:
         """Begin, and return this answer when the command has ended."""

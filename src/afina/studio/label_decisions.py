@@ -80,10 +80,7 @@ class LabelDecisions:
         return self.project.directory / "left-out.csv"
 
     def read(self) -> dict[str, DecidedLabel]:
-        """Return the decisions by the key of the label, the oldest first.
-
-        Raises CorruptAdapter if the file is damaged.
-        """
+        """Return the decisions by the key of the label, the oldest first. Raises CorruptAdapter."""
         if not self.path.is_file():
             return {}
         try:

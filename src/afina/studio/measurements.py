@@ -5,23 +5,20 @@ A measurement beside a run would slow the run, and its times would be too long. 
 
 from __future__ import annotations
 
-from afina import digest
 from afina.studio.command_process import CommandProcess
 from afina.studio.folder import Project, StudioFolder
 
-PREFIX = "plan-"
-"""How the names of these processes begin."""
+NAME = "plan"
 
 
 def measurement_of(project: Project, backbone: str) -> CommandProcess:
     """Return the process that measures the methods on a pretrained model, with the present reading options."""
-    key = digest.of_json([project.address, dict(project.options), backbone]).removeprefix(digest.PREFIX)[:12]
-    return project.process(f"{PREFIX}{key}")
+    return project.process(NAME, project.address, dict(project.options), backbone)
 
 
 def stop_measurements(folder: StudioFolder) -> None:
     """End the measurements of all projects. What they have measured is lost."""
-    for directory in folder.root.glob(f"*/processes/{PREFIX}*"):
+    for directory in folder.root.glob(f"*/processes/{NAME}-*"):
         process = CommandProcess(directory)
         if process.is_running:
             process.kill()

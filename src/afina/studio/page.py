@@ -77,6 +77,17 @@ class Facts(Protocol):
     def command(self) -> str: ...
 
 
+class ComputedFacts:
+    """Facts that a command computes: its answer `found`, or the `problem` because of which there is none."""
+
+    found: Mapping[str, Any] | None
+    problem: str
+
+    @property
+    def is_final(self) -> bool:
+        return self.found is not None or bool(self.problem)
+
+
 class LiveFacts(Facts, Protocol):
     """Facts that change while the page is open, until they are final."""
 
@@ -126,10 +137,9 @@ class PageRouter:
     def form(self, path: str, page: Show, template: str) -> Callable[[Act], Act]:
         """Return a decorator of the function that does what a form asks for, and returns the address to go on at.
 
-        A function that returns ShownOnce is answered with the page of the form, whose template gets its values. The
-        page is
-        then not loaded again by itself, even if it has a live part: that would send the form a second time. `page` and
-        `template` are those of the page with the form, which is shown again with an error.
+        A function that returns ShownOnce is answered with the page of the form, whose template gets its values.
+        That page is not loaded again by itself, which would send the form a second time. `page` and `template`
+        are those of the page with the form, which is shown again with an error.
         """
         where = self._paths[page]
 

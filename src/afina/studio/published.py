@@ -35,8 +35,6 @@ class FinishedAdapter:
     Attributes:
         place: The number of the run, and the adapter's directory in the results of the run.
         words: The run, the method with its settings, and the headline metric.
-        recommended: Whether the run is a recommendation, and recommends this adapter.
-        method: The name of the method.
     """
 
     place: str
@@ -53,12 +51,8 @@ class PublishedVersion:
         reference: `client/task@number`.
         figure: The headline metric in words; empty if the manifest has none.
         settings: The hyperparameters in words.
-        kind: The kind of the task.
-        labels: The names of the labels.
-        pairs: Whether the texts are pairs.
         separator: The separator of the labels of one text, for tasks with several labels a text.
         backbone: The address of the backbone; empty if the adapter needs none or does not say.
-        bytes: The size of the version's files.
     """
 
     reference: str

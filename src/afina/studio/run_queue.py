@@ -48,7 +48,6 @@ class _Request:
     """The wanted state of a run, as its file says; without arguments if there is no file, or the file is damaged.
 
     Attributes:
-        arguments: The arguments of `afina`.
         wanted: Whether the run is to be carried out; False: it was stopped.
         starts: How often its process was started since the run was asked for or continued.
         asked: When the run was asked for, as ISO 8601 text: the order of the queue.
@@ -170,12 +169,7 @@ class ProjectRun:
             self.process.interrupt()
 
     def resume(self) -> None:
-        """Put a stopped or failed run back into the queue.
-
-        Raises:
-            Conflict: The run has not been stopped and has not failed.
-            CorruptAdapter: The file of the run is damaged.
-        """
+        """Put a stopped or failed run back into the queue. Raises Conflict for another run, and CorruptAdapter."""
         with _changing:
             state = self.state
             if state not in ("failed", "stopped"):

@@ -101,15 +101,9 @@ class StudioServer:
         return ["serve", *where, "--port", str(port), "--shutdown", str(SHUTDOWN), "--log-format", "text"]
 
     def start(self, backbone: str, port: int | None = None) -> None:
-        """Start the server, unless it runs.
+        """Start the server, unless it runs. Without a port: that of last time if it is free, else another free one.
 
-        Args:
-            port: None: the port of last time if it is free, else another free one.
-
-        Raises:
-            Busy: the port is in use.
-            Conflict: the server runs with another backbone.
-            NotFound: there is no store yet.
+        Raises Busy if the port is in use, Conflict for a server with another backbone, and NotFound without a store.
         """
         with _lock:
             if self.process.is_running:
@@ -169,8 +163,7 @@ class StudioServer:
     def client(self, patience: float) -> ServerClient:
         """Return what asks the server with the studio's own key. Raises Conflict if the server does not run.
 
-        Args:
-            patience: Seconds for an answer.
+        `patience`: seconds for an answer.
         """
         url = self.url
         if not url or not self.process.is_running:

@@ -31,10 +31,7 @@ class _Sent(io.RawIOBase):
 
 
 def zipped(directory: Path) -> Iterator[bytes]:
-    """Yield a zip file of a directory's files, uncompressed, in a folder with the directory's name.
-
-    Weights hardly compress. Links are left out.
-    """
+    """Yield a zip file of a directory's files, uncompressed (weights hardly compress), in a folder with its name."""
     sent = _Sent()
     with zipfile.ZipFile(sent, "w", zipfile.ZIP_STORED) as archive:
         for path in sorted(one for one in directory.rglob("*") if one.is_file() and not one.is_symlink()):

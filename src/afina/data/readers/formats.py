@@ -20,7 +20,7 @@ from afina.data.readers.delimited import check_header, csv_rows, empty_file, tsv
 from afina.data.readers.source import RowStream, Source
 from afina.data.split import FileRows
 from afina.errors import InvalidData
-from afina.events import Says, silent
+from afina.events import Says, ShareSaid, silent
 
 AT_ONCE = 1024
 """The number of rows of a parquet file that are decoded together."""
@@ -102,7 +102,8 @@ def read(path: str | Path, sheet: str | None = None, says: Says = silent) -> Fil
             places.append(place)
             if len(places) % AT_ONCE == 0 and meter.now() - said >= SAID_SECONDS:
                 said, share = meter.now(), found.share()
-                says(f"{Path(path).name}: {len(places):,} rows read{'' if share is None else f', {share:.0%}'}")
+                words = f"{Path(path).name}: {len(places):,} rows read"
+                says(words if share is None else ShareSaid(f"{words}, {share:.0%}", share))
         if not columns:
             if source.kind(Path(path)) in conll.SUFFIXES:
                 expected = "a word and its tag in each line"

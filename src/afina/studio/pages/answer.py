@@ -27,7 +27,7 @@ from afina.studio.folder import Project
 from afina.studio.forms import Form, safe_name
 from afina.studio.kept_answer import KeptAnswer
 from afina.studio.option_labels import in_words
-from afina.studio.page import PageRouter, Visit, download, json_answer, studio_of
+from afina.studio.page import ComputedFacts, PageRouter, Visit, download, json_answer, studio_of
 from afina.studio.run_queue import ENDED, ProjectRun, State, run_of
 from afina.studio.zip_stream import zipped
 
@@ -45,23 +45,15 @@ router = PageRouter()
 
 
 @dataclass(frozen=True)
-class AdapterTest:
-    """A test of the run's adapter on another file. `words`: the headline figure with its interval, or the state."""
-
-    number: int
-    name: str
-    words: str
-
-
-@dataclass(frozen=True)
-class AnswerFacts:
+class AnswerFacts(ComputedFacts):
     """The results of a run.
 
     Attributes:
         has_results: Whether the run has ended with a result, so that there is an answer.
         found: The answer of `afina report --content --json`; None while it is computed.
         shown: The run of `found["answered"]` whose confusions are shown; None if the task has no labels.
-        tests: The tests on other files, the latest first.
+        tests: The tests on other files, the latest first: `number`, `name` of the file, and in `words` the headline
+            figure with its interval, or the state.
     """
 
     project: Project
@@ -73,11 +65,11 @@ class AnswerFacts:
     problem: str = ""
     shown: Mapping[str, Any] | None = None
     files: Sequence[str] = ()
-    tests: Sequence[AdapterTest] = ()
+    tests: Sequence[Mapping[str, Any]] = ()
 
     @property
     def is_final(self) -> bool:
-        return self.found is not None or bool(self.problem) or not self.has_results
+        return super().is_final or not self.has_results
 
 
 def _inputs(found: ProjectRun) -> str:
@@ -195,7 +187,7 @@ def _adapter(run: ProjectRun, found: Mapping[str, Any] | None) -> Path:
 
 
 @dataclass(frozen=True)
-class TextsFacts:
+class TextsFacts(ComputedFacts):
     """The texts that a method answered in a certain way: the answer of `afina texts --json`.
 
     None while they are read.
@@ -209,10 +201,6 @@ class TextsFacts:
     found: Mapping[str, Any] | None
     problem: str
     live: str
-
-    @property
-    def is_final(self) -> bool:
-        return self.found is not None or bool(self.problem)
 
 
 @router.live(f"{ADDRESS}/texts/live", "answer_texts_live.html.j2")
@@ -229,8 +217,7 @@ def texts(visit: Visit, project: str, number: str) -> TextsFacts:
     }
     arguments = ["texts", str(run.out.absolute()), *(f"--{name}={value}" for name, value in asked.items())]
     arguments += ["--most", str(MOST_TEXTS), "--longest", str(LONGEST)]
-    key = digest.of_json(asked).removeprefix(digest.PREFIX)[:12]
-    kept = KeptAnswer(run.project.process(f"texts-{run.number}-{key}"), arguments, _inputs(run))
+    kept = KeptAnswer(run.project.process(f"texts-{run.number}", asked), arguments, _inputs(run))
     kept.begin()
     return TextsFacts(
         project=run.project,
@@ -248,19 +235,12 @@ def texts(visit: Visit, project: str, number: str) -> TextsFacts:
 
 
 @dataclass(frozen=True)
-class MeasuredFigure:
-    """A metric of a test in words; `interval` is empty if the metric has none."""
-
-    name: str
-    value: str
-    interval: str
-
-
-@dataclass(frozen=True)
-class AdapterTestFacts:
+class AdapterTestFacts(ComputedFacts):
     """A test of the run's adapter on another file: the answer of `afina evaluate --json`; None while it is computed.
 
-    `figures` begin with the headline metric. `matrix` is None without a confusion matrix, or with many labels.
+    Attributes:
+        figures: `name`, `value` and `interval` (empty if there is none) of each metric in words, the headline first.
+        matrix: None without a confusion matrix, or with many labels.
     """
 
     project: Project
@@ -270,12 +250,8 @@ class AdapterTestFacts:
     command: str
     found: Mapping[str, Any] | None
     problem: str
-    figures: Sequence[MeasuredFigure] = ()
+    figures: Sequence[Mapping[str, str]] = ()
     matrix: Mapping[str, Any] | None = None
-
-    @property
-    def is_final(self) -> bool:
-        return self.found is not None or bool(self.problem)
 
 
 def _tests(run: ProjectRun) -> list[int]:
@@ -300,22 +276,23 @@ def _test(run: ProjectRun, test: int) -> tuple[str, KeptAnswer]:
     return str(request["name"]), KeptAnswer(process, [str(one) for one in request["arguments"]])
 
 
-def _summary(run: ProjectRun, test: int) -> AdapterTest:
+def _summary(run: ProjectRun, test: int) -> dict[str, Any]:
     name, kept = _test(run, test)
-    if kept.found is None:
-        return AdapterTest(test, name, "failed" if kept.problem else "in progress")
-    first = _figures(kept.found)[0]
-    return AdapterTest(test, name, f"{first.name} {first.value}{f' ({first.interval})' if first.interval else ''}")
+    words = "failed" if kept.problem else "in progress"
+    if kept.found is not None:
+        first = _figures(kept.found)[0]
+        words = f"{first['name']} {first['value']}" + (f" ({first['interval']})" if first["interval"] else "")
+    return {"number": test, "name": name, "words": words}
 
 
-def _figures(found: Mapping[str, Any]) -> list[MeasuredFigure]:
+def _figures(found: Mapping[str, Any]) -> list[dict[str, str]]:
     names = headline_first([name for name in found if name in METRICS], found["metric"])
     return [
-        MeasuredFigure(
-            metric_heading(name),
-            "undefined" if found[name] is None else share(found[name]),
-            f"95 % interval {span((low, high))}" if low is not None else "",
-        )
+        {
+            "name": metric_heading(name),
+            "value": "undefined" if found[name] is None else share(found[name]),
+            "interval": f"95 % interval {span((low, high))}" if low is not None else "",
+        }
         for name in names
         for low, high in [found.get("intervals", {}).get(name, (None, None))]
     ]

@@ -6,13 +6,10 @@ The texts are read by `afina inspect` in a process of its own, so a large file d
 from __future__ import annotations
 
 import json
-import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from afina import digest
 from afina.data.addresses import named
 from afina.data.readers.target_kinds import TARGETS
 from afina.data.reading_options import OF_FILES, OPTIONS
@@ -22,8 +19,9 @@ from afina.studio import problems
 from afina.studio.command_process import CommandProcess
 from afina.studio.folder import Project
 from afina.studio.forms import Form
+from afina.studio.kept_answer import KeptAnswer
 from afina.studio.option_labels import OPTION_LABELS, in_words
-from afina.studio.page import PageRouter, Visit
+from afina.studio.page import ComputedFacts, PageRouter, Visit
 
 TEMPLATE = "data.html.j2"
 
@@ -60,39 +58,33 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
 }
 """The choices of an option in words; the first is the default."""
 
-_SHARE = re.compile(r"(\d+)%$")
-
 router = PageRouter()
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A value of a field, and what the form shows for it."""
-
-    value: str
-    words: str
-
-
-@dataclass(frozen=True)
 class Field:
-    """A reading option in the form. Without `choices`, any text can be written into the field."""
+    """A reading option in the form.
+
+    Attributes:
+        choices: Each `value`, and the `words` that the form shows for it; without choices, any text can be written.
+    """
 
     name: str
     label: str
     value: str
     hint: str = ""
-    choices: Sequence[Choice] = ()
+    choices: Sequence[Mapping[str, str]] = ()
     is_flag: bool = False
 
 
 @dataclass(frozen=True)
-class DataFacts:
+class DataFacts(ComputedFacts):
     """The columns, labels and texts that were recognised.
 
     Attributes:
-        found: The answer of `afina inspect --json`, whose sentences name fields of the form; None while texts are read.
+        found: The answer of `afina inspect --json`, whose sentences name fields of the form; None while texts are
+            read.
         fields: The fields of the form by legend.
-        said: The last words of the command about its progress.
         share: The share of the file that was read; None if not known.
     """
 
@@ -103,10 +95,6 @@ class DataFacts:
     fields: Mapping[str, Sequence[Field]]
     said: str = ""
     share: float | None = None
-
-    @property
-    def is_final(self) -> bool:
-        return self.found is not None or bool(self.problem)
 
     @property
     def has_doubts(self) -> bool:
@@ -129,15 +117,17 @@ def arguments_of(project: Project) -> list[str]:
 
 def inspection_of(project: Project) -> CommandProcess:
     """Return the process that reads the texts with the present options; each set of options has one of its own."""
-    given = [project.address, dict(project.options), list(project.backbones)]
-    key = digest.of_json(given).removeprefix(digest.PREFIX)[:12]
-    return project.process(f"inspect-{key}")
+    return project.process("inspect", project.address, dict(project.options), list(project.backbones))
 
 
 def inspect_arguments(project: Project) -> list[str]:
-    """Return the arguments of `afina inspect` for a project: an answer in JSON, with lengths for each backbone."""
-    backbones = [word for one in project.backbones for word in ("--backbone", one)]
-    return ["inspect", *arguments_of(project), *backbones, "--json"]
+    """Return the arguments of `afina inspect` for a project, with lengths for each backbone."""
+    backbones = [word for address in project.backbones for word in ("--backbone", address)]
+    return ["inspect", *arguments_of(project), *backbones]
+
+
+def _inspection(project: Project) -> KeptAnswer:
+    return KeptAnswer(inspection_of(project), inspect_arguments(project))
 
 
 @router.live("/{project}/data/live", "data_live.html.j2")
@@ -145,33 +135,20 @@ def inspect_arguments(project: Project) -> list[str]:
 def data(visit: Visit, project: str) -> DataFacts:
     """Return what was recognised in the texts of a project; begin to read them if nothing has read them yet."""
     opened = visit.project(project)
-    arguments, process = inspect_arguments(opened), inspection_of(opened)
-    if not process.was_started or process.was_lost:
-        process.start(arguments)
-    found: Mapping[str, Any] | None = None
-    problem, said = "", ""
-    if process.status is None:
-        said = last_words(process)
-    else:
-        answer = process.answer()
-        problem = process.problem or ("" if answer else "no answer")
-        found = None if problem else _in_words(opened, answer)
-    share = _SHARE.search(said)
+    inspection = _inspection(opened)
+    inspection.begin()
+    found = None if inspection.found is None else _in_words(opened, inspection.found)
+    process = inspection.process
+    is_reading = process.status is None
     return DataFacts(
         project=opened,
-        command=shlex.join(["afina", *arguments[:-1]]),
+        command=inspection.command,
         found=found,
-        problem=in_words(opened, problem),
+        problem=in_words(opened, inspection.problem),
         fields=_fields(opened, found),
-        said=in_words(opened, said),
-        share=int(share[1]) / 100 if share else None,
+        said=in_words(opened, process.last_words) if is_reading else "",
+        share=process.share_done if is_reading else None,
     )
-
-
-def last_words(process: CommandProcess) -> str:
-    """Return the last line of a command about its progress, without the command's name."""
-    lines = [line for line in process.log.splitlines() if line.startswith(f"{process.arguments[0]}: ")]
-    return lines[-1].partition(": ")[2] if lines else ""
 
 
 def _in_words(project: Project, found: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -201,28 +178,29 @@ def _fields(project: Project, found: Mapping[str, Any] | None) -> dict[str, list
 def _field(name: str, value: Any, found: Mapping[str, Any] | None) -> Field:
     said = ",".join(value) if isinstance(value, list) else "" if value is None else str(value)
     choices = _choices(name, found)
-    if said and choices and said not in [one.value for one in choices]:  # such as `a,b` for several columns
-        choices = [*choices, Choice(said, said)]
-    return Field(name, OPTION_LABELS[name], said, HINTS.get(name, ""), choices, OPTIONS[name].default is False)
+    if said and choices and said not in choices:  # such as `a,b` for several columns
+        choices[said] = said
+    shown = [{"value": choice, "words": words} for choice, words in choices.items()]
+    return Field(name, OPTION_LABELS[name], said, HINTS.get(name, ""), shown, OPTIONS[name].default is False)
 
 
-def _choices(name: str, found: Mapping[str, Any] | None) -> list[Choice]:
-    """Return the values to choose from; empty if any text may be written."""
+def _choices(name: str, found: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return the words for each value to choose from; empty if any text may be written."""
     if name in _WORDS:
         words = dict(_WORDS[name])
         if name == "kind" and found is not None and found["kind"]:
             words[""] = f"recognised: {found['kind']}"
-        return [Choice(value, about) for value, about in words.items()]
+        return words
     if found is None or found["further_columns"]:
-        return []
+        return {}
     if name == "sheet":
-        return [Choice("", "the only sheet that is not empty"), *(Choice(one, one) for one in found["sheets"])]
+        return {"": "the only sheet that is not empty", **{sheet: sheet for sheet in found["sheets"]}}
     if name not in COLUMNS or not found["file_columns"]:
-        return []
+        return {}
     usual = "none" if name in ("text_pair", "target") else "recognise it"
     recognised = found["columns"].get(name)
-    first = Choice("", f"recognised: {recognised}" if recognised else usual)
-    return [first, *(Choice(one["name"], one["name"]) for one in found["file_columns"])]
+    columns = {column["name"]: column["name"] for column in found["file_columns"]}
+    return {"": f"recognised: {recognised}" if recognised else usual, **columns}
 
 
 @router.form("/{project}/data/options", data, TEMPLATE)
@@ -262,8 +240,5 @@ def _changes(form: Form) -> dict[str, Any]:
 @router.form("/{project}/data/again", data, TEMPLATE)
 def read_again(visit: Visit, form: Form, project: str) -> str:
     """Read the texts again, after the file was changed."""
-    opened = visit.project(project)
-    process = inspection_of(opened)
-    if not process.is_running:
-        process.start(inspect_arguments(opened))
+    _inspection(visit.project(project)).compute()
     return f"/{project}/data"

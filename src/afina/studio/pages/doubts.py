@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from afina import digest
 from afina.data.readers.target_kinds import of_kind
 from afina.errors import InvalidData, NotFound
 from afina.report.doubts import sentences
@@ -19,10 +19,10 @@ from afina.studio import problems
 from afina.studio.command_process import CommandProcess
 from afina.studio.folder import Project
 from afina.studio.forms import Form
-from afina.studio.label_decisions import DECISIONS, WITHOUT, DecidedLabel, LabelDecisions, key_of
+from afina.studio.label_decisions import DECISIONS, WITHOUT, LabelDecisions, key_of
 from afina.studio.option_labels import in_words
 from afina.studio.page import PageRouter, Visit
-from afina.studio.pages.data import arguments_of, inspection_of, last_words
+from afina.studio.pages.data import arguments_of, inspection_of
 
 TEMPLATE = "doubts.html.j2"
 
@@ -42,27 +42,14 @@ router = PageRouter()
 
 
 @dataclass(frozen=True)
-class ShownDoubt:
-    """A doubtful label on the page. `key`: what its buttons send; `decision`: empty if there is none yet."""
-
-    key: str
-    where: str
-    text: str
-    pair: str
-    label: str
-    suggested: str
-    reason: str
-    training: bool
-    decision: str = ""
-
-
-@dataclass(frozen=True)
 class DoubtsFacts:
     """The doubtful labels of a project, and the decisions about them.
 
+    Of each label: the `key` that its buttons send, `where`, `text`, `pair`, `label`, `suggested`, `reason`, whether
+    the text is for `training`, and the `decision`, which is empty if there is none yet.
+
     Attributes:
         state: "none" if nothing has looked for doubtful labels yet, "running", "failed", or "found".
-        said: The last words of the command about its progress.
         waiting: The first doubtful labels without a decision, the most doubtful first, of `undecided` ones.
         decided: The latest of `decisions` decisions.
         left_out: The number of texts that trainings leave out, which are in the file `list`.
@@ -74,9 +61,9 @@ class DoubtsFacts:
     problem: str = ""
     said: str = ""
     sentences: Sequence[str] = ()
-    waiting: Sequence[ShownDoubt] = ()
+    waiting: Sequence[Mapping[str, Any]] = ()
     undecided: int = 0
-    decided: Sequence[ShownDoubt] = ()
+    decided: Sequence[Mapping[str, Any]] = ()
     decisions: int = 0
     left_out: int = 0
     list: str = ""
@@ -88,9 +75,12 @@ class DoubtsFacts:
 
 def _process(project: Project) -> CommandProcess:
     """Return the process that looks for doubtful labels of the texts as they are read now, also of left-out texts."""
-    options = {name: value for name, value in project.options.items() if name != WITHOUT}
-    key = digest.of_json([project.address, options]).removeprefix(digest.PREFIX)[:12]
-    return project.process(f"doubts-{key}")
+    return project.process("doubts", project.address, _options(project))
+
+
+def _options(project: Project) -> dict[str, Any]:
+    """Return the reading options without the list of texts to leave out."""
+    return {name: value for name, value in project.options.items() if name != WITHOUT}
 
 
 def _results(project: Project) -> Path:
@@ -99,8 +89,7 @@ def _results(project: Project) -> Path:
 
 def doubts_arguments(project: Project) -> list[str]:
     """Return the arguments of `afina doubts` for a project, without the list of texts to leave out."""
-    options = {name: value for name, value in project.options.items() if name != WITHOUT}
-    return ["doubts", *arguments_of(replace(project, options=options))[1:]]
+    return ["doubts", *arguments_of(replace(project, options=_options(project)))[1:]]
 
 
 @router.live("/{project}/doubts/live", "doubts_live.html.j2")
@@ -110,14 +99,14 @@ def doubts(visit: Visit, project: str) -> DoubtsFacts:
     opened = visit.project(project)
     process, command = _process(opened), shlex.join(["afina", *doubts_arguments(opened)])
     if process.is_running:
-        return DoubtsFacts(opened, command, "running", said=in_words(opened, last_words(process)))
+        return DoubtsFacts(opened, command, "running", said=in_words(opened, process.last_words))
     decided = LabelDecisions(opened).read()
-    rows = {key: _shown(key, one.kind, one.label, one) for key, one in decided.items()}
+    rows = [_shown(key, made.kind, made.label, made.decision) for key, made in decided.items()]
     made = DoubtsFacts(
         opened,
         command,
         "none",
-        decided=[*rows.values()][: -LATEST - 1 : -1],
+        decided=rows[: -LATEST - 1 : -1],
         decisions=len(decided),
         left_out=sum(one.is_left_out for one in decided.values()),
         list=str(LabelDecisions(opened).left_out) if any(one.is_left_out for one in decided.values()) else "",
@@ -148,19 +137,19 @@ def _found(project: Project) -> Doubts | None:
         return None
 
 
-def _shown(key: str, kind: str, label: DoubtfulLabel, decided: DecidedLabel | None = None) -> ShownDoubt:
-    given, suggested = (of_kind(kind).answer_in_words(one, label.text) for one in (label.label, label.suggested))
-    return ShownDoubt(
-        key,
-        f"{Path(label.file).name}, {label.row}",
-        label.text[:MOST_CHARACTERS],
-        (label.text_pair or "")[:MOST_CHARACTERS],
-        given,
-        suggested,
-        label.reason,
-        label.training,
-        "" if decided is None else decided.decision,
-    )
+def _shown(key: str, kind: str, label: DoubtfulLabel, decision: str = "") -> dict[str, Any]:
+    in_words = of_kind(kind).answer_in_words
+    return {
+        "key": key,
+        "where": f"{Path(label.file).name}, {label.row}",
+        "text": label.text[:MOST_CHARACTERS],
+        "pair": (label.text_pair or "")[:MOST_CHARACTERS],
+        "label": in_words(label.label, label.text),
+        "suggested": in_words(label.suggested, label.text),
+        "reason": label.reason,
+        "training": label.training,
+        "decision": decision,
+    }
 
 
 @router.form("/{project}/doubts/find", doubts, TEMPLATE)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from afina.data.readers.source import COMPRESSED
 from afina.studio import problems
 from afina.studio.folder import Project
 from afina.studio.forms import SUFFIXES, Form, safe_name
 from afina.studio.page import PageRouter, Visit
-from afina.studio.run_queue import State, runs_of
+from afina.studio.run_queue import runs_of
 
 EXAMPLE = "snippets:movies"
 """The task of the first visit: sentences of film reviews that come from the package index."""
@@ -19,21 +20,15 @@ router = PageRouter()
 
 
 @dataclass(frozen=True)
-class ProjectSummary:
-    """A project in the list, with the state of its latest run; None: there is no run."""
-
-    name: str
-    title: str
-    task: str
-    runs: int
-    state: State | None
-
-
-@dataclass(frozen=True)
 class HomeFacts:
-    """The projects, the newest first, and what can be uploaded; `most` is in megabytes."""
+    """The projects, the newest first, and what can be uploaded.
 
-    projects: Sequence[ProjectSummary]
+    Attributes:
+        projects: `name`, `title`, `task`, number of `runs` and the `state` of the latest run (None: no run) of each.
+        most: The largest upload, in megabytes.
+    """
+
+    projects: Sequence[Mapping[str, Any]]
     suffixes: Sequence[str]
     most: int
     command: str
@@ -47,9 +42,10 @@ def home(visit: Visit) -> HomeFacts:
     return HomeFacts(found, (*SUFFIXES, *COMPRESSED), most, f"afina studio {visit.folder.root}")
 
 
-def _summary(project: Project) -> ProjectSummary:
+def _summary(project: Project) -> dict[str, Any]:
     runs = runs_of(project)
-    return ProjectSummary(project.name, project.title, project.task, len(runs), runs[0].state if runs else None)
+    state = runs[0].state if runs else None
+    return {"name": project.name, "title": project.title, "task": project.task, "runs": len(runs), "state": state}
 
 
 @router.form("/", home, "home.html.j2")

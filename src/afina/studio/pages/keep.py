@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from afina.errors import AfinaError, UnknownName
-from afina.report.formatting import value_in_words
 from afina.server import routes
 from afina.server.metrics import Traffic
 from afina.server.versions.shadow_counts import ShadowCounts
@@ -17,12 +16,10 @@ from afina.store.api_keys import PREDICT, SCOPES, Key
 from afina.store.versions import PRODUCTION, SHADOW
 from afina.studio import problems
 from afina.studio.answer_kinds import ANSWER_KINDS
-from afina.studio.command_process import CommandProcess
 from afina.studio.folder import CLIENT, Project, StudioFolder
 from afina.studio.forms import Form
 from afina.studio.option_labels import label
 from afina.studio.page import PageRouter, ShownOnce, Visit
-from afina.studio.pages.data import arguments_of
 from afina.studio.published import (
     FinishedAdapter,
     PublishedVersion,
@@ -35,7 +32,7 @@ from afina.studio.published import (
 )
 from afina.studio.server_process import StudioServer
 
-TEMPLATE, DIFF = "keep.html.j2", "keep_diff.html.j2"
+TEMPLATE = "keep.html.j2"
 
 EXAMPLE, PAIR = "It broke on the second day.", "The product is durable."
 """The texts of the example requests."""
@@ -272,7 +269,7 @@ def publish_adapter(visit: Visit, form: Form, project: str) -> str:
     return f"/{project}/keep"
 
 
-def _reference(visit: Visit, project: Project, number: str) -> str:
+def reference_of(visit: Visit, project: Project, number: str) -> str:
     """Return the reference of a version by its number. Raises NotFound."""
     found = next((one for one in versions_of(visit.folder, project.adapters) if str(one.number) == number), None)
     if found is None:
@@ -284,7 +281,7 @@ def _reference(visit: Visit, project: Project, number: str) -> str:
 def move_alias(visit: Visit, form: Form, project: str) -> str:
     """Point an alias to a version. The alias `shadow` begins a comparison with production."""
     opened = visit.project(project)
-    reference, alias, why = _reference(visit, opened, form["version"]), form["alias"], form.get("message") or None
+    reference, alias, why = reference_of(visit, opened, form["version"]), form["alias"], form.get("message") or None
     store = AdapterStore(visit.folder.store)
     if alias == SHADOW:
         store.shadow(reference, message=why)
@@ -348,91 +345,3 @@ def revoke_key(visit: Visit, form: Form, project: str) -> str:
         raise problems.OWN_KEY(key=wanted)
     store.revoke_key(wanted)
     return f"/{project}/keep#keys"
-
-
-@dataclass(frozen=True)
-class DiffFacts:
-    """The differences between two versions.
-
-    Attributes:
-        found: The answer of `afina store diff --json`; None while it is computed.
-        with_texts: Whether the predictions for the held-out texts are compared too.
-        settings: The settings, figures, labels and sizes that differ, in words: `name`, `first` and `second`, which are
-            empty for a version without the setting.
-    """
-
-    project: Project
-    command: str
-    first: int
-    second: int
-    with_texts: bool
-    found: Mapping[str, Any] | None = None
-    problem: str = ""
-    settings: Sequence[Mapping[str, str]] = ()
-
-    @property
-    def is_final(self) -> bool:
-        return self.found is not None or bool(self.problem)
-
-
-@router.live("/{project}/keep/diff/live", "keep_diff_live.html.j2")
-@router.page("/{project}/keep/diff", DIFF)
-def diff(visit: Visit, project: str) -> DiffFacts:
-    """Return the differences between two versions, which a command computes; each pair has a process of its own."""
-    opened = visit.project(project)
-    numbers, texts = (visit.query.get("first", ""), visit.query.get("second", "")), bool(visit.query.get("texts"))
-    process, arguments = _diff(visit, opened, numbers, texts)
-    if not process.was_started or process.was_lost:
-        process.start([*arguments, "--json"])
-    found = process.answer() if process.status == 0 else None
-    return DiffFacts(
-        project=opened,
-        command=shlex.join(["afina", *arguments]),
-        first=int(numbers[0]),
-        second=int(numbers[1]),
-        with_texts=texts,
-        found=found,
-        problem=process.problem.named(label),
-        settings=_settings(found) if found else [],
-    )
-
-
-def _settings(found: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return what differs between two versions, of the JSON of `afina store diff`."""
-    changed: list[tuple[str, str, str]] = []
-    for group, entries in found["fields"].items():
-        for key, value in entries.items():
-            if key in ("added", "removed"):  # of labels
-                words = ", ".join(value)
-                changed.append((f"labels {key}", words * (key == "removed"), words * (key == "added")))
-            else:
-                first, second = map(_in_words, value)
-                changed.append((f"{group}: {key}", first, second))
-    if len({*found["bytes"]}) > 1:
-        first, second = (f"{size:,}" for size in found["bytes"])
-        changed.append(("size in bytes", first, second))
-    return [{"name": name, "first": first, "second": second} for name, first, second in changed]
-
-
-def _in_words(value: object) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else value_in_words(value)
-
-
-def _diff(visit: Visit, project: Project, numbers: Sequence[str], texts: bool) -> tuple[CommandProcess, list[str]]:
-    """Return the process that compares two versions, and its arguments. Raises NotFound."""
-    pair = [_reference(visit, project, one) for one in numbers]
-    arguments = ["store", "diff", *pair, *(arguments_of(project) if texts else [])]
-    process = project.process(f"diff-{'-'.join(numbers)}{'-texts' if texts else ''}")
-    return process, [*arguments, "--store", str(visit.folder.store.absolute())]
-
-
-@router.form("/{project}/keep/diff/again", keep, TEMPLATE)
-def compare_again(visit: Visit, form: Form, project: str) -> str:
-    """Compare two versions again, after the comparison has failed."""
-    numbers, texts = (form["first"], form["second"]), bool(form.get("texts"))
-    process, arguments = _diff(visit, visit.project(project), numbers, texts)
-    if not process.is_running:
-        process.start([*arguments, "--json"])
-    return f"/{project}/keep/diff?first={numbers[0]}&second={numbers[1]}{'&texts=yes' if texts else ''}"

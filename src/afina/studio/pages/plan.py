@@ -20,8 +20,8 @@ from afina.studio.forms import Form
 from afina.studio.measurements import measurement_of
 from afina.studio.option_labels import in_words
 from afina.studio.page import PageRouter, Visit
-from afina.studio.pages.data import arguments_of, inspection_of, last_words
-from afina.studio.pages.runs import BACKBONES, asked_minutes
+from afina.studio.pages.data import arguments_of, inspection_of
+from afina.studio.pages.runs import asked_minutes, chosen_backbones
 from afina.studio.run_queue import runs_of
 
 TEMPLATE = "plan.html.j2"
@@ -46,7 +46,6 @@ class BackbonePlan:
         state: `waits` for the model before it, `running`, `done` or `failed`.
         found: The answer of `afina plan --json`.
         left_out: Sentences about methods that are left out.
-        said: The last words of the command about its progress.
     """
 
     backbone: str
@@ -58,22 +57,11 @@ class BackbonePlan:
 
 
 @dataclass(frozen=True)
-class Bought:
-    """The regret of an amount of time, from the recorded curves."""
-
-    minutes: int
-    regret: Regret
-
-
-@dataclass(frozen=True)
 class PlanFacts:
     """Pretrained models, costs and time.
 
     Attributes:
-        plans: The costs by pretrained model.
-        known: The pretrained models of the form, and what each is.
-        minutes: The chosen minutes.
-        bought: What each recorded amount of time buys.
+        bought: What each recorded amount of time buys: `minutes`, and their `regret` from the recorded curves.
         words: What the chosen minutes buy, in sentences.
         needed: Minutes in which every setting that `choose` tries would be trained on all texts; None if not known.
         busy: Whether a run is carried out or about to begin, which a measurement would disturb.
@@ -83,7 +71,7 @@ class PlanFacts:
     command: str
     plans: Sequence[BackbonePlan]
     minutes: int
-    bought: Sequence[Bought]
+    bought: Sequence[Mapping[str, Any]]
     words: Sequence[str]
     needed: int | None
     busy: bool
@@ -121,7 +109,7 @@ def plan(visit: Visit, project: str) -> PlanFacts:
         command=shlex.join(["afina", *plan_arguments(opened, opened.backbones)]),
         plans=plans,
         minutes=minutes,
-        bought=[Bought(after, regret) for after, regret in REGRETS[kinds].items()],
+        bought=[{"minutes": after, "regret": regret} for after, regret in REGRETS[kinds].items()],
         words=_bought(minutes, REGRETS[kinds], _named(opened.backbones)) + _conditions(opened, kinds),
         needed=_needed(plans, kinds),
         busy=busy and any(one.state == "waits" for one in plans),
@@ -138,7 +126,7 @@ def _plan(project: Project, backbone: str, *, waits: bool) -> BackbonePlan:
     if process.status is not None:
         return _measured(project, backbone, process)
     if process.is_running:
-        return BackbonePlan(backbone, "running", said=in_words(project, last_words(process)))
+        return BackbonePlan(backbone, "running", said=in_words(project, process.last_words))
     if waits:
         return BackbonePlan(backbone, "waits")
     process.start([*plan_arguments(project, [backbone]), "--json"])
@@ -217,8 +205,7 @@ def _needed(plans: Sequence[BackbonePlan], kinds: frozenset[BackboneKind]) -> in
 @router.form("/{project}/plan/backbones", plan, TEMPLATE)
 def set_backbones(visit: Visit, form: Form, project: str) -> str:
     """Set the pretrained models that are compared."""
-    chosen = [one for one in BACKBONES if form.get(f"backbone-{one}")]
-    chosen += [one.strip() for one in form.get("others").split(",") if one.strip()]
+    chosen = chosen_backbones(form)
     if not chosen:
         raise problems.FIELD_MISSING(field="Pretrained models")
     replace(visit.project(project), backbones=tuple(dict.fromkeys(chosen))).save()

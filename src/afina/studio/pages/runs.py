@@ -40,26 +40,16 @@ router = PageRouter()
 
 
 @dataclass(frozen=True)
-class RunSummary:
-    """A run in the list of runs."""
-
-    number: int
-    command: str
-    state: State
-    asked: str
-
-
-@dataclass(frozen=True)
 class RunsFacts:
     """The runs of a project, the newest first, and the choices of the form that starts another one.
 
     Attributes:
-        minutes: The minutes that the form suggests: those of the plan.
+        runs: `number`, `command`, `state` and `asked` (when) of each.
     """
 
     project: Project
     command: str
-    runs: Sequence[RunSummary]
+    runs: Sequence[Mapping[str, Any]]
     backbones: Sequence[str] = BACKBONES
     presets: Mapping[str, str] = field(default_factory=lambda: PRESETS)
     minutes: int = MINUTES
@@ -67,13 +57,7 @@ class RunsFacts:
 
 @dataclass(frozen=True)
 class TrainingInProgress:
-    """A training in progress.
-
-    Attributes:
-        doing: What it does, in words.
-        share: The share of its steps that are done; None if not known.
-        figures: Loss, speed and time left, in words.
-    """
+    """A training in progress, in words, and the share of its steps that are done; None if not known."""
 
     title: str
     doing: str
@@ -95,14 +79,9 @@ class RunFacts:
     """A run: what was done, what is being done, and what it has found so far.
 
     Attributes:
-        command: The command that carries out the run.
         said: The last sentences about the steps of the run.
-        trainings: Trainings in progress.
-        ended: Trainings that have ended.
         plot: The trainings so far, as SVG; empty without trainings.
-        plot_words: What the plot shows, in words.
         memory: Resident memory of the run's processes now, in bytes.
-        seconds: Seconds since the run began.
         log: The end of the command's standard error, if the run has failed.
         has_results: Whether at least one training has a result.
     """
@@ -130,7 +109,10 @@ class RunFacts:
 def runs(visit: Visit, project: str) -> RunsFacts:
     """Return the runs of a project."""
     opened = visit.project(project)
-    found = [RunSummary(one.number, one.command, one.state, one.asked) for one in runs_of(opened)]
+    found = [
+        {"number": run.number, "command": run.command, "state": run.state, "asked": run.asked}
+        for run in runs_of(opened)
+    ]
     command = shlex.join(["afina", "choose", *arguments_of(opened)])
     return RunsFacts(opened, command, found, minutes=asked_minutes(opened, visit.query.get("minutes", "")))
 
@@ -141,13 +123,17 @@ def asked_minutes(project: Project, given: str) -> int:
     return max(1, min(found, 1440))
 
 
+def chosen_backbones(form: Form) -> list[str]:
+    """Return the pretrained models that a form names: those that are ticked, and the addresses in its field."""
+    ticked = [name for name in BACKBONES if form.get(f"backbone-{name}")]
+    return [*ticked, *(address.strip() for address in form.get("others").split(",") if address.strip())]
+
+
 @router.form("/{project}/runs", runs, TEMPLATE)
 def begin(visit: Visit, form: Form, project: str) -> str:
     """Put a recommendation or a study into the queue."""
     opened = visit.project(project)
-    backbones = [one for one in BACKBONES if form.get(f"backbone-{one}")]
-    backbones += [one.strip() for one in form.get("others").split(",") if one.strip()]
-    chosen = [word for one in backbones or ["embedded"] for word in ("--backbone", one)]
+    chosen = [word for address in chosen_backbones(form) or ["embedded"] for word in ("--backbone", address)]
     if form.get("what") == "study":
         command = ["study", form["preset"], *arguments_of(opened), *chosen]
     else:

@@ -10,13 +10,9 @@ import json
 import re
 import secrets
 import shlex
-import shutil
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from http.client import HTTPResponse
-from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -24,7 +20,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from afina import file_io
 from afina.data.kinds import CLASSES
-from afina.errors import AfinaError, CorruptAdapter
+from afina.errors import AfinaError
 from afina.pages.marked_text import MarkedText
 from afina.studio import problems
 from afina.studio.access import status_of
@@ -46,6 +42,7 @@ from afina.studio.published import (
     publishing,
     versions_of,
 )
+from afina.studio.questions import FileAnswers, Question, Questions, in_words, is_answered
 from afina.studio.server_process import StudioServer
 
 TEMPLATE = "try.html.j2"
@@ -62,36 +59,12 @@ MOST_CHOSEN = 4
 MOST_BODY = 1 << 20
 """The most bytes of a request for a text that is streamed."""
 
-KEPT = 20
-"""The last questions of a project that are kept, so that loading a page anew asks again."""
-
-ROWS = 30
-"""The texts of a file that are shown: those with different answers first."""
-
 UNTRAINED_MESSAGE = "The untrained model, for comparison"
 
 LATEST = 5
 """The latest corrections that are shown."""
 
-_ID = re.compile(r"[0-9a-f]{16}")
-
 router = PageRouter()
-
-
-@dataclass(frozen=True)
-class Question:
-    """A text, or a file of texts, and the versions that are asked.
-
-    Attributes:
-        versions: `reference` and `title` of each.
-        file: The name of the uploaded file; empty: the question is `text`.
-    """
-
-    id: str
-    versions: Sequence[Mapping[str, str]]
-    text: str = ""
-    pair: str = ""
-    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,35 +95,15 @@ class VersionAnswer:
 
 
 @dataclass(frozen=True)
-class FileAnswers:
-    """The answers to the texts of a file.
-
-    Attributes:
-        texts: Texts that all versions have answered.
-        differing: Texts with different answers.
-        rows: Some texts (`text`, `answers` in words, `differs`), those with different answers first.
-    """
-
-    texts: int
-    differing: int
-    rows: Sequence[Mapping[str, Any]]
-    is_done: bool
-
-
-@dataclass(frozen=True)
 class TryFacts:
     """The versions, the question and its answers.
 
     Attributes:
-        versions: The versions that can be asked, the newest first.
         chosen: The references that are asked if nothing else is chosen.
-        untrained: What the project has of the untrained model: "published", "finished" by a run, "possible" to measure
-            (for labels, on the backbone of the newest version), or empty.
-        measuring: Whether the untrained model is being measured.
-        state: The state of the server.
+        untrained: What the project has of the untrained model: "published", "finished" by a run, "possible" to
+            measure (for labels, on the backbone of the newest version), or empty.
         problem_found: Why there is no answer.
         label_names: The labels to choose the right one from.
-        corrections: The latest corrections.
     """
 
     project: Project
@@ -207,10 +160,11 @@ def _facts(visit: Visit, project: str, *, asks: bool) -> TryFacts:
     versions = versions_of(visit.folder, opened.adapters)[:MOST_VERSIONS]
     base = versions_of(visit.folder, base_of(opened))
     newest, server = _newest([*versions, *base]), StudioServer(visit.folder)
-    asked, answers, in_file, problem = _question(opened, visit.query.get("asked", "")), [], None, ""
+    questions = Questions(opened)
+    asked, answers, in_file, problem = questions.find(visit.query.get("asked", "")), [], None, ""
     state = server.state
     if asked is not None and asked.file:
-        in_file, problem = _file_answers(opened, asked, asks)
+        in_file, problem = questions.file_answers(asked, asks), questions.file_problem(asked)
     elif asked is not None and state == "running" and asks and newest is not None:
         streams = ANSWER_KINDS[newest.kind].writes and not newest.pairs and not visit.query.get("whole")
         answers = _streamed(asked) if streams else _answers(server, asked, newest.kind)
@@ -284,31 +238,6 @@ def _publish_measured(visit: Visit, project: Project, measured: CommandProcess) 
         publish(visit.folder, project, project.directory / "untrained", UNTRAINED_MESSAGE, base_of(project))
 
 
-# Questions
-
-
-def _directory(project: Project) -> Path:
-    return project.directory / "questions"
-
-
-def _question(project: Project, id: str) -> Question | None:
-    if not _ID.fullmatch(id):
-        return None
-    with suppress(CorruptAdapter, TypeError):
-        return Question(**file_io.read_object(_directory(project) / id / "question.json"))
-    return None
-
-
-def _keep(project: Project, question: Question) -> None:
-    """Write a question, and remove the oldest ones whose commands have ended."""
-    own = _directory(project) / question.id
-    file_io.write_text(own / "question.json", json.dumps(asdict(question), ensure_ascii=False))
-    every = sorted(_directory(project).iterdir(), key=lambda one: one.stat().st_mtime, reverse=True)
-    for old in every[KEPT:]:
-        if not any(CommandProcess(path.parent).is_running for path in old.glob("*/command.json")):
-            shutil.rmtree(old, ignore_errors=True)
-
-
 @router.form("/{project}/try", try_out, TEMPLATE)
 def ask(visit: Visit, form: Form, project: str) -> str:
     """Ask the chosen versions; the server is started if it does not run."""
@@ -320,12 +249,13 @@ def ask(visit: Visit, form: Form, project: str) -> str:
     if not chosen or len(chosen) > MOST_CHOSEN:
         raise problems.VERSIONS_CHOSEN(found=len(chosen), most=MOST_CHOSEN)
     chosen.sort(key=lambda one: (not one.reference.startswith(base_of(opened)), one.number))
-    id, named = secrets.token_hex(8), [_named(opened, version) for version in chosen]
+    questions, id = Questions(opened), secrets.token_hex(8)
+    named = [_named(opened, version) for version in chosen]
     if form.upload is not None:
         question = Question(id, named, file=safe_name(form.upload.name))
-        _keep(opened, question)
-        form.upload.path.replace(_directory(opened) / id / question.file)
-        _predict(visit, opened, question)
+        questions.keep(question)
+        form.upload.path.replace(questions.file(question))
+        questions.predict(question, visit.folder.store)
     else:
         question = Question(id, named, text=_lined(form["text"]), pair=_lined(form.get("pair")))
         server = StudioServer(visit.folder)
@@ -334,7 +264,7 @@ def ask(visit: Visit, form: Form, project: str) -> str:
             if backbone is None:
                 raise problems.BACKBONE_UNNAMED(name=chosen[-1].reference)
             server.start(backbone)
-        _keep(opened, question)
+        questions.keep(question)
     return f"/{project}/try?asked={id}#answers"
 
 
@@ -423,9 +353,9 @@ def _answer(title: str, found: Mapping[str, Any], before: Mapping[str, Any] | No
     chances = sorted(found.get("probabilities", {}).items(), key=lambda chance: -chance[1])
     return VersionAnswer(
         title=title,
-        labels=_in_words(found),
+        labels=in_words(found),
         marked=None if found.get("entities") is None else MarkedText.of_json(text, found["entities"]),
-        answered=_is_answered(found),
+        answered=is_answered(found),
         chances=[
             {"label": name, "probability": value, "change": value - earlier[name] if name in earlier else None}
             for name, value in chances
@@ -439,23 +369,7 @@ def _answer(title: str, found: Mapping[str, Any], before: Mapping[str, Any] | No
 def _compared_by(answer: Mapping[str, Any]) -> tuple[object, ...]:
     """Return what two versions have to agree on."""
     places = [(entity["start"], entity["end"]) for entity in answer.get("entities") or ()]
-    return _in_words(answer), places, _is_answered(answer)
-
-
-def _in_words(answer: Mapping[str, Any]) -> list[str]:
-    """Return an answer of `afina predict`, or of the server, in words."""
-    if (entities := answer.get("entities")) is not None:
-        return [f"{entity['text']} {entity['label']}" for entity in entities]
-    if (several := answer.get("labels")) is not None:
-        return [str(name) for name in several]
-    if "value" in answer:
-        return [f"{answer['value']:.4g}"]
-    return [str(answer.get("label", answer.get("answer", "")))]
-
-
-def _is_answered(answer: Mapping[str, Any]) -> bool:
-    """Return whether the version is sure enough to answer; always true if it does not abstain."""
-    return bool(answer.get("answered", True))
+    return in_words(answer), places, is_answered(answer)
 
 
 @router.answers("/{project}/try/completions", "POST")
@@ -493,92 +407,18 @@ async def _passed_on(request: Request) -> HTTPResponse:
     return await asyncio.to_thread(client.open, "/v1/completions", body)
 
 
-# Answers to the texts of a file
-
-
-def _process(project: Project, question: Question, number: int) -> CommandProcess:
-    return CommandProcess(_directory(project) / question.id / str(number))
-
-
-def _predict(visit: Visit, project: Project, question: Question) -> None:
-    """Let each version answer the texts of a question's file, in a process of its own."""
-    file = (_directory(project) / question.id / question.file).absolute()
-    columns = {f"--{name.replace('_', '-')}": project.options.get(name) for name in ("text", "text_pair", "sheet")}
-    options = [word for flag, value in columns.items() if value for word in (flag, str(value))]
-    for number, version in enumerate(question.versions):
-        arguments = ["predict", f"store:{version['reference']}", "--file", str(file), *options]
-        _process(project, question, number).start(arguments, {"AFINA_STORE": str(visit.folder.store.absolute())})
-
-
-def _file_answers(project: Project, question: Question, reads: bool) -> tuple[FileAnswers, str]:
-    """Return the answers, and why a version does not answer; empty if all do.
-
-    Args:
-        reads: Whether the answers are read once all versions have ended; else their texts are counted.
-    """
-    every = [_process(project, question, number) for number in range(len(question.versions))]
-    failed = next((why.named(label) for one in every if (why := one.problem)), "")
-    if any(one.was_lost for one in every):
-        failed = failed or "The texts were not answered to the end. Ask again."
-    done = not any(one.is_running for one in every)
-    outputs, summary = [one.directory / "output" for one in every], _directory(project) / question.id / "summary.json"
-    if not (done and reads):
-        return FileAnswers(min(_line_count(one) for one in outputs), 0, (), done), failed
-    with suppress(CorruptAdapter, TypeError):
-        return FileAnswers(**file_io.read_object(summary)), failed
-    answers = _compared(outputs)
-    file_io.write_text(summary, json.dumps(asdict(answers), ensure_ascii=False))
-    (summary.parent / question.file).unlink(missing_ok=True)  # it may be large, and its texts are with the answers
-    return answers, failed
-
-
-def _line_count(path: Path) -> int:
-    with suppress(FileNotFoundError), path.open("rb") as file:
-        return sum(1 for _ in file)
-    return 0
-
-
-def _compared(outputs: Sequence[Path]) -> FileAnswers:
-    """Return the answers of several files of answers to the same texts."""
-    texts, differing, different, same = 0, 0, list[Mapping[str, Any]](), list[Mapping[str, Any]]()
-    for lines in _lines(outputs):
-        answers = [_in_a_cell(line) for line in lines]
-        differs = len({*answers}) > 1
-        texts, differing = texts + 1, differing + differs
-        kept = different if differs else same
-        if len(kept) < ROWS:
-            kept.append({"text": str(lines[0].get("text", "")), "answers": answers, "differs": differs})
-    return FileAnswers(texts, differing, [*different, *same][:ROWS], is_done=True)
-
-
-def _in_a_cell(answer: Mapping[str, Any]) -> str:
-    if answer.get("entities") is not None:
-        return MarkedText.of_json(answer["text"], answer["entities"]).plain()
-    words = ", ".join(_in_words(answer))
-    return words if _is_answered(answer) else f"not answered (best guess: {words or 'none of the labels'})"
-
-
-def _lines(paths: Sequence[Path]) -> Iterator[list[dict[str, Any]]]:
-    """Yield the lines of several files of JSON lines beside each other, as far as all of them go."""
-    with ExitStack() as stack:
-        try:
-            files = [stack.enter_context(path.open(encoding="utf-8")) for path in paths]
-        except FileNotFoundError:
-            return
-        for lines in zip_longest(*files, fillvalue=""):
-            if not all(line.endswith("\n") for line in lines):
-                return
-            yield [json.loads(line) for line in lines]
+# The file of answers
 
 
 @router.answers("/{project}/try/answers/{id}/{number}")
 async def answers_file(request: Request) -> Response:
     """Return the answers of a version to a file, as lines of JSON."""
     opened = studio_of(request).folder.project(request.path_params["project"])
-    asked, number = _question(opened, request.path_params["id"]), request.path_params["number"]
+    questions, number = Questions(opened), request.path_params["number"]
+    asked = questions.find(request.path_params["id"])
     if asked is None or number not in map(str, range(len(asked.versions))):
         raise problems.PAGE_MISSING()
-    output = _process(opened, asked, int(number)).directory / "output"
+    output = questions.process(asked, int(number)).directory / "output"
     if not output.is_file():
         raise problems.PAGE_MISSING()
     name = re.sub(r"[^a-z0-9]+", "-", asked.versions[int(number)]["reference"].rpartition("/")[2])
@@ -607,7 +447,7 @@ def correct(visit: Visit, form: Form, project: str) -> str:
         right = _entities(right, _lined(form["text"]), newest.labels)
     Corrections(opened).add(Correction(_lined(form["text"]), _lined(right), _lined(form.get("pair"))), newest.kind)
     asked = form.get("asked")
-    return f"/{project}/try{f'?asked={asked}' if _ID.fullmatch(asked) else ''}#corrections"
+    return f"/{project}/try{f'?asked={asked}' if Questions(opened).find(asked) else ''}#corrections"
 
 
 def _entities(given: str, text: str, labels: Sequence[str]) -> str:
