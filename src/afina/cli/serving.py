@@ -22,6 +22,7 @@ from afina.cli.help import GroupedCommand
 from afina.cli.options import BackboneOption, Json, OwnBackbone, takes, template_option
 from afina.cli.store import CreateOption, StoreOption, ready
 from afina.cli.terminal import reword_value_error
+from afina.errors import STATE_DIRECTORY
 from afina.sentence import Sentence
 from afina.server.settings import Settings
 
@@ -101,7 +102,7 @@ def variable_of(option: Any) -> str:
     return str(option.envvar or f"{SETTINGS['auto_envvar_prefix']}_{option.name.upper()}")
 
 
-OTHERS = frozenset({"AFINA_STORE", "AFINA_CACHE"})
+OTHERS = frozenset({"AFINA_STORE", "AFINA_CACHE", STATE_DIRECTORY})
 """Environment variables AFINA_... that the library itself reads."""
 
 

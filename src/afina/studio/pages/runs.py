@@ -56,30 +56,13 @@ class RunsFacts:
 
 
 @dataclass(frozen=True)
-class TrainingInProgress:
-    """A training in progress, in words, and the share of its steps that are done; None if not known."""
-
-    title: str
-    doing: str
-    share: float | None
-    figures: str
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A training that has ended: its figure in words, or its error."""
-
-    title: str
-    words: str
-    failed: bool = False
-
-
-@dataclass(frozen=True)
 class RunFacts:
     """A run: what was done, what is being done, and what it has found so far.
 
     Attributes:
         said: The last sentences about the steps of the run.
+        trainings: Those in progress: `title`, what each is `doing`, `share` of its steps (None: unknown), `figures`.
+        ended: `title` and the figure, or the error (`failed`), in `words`.
         plot: The trainings so far, as SVG; empty without trainings.
         memory: Resident memory of the run's processes now, in bytes.
         log: The end of the command's standard error, if the run has failed.
@@ -91,8 +74,8 @@ class RunFacts:
     command: str
     state: State
     said: Sequence[str] = ()
-    trainings: Sequence[TrainingInProgress] = ()
-    ended: Sequence[Ended] = ()
+    trainings: Sequence[Mapping[str, Any]] = ()
+    ended: Sequence[Mapping[str, Any]] = ()
     plot: str = ""
     plot_words: str = ""
     memory: int = 0
@@ -202,8 +185,8 @@ class _Told:
 
     def __init__(self) -> None:
         self.said: list[str] = []
-        self.trainings: dict[str, TrainingInProgress] = {}
-        self.ended: list[Ended] = []
+        self.trainings: dict[str, dict[str, Any]] = {}
+        self.ended: list[dict[str, Any]] = []
         self.points: list[EndedTraining] = []
         self.metric = ""
         self.seconds = 0.0
@@ -234,7 +217,8 @@ class _Told:
         names = Progress.__dataclass_fields__
         told = Progress(**{name: event[name] for name in names if name in event})
         done = told.step / told.steps if told.steps else None
-        self.trainings[event["run"]] = TrainingInProgress(title(event["title"]), doing(told), done, figures(told))
+        name = title(event["title"])
+        self.trainings[event["run"]] = {"title": name, "doing": doing(told), "share": done, "figures": figures(told)}
 
     def _finished(self, event: Mapping[str, Any]) -> None:
         self.trainings.pop(event["run"], None)
@@ -243,7 +227,7 @@ class _Told:
         words = "undefined" if value is None else metric_figure(self.metric, value, ())
         on = "" if seen["examples"] is None else f" on {seen['examples']:,} texts set aside"
         trained = f", trained in {clock(event['train_seconds'])}" if event["train_seconds"] else ""
-        self.ended.append(Ended(title(event["title"]), f"{words}{on}{trained}"))
+        self._end(event, f"{words}{on}{trained}", failed=False)
         if value is not None and event["train_seconds"]:
             interval = None
             if self.metric == "accuracy" and seen["examples"]:
@@ -253,4 +237,7 @@ class _Told:
 
     def _failed(self, event: Mapping[str, Any]) -> None:
         self.trainings.pop(event["run"], None)
-        self.ended.append(Ended(title(event["title"]), event["message"], failed=True))
+        self._end(event, event["message"], failed=True)
+
+    def _end(self, event: Mapping[str, Any], words: str, *, failed: bool) -> None:
+        self.ended.append({"title": title(event["title"]), "words": words, "failed": failed})
