@@ -280,11 +280,9 @@ def running(core: Core) -> Iterator[tuple[str, Server]]:
 
 
 @contextmanager
-def started(backbone: Backbone, *options: str, limit: int | None = None) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`afina serve` as a process, on the store of the environment, and its URL. limit: of files that it may open."""
+def started(backbone: Backbone, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`afina serve` as a process, on the store of the environment, and its URL."""
     command = [*PROGRAM, "serve", "--backbone", backbone.address, "--port", "0", *options]
-    if limit is not None:
-        command = ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *command]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout

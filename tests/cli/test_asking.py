@@ -127,7 +127,8 @@ def test_the_line_to_train_with_has_what_was_asked_with_and_no_template_that_is_
     usual = GENERAL.replace("\n", "\\n")
     begins = ["afina", "train", "--task", toy, "--backbone", gpt2.address]
     assert line("--template", usual) == begins
-    assert line("--template", usual, "--words", "bad=dull") == [*begins, "--words", "bad=dull"]
+    words = ["--words", "bad=dull", "--words", "good=warm"]
+    assert line("--template", usual, *words) == [*begins, *words]
     assert line("--template", "{text} is", "--offset") == [*begins, "--template", "{text} is", "--set", "offset=true"]
 
 

@@ -1,80 +1,20 @@
-"""A server as an operator has it: what it is told by the environment, and how it ends."""
+"""A server as an operator has it: what it is told by the environment."""
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import socket
-import threading
-import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 import typer.main
 
-from afina import AdapterStore, Backbone, cli
+from afina import Backbone, cli
 from afina.cli import serving
 from afina.server import logs_and_traces
 from command import Command
-from crowd import adapter
-from servers import logged, started, within
-
-TEXT = "the soup was bright."
-
-
-@pytest.fixture
-def headers(gpt2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Of a key, on a store that has one adapter."""
-    monkeypatch.setenv("AFINA_STORE", str(tmp_path / "store"))
-    adapter(gpt2, "lora", {"r": 2}).save(tmp_path / "adapter")
-    store = AdapterStore()
-    store.publish(tmp_path / "adapter", "acme/reviews", message="first")
-    return {"Authorization": f"Bearer {store.create_key('acme', ['predict']).secret}"}
-
-
-@pytest.mark.slow
-def test_a_server_drains_first_and_ends_within_its_limit_though_a_bulk_goes_on(
-    gpt2: Backbone, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The settings come from the environment."""
-    monkeypatch.setenv("AFINA_DRAIN", "2")
-    monkeypatch.setenv("AFINA_SHUTDOWN", "7")
-    line = json.dumps({"text": TEXT}).encode() + b"\n"
-    with started(gpt2) as (process, url), socket.create_connection(("127.0.0.1", int(url[-5:])), 30) as connection:
-        head = f"POST /bulk?model=acme/reviews HTTP/1.1\r\nHost: a\r\nAuthorization: {headers['Authorization']}\r\n"
-        connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
-
-        def send() -> None:
-            with suppress(OSError):
-                while True:
-                    connection.sendall(b"%x\r\n%s\r\n" % (len(line), line))
-                    time.sleep(0.01)
-
-        threading.Thread(target=send, daemon=True).start()
-        answered = connection.recv(65536)
-        while answered.count(b"label") < 10:
-            answered += connection.recv(65536)
-        process.send_signal(signal.SIGTERM)
-        told = time.monotonic()
-        assert within(10, lambda: httpx2.get(f"{url}/health/ready", timeout=10).status_code == 503)
-        body = {"inputs": TEXT, "model": "acme/reviews"}
-        assert httpx2.post(f"{url}/predict", json=body, headers=headers, timeout=10).status_code == 200
-        with suppress(ConnectionError):
-            while more := connection.recv(65536):
-                answered += more
-        _, errors = process.communicate(timeout=30)
-        assert time.monotonic() - told < 7 + 2  # of a busy machine
-        assert process.returncode == 0, errors
-    *_, last = (one for one in answered.splitlines() if one.startswith(b"{"))
-    assert json.loads(last)["kind"] == "unavailable"
-    logged = [json.loads(line) for line in errors.splitlines()]
-    assert [one["seconds"] for one in logged if one["message"] == "draining"] == [2.0]
-    assert [one["message"] for one in logged if one["level"] == "error"] == []
-
+from servers import logged
 
 SERVE: Any = typer.main.get_command(cli.app).commands["serve"]  # type: ignore[attr-defined]
 OPTIONS = [option for option in SERVE.params if option.name != "help"]

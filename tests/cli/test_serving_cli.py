@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -40,18 +39,16 @@ class Server(NamedTuple):
 def server(
     gpt2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[Server]:
-    """With variables of the environment, or a number of files that it may open, where a test gives some."""
+    """With variables of the environment where a test gives some."""
     monkeypatch.setenv("AFINA_STORE", str(tmp_path / "store"))
-    given = {**getattr(request, "param", {})}
-    files = given.pop("files", None)
-    for name, value in given.items():
+    for name, value in getattr(request, "param", {}).items():
         monkeypatch.setenv(name, value)
     made = adapter(gpt2, "lora", {"r": 2})
     made.save(tmp_path / "adapter")
     store = AdapterStore()
     store.publish(tmp_path / "adapter", "acme/reviews", message="first")
     secret = store.create_key("acme", ["predict"]).secret
-    with started(gpt2, limit=files) as (process, url):
+    with started(gpt2) as (process, url):
         (answer,) = Predictor.of(made, gpt2)([TEXT])
         yield Server(process, url, secret, answer)
 
@@ -106,30 +103,6 @@ def test_its_lines_are_json_whatever_it_is_asked_and_however_it_ends(server: Ser
     assert ("connections were closed", "malformed") in {(one["message"], one.get("reason")) for one in logged}
     assert any(one.get("logger", "").startswith("opentelemetry.") for one in logged)
     assert "soup" not in errors
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("server", [{"files": 256}], indirect=True)
-def test_more_connections_than_it_may_open_files_keep_nobody_out(server: Server) -> None:
-    host, port = server.url.removeprefix("http://").split(":")
-    body, headers = {"inputs": TEXT, "model": "acme/reviews"}, {"Authorization": f"Bearer {server.secret}"}
-
-    def answered() -> int:
-        return httpx2.post(f"{server.url}/predict", json=body, headers=headers, timeout=20).status_code
-
-    assert answered() == 200
-    with ExitStack() as stack:
-        for index in range(1000):
-            one = stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
-            with suppress(ConnectionError):  # closed already
-                one.sendall(b"GET / HT")
-            if index % 50 == 0:
-                assert answered() == 200
-        assert answered() == 200
-    server.process.send_signal(signal.SIGTERM)
-    _, errors = server.process.communicate(timeout=60)
-    wrong = [one for one in map(json.loads, errors.splitlines()) if one.get("level") in ("warning", "error")]
-    assert [one.get("connections") for one in wrong] == [128], "only the limit of files is a warning, at the start"
 
 
 @pytest.fixture

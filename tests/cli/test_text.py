@@ -11,25 +11,17 @@ import pytest
 
 from command import PROGRAM, Command
 
-TEXT = "日本 é \N{GRINNING FACE}"
-
 
 def ran(*arguments: str, encoding: str = "utf-8", **variables: str) -> subprocess.CompletedProcess[bytes]:
     environment = {**os.environ, "PYTHONIOENCODING": encoding, **variables}
     return subprocess.run([*PROGRAM, *arguments], capture_output=True, env=environment, check=False)
 
 
-@pytest.mark.slow
-def test_what_is_json_remains_so_where_the_output_lacks_its_characters(trained: Path) -> None:
-    done = ran("predict", str(trained), TEXT, encoding="latin-1")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.decode("latin-1"))["text"] == TEXT
-
-
-def test_an_error_about_a_name_that_the_output_lacks_is_in_one_line() -> None:
-    done = ran("train", "--task", "日.csv", encoding="latin-1")
+def test_an_error_about_a_name_that_the_output_lacks_is_in_one_line_and_json_remains_json() -> None:
+    done = ran("train", "--task", "日\N{GRINNING FACE}.csv", "--json", encoding="latin-1")
     assert done.returncode == 2
-    assert b"\\u65e5.csv: no such file" in done.stderr
+    assert "日\N{GRINNING FACE}.csv: no such file" in json.loads(done.stdout.decode("latin-1"))["error"]["message"]
+    assert b"\\u65e5\\ud83d\\ude00.csv: no such file" in done.stderr
     assert b"Traceback" not in done.stderr
 
 

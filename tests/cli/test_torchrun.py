@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -143,31 +142,3 @@ def test_a_killed_or_interrupted_run_continues_with_another_number_of_processes(
         found = tensors(out, record)
         for name, tensor in expected.items():
             assert np.abs(found[name] - tensor).max() <= 1e-5 * max(1.0, float(np.abs(tensor).max())), (number, name)
-
-
-@pytest.mark.slow  # torchrun and two processes that import torch
-def test_a_process_with_other_data_is_refused_and_its_error_is_said_once(
-    backbones: Backbones, toy: str, tmp_path: Path
-) -> None:
-    """The second process reads another file at the same relative path, as on another machine."""
-    places = [tmp_path / "a", tmp_path / "b"]
-    rows = Path(toy).read_text(encoding="utf-8").splitlines(keepends=True)
-    for number, place in enumerate(places):
-        place.mkdir()
-        (place / "toy.csv").write_text("".join(rows[: len(rows) - 5 * number]), encoding="utf-8")
-    started = tmp_path / "start.sh"
-    started.write_text(f'cd {tmp_path}/$([ "$RANK" = 0 ] && echo a || echo b) && exec {" ".join(PROGRAM)} "$@"\n')
-    line = ["train", "--task", "toy.csv", "--backbone", str(backbones.path("gpt2")), "--set", "max_steps=2"]
-    done = subprocess.run(
-        [TORCHRUN, "--no-python", "--nproc-per-node", "2", "bash", str(started), *line, "--out", "out"],
-        capture_output=True,
-        text=True,
-        env=os.environ,
-        timeout=300,
-    )
-    assert done.returncode != 0
-    said = [one for one in done.stderr.splitlines() if one.startswith("Error: ")]
-    assert len(said) == 1, done.stderr
-    assert "process 1 of 2" in said[0]
-    assert "toy.csv" in said[0]
-    assert not list(places[1].glob("out/*"))

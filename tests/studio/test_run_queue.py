@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from starlette.testclient import TestClient
-from waiting import endless, family, kill, nothing_left_below, read, until
+from waiting import family, kill, nothing_left_below, read, until
 
 from afina import Backbone, Study
 from afina.errors import Conflict, CorruptAdapter, NotFound
@@ -256,25 +255,3 @@ def test_after_a_reboot_and_a_stop_a_study_goes_on_from_its_checkpoint_to_the_sa
     (record,) = Results.read(run.out).records
     same = {"digest", "losses", "steps", "tokens", "metrics", "predictions_digest", "key"}
     assert record.model_dump(include=same) == undisturbed.model_dump(include=same)
-
-
-@pytest.mark.slow
-def test_a_run_goes_on_while_its_supervisor_is_killed_and_no_second_one_is_started(
-    folder: StudioFolder, project: Project, tmp_path: Path
-) -> None:
-    queue = RunQueue(folder)
-    run = queue.add(project, [])
-    content = {"arguments": endless(tmp_path / "inner"), "wanted": True, "starts": 0, "asked": "2026"}
-    (run.process.directory / "request.json").write_text(json.dumps(content), encoding="utf-8")
-    queue.look()
-    until(lambda: b"studio: http" in read(run.process.directory / "output"))
-    supervisor, *others = family(run.process.pid or 0)
-    kill(supervisor)
-    for _ in range(3):
-        queue.look()
-        assert run.state == "running"
-    assert [one.is_running() for one in others] == [True] * len(others)
-    run.stop()
-    until(lambda: run.state == "stopped")
-    psutil.wait_procs(others, timeout=10)
-    assert not any(one.is_running() for one in others)

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 from waiting import family, free_port, kill, nothing_left_below, until
 
-from afina.studio.access import set_password
 from afina.studio.folder import StudioFolder
 from afina.studio.run_queue import runs_of
 
@@ -172,22 +171,6 @@ def test_a_page_that_waits_for_something_delays_no_other_and_not_the_end(start: 
         status, err, seconds = studio.ends(signal.SIGTERM)
     assert (status, "Traceback" in err) == (0, False), err
     assert seconds < 4
-
-
-def test_a_studio_with_a_password_is_reached_by_an_address_and_asks_for_it(start: Start, tmp_path: Path) -> None:
-    folder = StudioFolder(tmp_path / "studio")
-    folder.own.mkdir(parents=True)
-    set_password(folder, "a long password")
-    studio = start("--host", "0.0.0.0")
-    assert "token" not in studio.said
-    assert studio.ask("GET", "/")[0] == 303
-    assert studio.ask("GET", "/", Host=f"evil.example:{studio.port}")[0] == 403
-    kind = {"Content-Type": "application/x-www-form-urlencoded"}
-    assert studio.ask("POST", "/login", "password=wrong", **kind)[0] == 403
-    status, headers, _ = studio.ask("POST", "/login", "password=a+long+password", **kind)
-    assert status == 303
-    studio.cookie = headers["set-cookie"].partition(";")[0]
-    assert studio.ask("GET", "/")[0] == 200
 
 
 def test_paths_and_heads_as_no_browser_sends_them_show_nothing(start: Start, tmp_path: Path) -> None:
