@@ -18,27 +18,21 @@ from afina.server.settings import Settings
 SPILL = 4
 """A replica with this many more unfinished requests than the least busy replica is not preferred for its adapters.
 
-A replica with fewer unfinished requests is preferred for its adapters, since computing a few waiting requests in one
-batch costs less than loading the adapter on another replica.
+Computing fewer waiting requests in one batch costs less than loading the adapter on another replica.
 """
-
-HELD = "held"
-"""The name of the routing statistic with the affinity keys of the adapters in a replica's memory."""
 
 SHARE = 2
 """A replica with this many more unfinished requests than another replica with the same adapter is not preferred."""
 
-LIMITS = "limits"
-"""The name of the routing statistic with the values of a replica's `RequestLimits`."""
+HELD, LIMITS = "held", "limits"  # routing statistics of a replica: affinity keys in its memory, and `RequestLimits`
 
 _BODY = re.compile(rb'"models?"\s*:\s*\[?\s*"([^"\\]{1,200})"')
 
 
 def model_of(path: str, query: bytes, body: bytes) -> str | None:
-    """Return the model that a request names in its path, query or JSON body, or None if the request names no model.
+    """Return the (first) model that a request names in its path, query or JSON body, or None.
 
-    The body is searched without parsing the JSON, since a wrong result does no harm except loading an adapter on
-    another replica. A request for several models counts as a request for the first model.
+    The body is not parsed: a wrong result does no harm except loading an adapter on another replica.
     """
     if in_path := routes.model_of(path):
         return in_path
@@ -50,27 +44,17 @@ def model_of(path: str, query: bytes, body: bytes) -> str | None:
 
 
 def affinity_key(model: str) -> str:
-    """Return the affinity key of a model, which is a digest of the model's name without version or alias.
-
-    Ray's logs contain affinity keys, and so no names of clients.
-    """
-    name = model.partition("@")[0]
-    return hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+    """Return a digest of a model's name without version or alias, so that Ray's logs contain no names of clients."""
+    return hashlib.blake2b(model.partition("@")[0].encode(), digest_size=8).hexdigest()
 
 
 class RankedReplica(NamedTuple):
-    """A replica that may answer a request.
-
-    Attributes:
-        holds: whether the replica has the request's adapter in memory.
-        load: the number of the replica's unfinished requests.
-        held: the number of models of which the replica has an adapter in memory.
-    """
+    """A replica that may answer a request."""
 
     name: str
-    holds: bool
-    load: int
-    held: int = 0
+    holds: bool  # whether the request's adapter is in the replica's memory
+    load: int  # unfinished requests
+    held: int = 0  # models of which an adapter is in the replica's memory
 
 
 def _rank(key: str, name: str) -> bytes:
@@ -91,54 +75,38 @@ def ordered(key: str | None, candidates: Sequence[RankedReplica]) -> list[str]:
     if not candidates:
         return []
     key = key or ""
-    by_rank = sorted(candidates, key=lambda one: _rank(key, one.name))
-    by_load = sorted(by_rank, key=lambda one: one.load)
+    by_rank = sorted(candidates, key=lambda replica: _rank(key, replica.name))
+    by_load = sorted(by_rank, key=lambda replica: replica.load)
     if not key:
-        return [one.name for one in by_load]
-    free = [one for one in by_rank if one.load - by_load[0].load < SPILL]
-    holders = [one for one in free if one.holds]
+        return [replica.name for replica in by_load]
+    free = [replica for replica in by_rank if replica.load - by_load[0].load < SPILL]
+    holders = [replica for replica in free if replica.holds]
     if holders:
-        least = min(one.load for one in holders)
-        first = next(one for one in holders if one.load - least < SHARE)
+        least = min(replica.load for replica in holders)
+        first = next(replica for replica in holders if replica.load - least < SHARE)
     else:
-        first = min(free, key=lambda one: one.held)
-    return [first.name, *(one.name for one in by_load if one is not first)]
+        first = min(free, key=lambda replica: replica.held)
+    return [first.name, *(replica.name for replica in by_load if replica is not first)]
 
 
 @dataclass(eq=False)
 class Attempt:
-    """A proxy's attempt to get a response to a request from a replica.
+    """A proxy's attempt to get a response to a request from a replica."""
 
-    Attributes:
-        key: the affinity key of the request's model. None: the request names no model.
-        repeats: whether the request may be sent to a second replica after the first replica has failed.
-        target: the replica that must answer. None: any replica may answer.
-        sent: the replica to which the request was last sent. None: the request was not sent yet.
-        placed: the replica that has accepted the request. None: no replica has accepted it yet.
-        lost: whether the first replica failed and the request must not be repeated.
-        started: whether the client has been sent the beginning of a replica's response.
-        complete: whether the client has been sent the whole response.
-        events: the number of server-sent events that were sent to the client.
-    """
-
-    key: str | None = None
-    repeats: bool = True
-    target: str | None = None
-    sent: str | None = None
-    placed: str | None = None
-    lost: bool = False
-    started: bool = False
+    key: str | None = None  # the affinity key of the model; None: the request names no model
+    repeats: bool = True  # whether another replica may get the request after the first one has failed
+    target: str | None = None  # the replica that must answer; None: any replica
+    sent: str | None = None  # the replica to which the request was last sent
+    placed: str | None = None  # the replica that has accepted the request
+    lost: bool = False  # whether the first replica failed and the request must not be repeated
+    started: bool = False  # whether the client has been sent the beginning of a replica's response
     complete: bool = False
     media_type: bytes = b""
-    events: int = 0
+    events: int = 0  # server-sent events that were sent to the client
 
 
 class RequestLimits(NamedTuple):
-    """The limits on requests that a proxy enforces too: those fields of `Settings` that replicas report to the proxy.
-
-    The defaults apply until a replica has reported, and are larger than those of `Settings`, since a replica may accept
-    larger bodies than `Settings` allows by default.
-    """
+    """The fields of `Settings` that a proxy enforces too; the defaults apply until a replica has reported its own."""
 
     body_bytes: int = 256 << 20
     body_seconds: float = 30.0
@@ -149,25 +117,19 @@ class RequestLimits(NamedTuple):
         return cls(*(getattr(settings, name) for name in cls._fields))
 
     @classmethod
-    def highest(cls, found: Iterable[Sequence[float]]) -> RequestLimits:
+    def highest(cls, replicas: Iterable[Sequence[float]]) -> RequestLimits:
         """Return the highest of each request limit of the replicas: old and new ones differ during an update."""
-        columns = [*zip(*found, strict=True)]
+        columns = [*zip(*replicas, strict=True)]
         return cls(*map(max, columns)) if columns else cls()
 
 
 @dataclass(eq=False)
 class ProxyState:
-    """The state that the middleware and the router of a proxy share, which may run in different threads.
+    """The state that the middleware and the router of a proxy share, which may run in different threads."""
 
-    Attributes:
-        requests: the unfinished attempts to send requests to replicas, by the request id made for Ray Serve.
-        replicas: the names of all running replicas.
-        late: the names of the replicas that do not respond to health checks.
-    """
-
-    requests: dict[str, Attempt] = field(default_factory=dict)
-    replicas: tuple[str, ...] = ()
-    late: frozenset[str] = frozenset()
+    requests: dict[str, Attempt] = field(default_factory=dict)  # unfinished ones, by the request id for Ray Serve
+    replicas: tuple[str, ...] = ()  # names
+    late: frozenset[str] = frozenset()  # names of the replicas that do not respond to health checks
     limits: RequestLimits = field(default_factory=RequestLimits)
 
     @property
@@ -184,5 +146,4 @@ class ProxyState:
         return elsewhere and attempt.sent in self.late and bool(self.responding)
 
 
-PROXY = ProxyState()
-"""The state of the proxy in this process."""
+PROXY = ProxyState()  # of the proxy in this process

@@ -29,41 +29,22 @@ BROKEN_LINES = "the server that computed the answers ended. Send the lines from 
 
 def refusal(path: str, status: int, kind: str, message: str, **headers: str) -> Response:
     """Return an error response in the format of the path's protocol, with the headers of the server's own errors."""
-    named = {
-        routes.ERROR_KIND: kind,
-        **routes.ALWAYS,
-        **{name.replace("_", "-"): value for name, value in headers.items()},
-    }
-    return JSONResponse(routes.route_of(path).protocol.error(status, kind, message), status, named)
+    content = routes.route_of(path).protocol.error(status, kind, message)
+    return JSONResponse(content, status, {routes.ERROR_KIND: kind, **routes.ALWAYS, **headers})
 
 
 def unavailable(path: str, message: str) -> Response:
     """Return a response with status 503, which asks the client to repeat the request after a second."""
-    return refusal(path, 503, UNAVAILABLE, message, Retry_After="1")
+    return refusal(path, 503, UNAVAILABLE, message, **{"Retry-After": "1"})
 
 
 def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
     """Return the first value of a header, or None. `name`: in lower case."""
-    return next((value for found, value in headers if found.lower() == name), None)
-
-
-def single_id(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return the headers of a response without the second request id, which Ray Serve has appended."""
-    found, seen = list[tuple[bytes, bytes]](), False
-    for name, value in headers:
-        if name.lower() == ID:
-            if seen:
-                continue
-            seen = True
-        found.append((name, value))
-    return found
+    return next((value for named, value in headers if named.lower() == name), None)
 
 
 def broken_end(path: str, media_type: bytes, events: int = 0) -> bytes | None:
-    """Return an error as the last bytes of a response whose replica died; None: the format allows no error at the end.
-
-    `events`: the number of server-sent events that were sent before the replica died.
-    """
+    """Return an error as the last bytes of a response whose replica died; None: the format allows none at the end."""
     if routes.route_of(path) is routes.RESPONSES and media_type.startswith(b"text/event-stream"):
         error = {"type": "error", "code": UNAVAILABLE, "message": BROKEN, "param": None, "sequence_number": events}
         return f"event: error\ndata: {json.dumps(error)}\n\n".encode()
@@ -104,35 +85,28 @@ def _labelled(sample: str, replica: str) -> str:
 
 
 STATES = ("failed", "loading", "riding", "promoted", "none")
-"""The states of a shadow version. If replicas report different states, the state that comes first in `STATES` is
-returned."""
+"""The states of a shadow version; of those that the replicas report, the first one here is returned."""
 
 
-def summed_shadows(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return the state and the counts of a shadow version, with the counts summed over all replicas.
-
-    Returns None if the replicas compare different versions, which happens for a moment after an alias was moved.
-    """
+def summed_shadows(replicas: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return the sum of the replicas' counts of a shadow version; None for a moment after an alias was moved."""
     from afina.server.versions.shadow_counts import ShadowCounts
 
-    if len({(one["name"], one["current"], one["shadow"]) for one in found}) > 1:
+    if len({(counts["name"], counts["current"], counts["shadow"]) for counts in replicas}) > 1:
         return None
     total = ShadowCounts()
-    for one in found:
-        total = total.plus(ShadowCounts.of(one))
-    states = {one["state"]: one for one in found}
+    for counts in replicas:
+        total = total.plus(ShadowCounts.of(counts))
+    states = {counts["state"]: counts for counts in replicas}
     chosen = states[next(state for state in (*STATES, *states) if state in states)]
-    return {**chosen, **total.as_json(), "servers": len(found)}
+    return {**chosen, **total.as_json(), "servers": len(replicas)}
 
 
-def summed_answers(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return the counts of a version's answers, summed over all replicas, and the drift of their sum.
-
-    Returns None if the replicas count different versions, which happens for a moment after an alias was moved.
-    """
+def summed_answers(replicas: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return the sum of the replicas' counts of a version's answers; None for a moment after an alias was moved."""
     from afina.server.versions.served_answers import ServedAnswers, summed
 
-    total = summed([ServedAnswers.of(one) for one in found])
+    total = summed([ServedAnswers.of(counts) for counts in replicas])
     return None if total is None else total.as_json()
 
 

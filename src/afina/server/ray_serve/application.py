@@ -22,8 +22,7 @@ from afina.server.ray_serve import affinity, answers, autoscaling
 from afina.server.settings import Settings
 from afina.store.adapter_store import AdapterStore
 
-PRELOADING = 0.1
-"""Seconds between two checks whether the models are preloaded."""
+PRELOADING = 0.1  # seconds between two checks whether the models are preloaded
 
 
 class ReplicaOptions(Frozen):
@@ -52,18 +51,18 @@ class ReplicaOptions(Frozen):
 class Replica:
     """A server in a Ray Serve replica. Ray Serve calls the methods on the replica's event loop."""
 
-    def __init__(self, options: dict[str, Any]) -> None:
-        given = ReplicaOptions(**options)
+    def __init__(self, values: dict[str, Any]) -> None:
+        options = ReplicaOptions(**values)
         self.name: str = serve.get_replica_context().replica_id.unique_id
-        logs_and_traces.begin_logging(given.log_format)
+        logs_and_traces.begin_logging(options.log_format)
         for handler in logging.getLogger().handlers:
             handler.addFilter(self._named)
         _name_traces(os.environ, self.name)
-        store = AdapterStore(given.store)
+        store = AdapterStore(options.store)
         store.make_ready()
-        limit = None if given.memory is None else given.memory << 20
-        engine = Engine(given.backbone, store, dtype=given.dtype, limit=limit)
-        self.core = Core(engine, store, Settings(**given.settings), logs_and_traces.make_traces())  # type: ignore[arg-type]
+        limit = None if options.memory is None else options.memory << 20
+        engine = Engine(options.backbone, store, dtype=options.dtype, limit=limit)
+        self.core = Core(engine, store, Settings(**options.settings), logs_and_traces.make_traces())  # type: ignore[arg-type]
         self.core.open_backbone()
         self._measured = meter.now(), 0.0
 
@@ -72,7 +71,6 @@ class Replica:
         return True
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Return the ASGI application, whose startup starts the core and whose shutdown closes the core."""
         return NamedAnswers(make_app(self.core), self.name)
 
     async def reconfigure(self, configuration: dict[str, Any]) -> None:
@@ -106,15 +104,11 @@ class Replica:
         return {autoscaling.QUEUED: float(tokens), autoscaling.BUSY: min(1.0, busy)}
 
     async def drain(self) -> None:
-        """Report the replica as not ready. Requests that arrive are still answered."""
         self.core.drain()
 
 
 class NamedAnswers:
-    """ASGI middleware that adds a header with the replica's name to each response.
-
-    The header also shows the proxy that the response comes from a replica and not from Ray Serve itself.
-    """
+    """ASGI middleware that adds the header `answers.REPLICA` to each response."""
 
     def __init__(self, app: ASGIApp, name: str) -> None:
         self._app, self._header = app, (answers.REPLICA, name.encode())

@@ -9,31 +9,23 @@ from typing import Any
 
 from ray.serve.config import AutoscalingContext
 
-QUEUED, BUSY = "queued_tokens", "busy"
-"""The names of the two statistics that a replica reports for autoscaling."""
-
-FULL = 0.8
-"""The share of its time for which a replica may be computing. Above this share, further replicas are needed."""
+QUEUED, BUSY = "queued_tokens", "busy"  # the statistics that a replica reports for autoscaling
+FULL = 0.8  # the share of its time for which a replica may be computing before further replicas are needed
 
 
 class ByWaitingTokens:
     """An autoscaling policy of Ray Serve that depends on the number of waiting tokens.
 
-    The policy returns the number of replicas with which each replica has at most `tokens` waiting tokens and computes
-    at most the share `FULL` of the time. Without the limit `FULL`, replicas that compute but have no queue would be
-    removed. Ray Serve keeps the number of replicas within the given limits, and delays changes.
-
-    Args:
-        tokens: the largest number of waiting tokens of a replica.
+    With the returned number of replicas, each has at most `tokens` waiting tokens and computes at most the share `FULL`
+    of the time. Without the limit `FULL`, replicas that compute but have no queue would be removed.
     """
 
-    def __init__(self, tokens: int = 2048) -> None:
+    def __init__(self, tokens: int) -> None:
         self._tokens = tokens
 
     def __call__(self, context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
-        """Return the number of replicas that are needed, and an empty policy state."""
-        found = context.aggregated_metrics or {}
-        queued, busy = found.get(QUEUED, {}), found.get(BUSY, {})
+        statistics = context.aggregated_metrics or {}
+        queued, busy = statistics.get(QUEUED, {}), statistics.get(BUSY, {})
         if not busy:
             return context.target_num_replicas, {}
         needed = max(sum(queued.values()) / self._tokens, sum(busy.values()) / FULL)

@@ -18,29 +18,8 @@ from afina.server.ray_serve.autoscaling import ByWaitingTokens
 from afina.server.ray_serve.routing import ResidencyRouter
 from afina.server.settings import Settings
 
-NAME = "afina"
-"""The name of the Ray Serve application and of its deployment."""
-
-OWNER = "owner"
-"""The key, in the deployment's user configuration, of a random word for the command that deployed last."""
-
-HEALTH = 1.0, 5.0
-"""The seconds between two health checks of a replica, and the seconds after which an unanswered check has failed.
-
-Ray Serve replaces a replica that fails three health checks in a row.
-"""
-
-STATISTICS = 0.5
-"""Seconds between two reports of a replica about the adapters in its memory."""
-
-DRAINED = 0.2
-"""Seconds between two checks whether a replica that is being stopped still has unfinished requests."""
-
-MORE, FEWER = 5.0, 120.0
-"""The delays, in seconds, before replicas are added (`MORE`) or removed (`FEWER`) by the autoscaling policy."""
-
-LOOKED = 15.0
-"""The seconds over which the autoscaling policy averages the load of replicas."""
+NAME = "afina"  # of the Ray Serve application and of its deployment
+OWNER = "owner"  # the key, in the user configuration, of a random word for the command that deployed last
 
 
 class ReplicaRange(NamedTuple):
@@ -52,11 +31,11 @@ class ReplicaRange(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Parse a number of replicas, `N` or `MIN:MAX`. Raises InvalidStudy if the text has another form."""
-        found = re.fullmatch(r"([0-9]{1,4})(?::([0-9]{1,4}))?", text.strip())
-        made = cls(int(found[1]), int(found[2] or found[1])) if found else cls(0, 0)
-        if not 1 <= made.least <= made.most:
+        numbers = re.fullmatch(r"([0-9]{1,4})(?::([0-9]{1,4}))?", text.strip())
+        size = cls(int(numbers[1]), int(numbers[2] or numbers[1])) if numbers else cls(0, 0)
+        if not 1 <= size.least <= size.most:
             raise problems.NOT_A_NUMBER_OF_REPLICAS(option="replicas", found=text)
-        return made
+        return size
 
 
 class DeploymentOptions(ReplicaOptions):
@@ -81,7 +60,6 @@ class DeploymentOptions(ReplicaOptions):
 def application(options: DeploymentOptions) -> serve.Application:
     """Return the Ray Serve application for some options. Raises InvalidStudy if the options are invalid."""
     size, settings = ReplicaRange.parse(options.replicas), Settings(**options.settings)  # type: ignore[arg-type]
-    own = ReplicaOptions(**options.model_dump(include=set(ReplicaOptions.model_fields), exclude={"version"}))
     deployed = serve.deployment(
         name=NAME,
         user_config={OWNER: options.owner},
@@ -89,13 +67,13 @@ def application(options: DeploymentOptions) -> serve.Application:
         max_ongoing_requests=settings.connections,
         max_queued_requests=settings.connections,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
-        graceful_shutdown_wait_loop_s=DRAINED,
+        graceful_shutdown_wait_loop_s=0.2,
         graceful_shutdown_timeout_s=max(1.0, settings.shutdown - settings.drain),
-        health_check_period_s=HEALTH[0],
-        health_check_timeout_s=HEALTH[1],
+        health_check_period_s=1.0,
+        health_check_timeout_s=5.0,  # a replica that fails three health checks in a row is replaced
         request_router_config=RequestRouterConfig(
             request_router_class=f"{ResidencyRouter.__module__}.{ResidencyRouter.__name__}",  # type: ignore[arg-type]
-            request_routing_stats_period_s=STATISTICS,  # type: ignore[arg-type]
+            request_routing_stats_period_s=0.5,  # type: ignore[arg-type]
         ),
         max_surge_percent=min(100, math.ceil(100 * options.surge / size.most)),
         logging_config=LoggingConfig(encoding=options.log_format.upper(), enable_access_log=False),
@@ -105,7 +83,8 @@ def application(options: DeploymentOptions) -> serve.Application:
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(options.threads), **openmp.variables()}},
         },
     )
-    bound: serve.Application = deployed(serve.ingress()(Replica)).bind({**own.model_dump(), "version": __version__})
+    values = options.model_dump(include=set(ReplicaOptions.model_fields))
+    bound: serve.Application = deployed(serve.ingress()(Replica)).bind({**values, "version": __version__})
     return bound
 
 
@@ -121,18 +100,14 @@ def _number(size: ReplicaRange, settings: Settings) -> dict[str, Any]:
         "autoscaling_config": AutoscalingConfig(
             min_replicas=size.least,
             max_replicas=size.most,
-            upscale_delay_s=MORE,
-            downscale_delay_s=FEWER,
-            look_back_period_s=LOOKED,
+            upscale_delay_s=5.0,
+            downscale_delay_s=120.0,
+            look_back_period_s=15.0,
             policy=policy,
         )
     }
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:
-    """Return the Ray Serve application, as `serve run` and KubeRay's resource RayService call it.
-
-    Args:
-        arguments: The fields of `DeploymentOptions`.
-    """
+    """Return the Ray Serve application, as `serve run` and KubeRay's resource RayService call it."""
     return application(DeploymentOptions(**arguments))

@@ -34,13 +34,10 @@ from afina.server.sockets import bind
 from afina.store.adapter_store import AdapterStore
 
 FORCED = {"RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1"}
-"""The environment variable of Ray Serve's controller with which a replica that fails its health checks is killed.
+"""The environment variable with which Ray Serve kills a replica that fails its health checks, instead of asking it to
+shut down."""
 
-Without the variable, a replica that fails its health checks would be asked to shut down.
-"""
-
-LOOKS = 1.0
-"""Seconds between two checks of the deployment's state."""
+LOOKS = 1.0  # seconds between two checks of the deployment's state
 
 _LOOPBACK = re.compile(r"localhost|127\.[0-9.]+|::1")
 
@@ -79,8 +76,8 @@ def serve_on_ray(
         try:
             _serve(planned, settings, host, port or _free_port(host), listening, signals)
         except (ray.exceptions.RayError, RayServeException, ConnectionError) as error:
-            said = next(iter(str(error).strip().splitlines()), "")[:200] or type(error).__name__
-            raise problems.SERVE_SILENT(address=connection.address, _said=said) from None
+            reason = next(iter(str(error).strip().splitlines()), "")[:200] or type(error).__name__
+            raise problems.SERVE_SILENT(address=connection.address, _said=reason) from None
 
 
 def _serve(
@@ -165,8 +162,8 @@ def _begin_serve(host: str, port: int) -> bool:
             raise problems.SERVE_RUNS_ALREADY(host=options.host, port=options.port, applications=names, _runs=runs)
         logs_and_traces.note("taking over the deployment, which runs already")
         return False
-    for one in bind(host, port):
-        one.close()
+    for socket in bind(host, port):
+        socket.close()
     serve.start(
         proxy_location=ProxyLocation.HeadOnly if _LOOPBACK.fullmatch(host) else ProxyLocation.EveryNode,
         http_options=HTTPOptions(host=host, port=port, keep_alive_timeout_s=KEEP_ALIVE),
@@ -178,9 +175,9 @@ def _begin_serve(host: str, port: int) -> bool:
 
 def _free_port(host: str) -> int:
     with contextlib.ExitStack() as stack:
-        bound = [stack.enter_context(one) for one in bind(host, 0)]
-        found: int = bound[0].getsockname()[1]
-    return found
+        sockets = [stack.enter_context(socket) for socket in bind(host, 0)]
+        port: int = sockets[0].getsockname()[1]
+    return port
 
 
 def _status() -> ApplicationStatusOverview | None:
@@ -192,8 +189,8 @@ def _owner() -> str | None:
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is None:
         return None
-    found = client.get_serve_details()["applications"].get(NAME, {}).get("deployments", {}).get(NAME)
-    return None if found is None else (found["deployment_config"].get("user_config") or {}).get(OWNER)
+    deployment = client.get_serve_details()["applications"].get(NAME, {}).get("deployments", {}).get(NAME)
+    return None if deployment is None else (deployment["deployment_config"].get("user_config") or {}).get(OWNER)
 
 
 def _deploy(options: DeploymentOptions, signals: _Signals) -> bool:
@@ -202,7 +199,7 @@ def _deploy(options: DeploymentOptions, signals: _Signals) -> bool:
     Raises RunFailed if the replicas do not start.
     """
     serve.run_many([serve.RunTarget(application(options), name=NAME)], wait_for_applications_running=False)
-    said, waits = "", meter.now()
+    noted, waits = "", meter.now()
     while not signals.wait(0.1):
         status = _status()
         if status is None or status.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
@@ -210,8 +207,8 @@ def _deploy(options: DeploymentOptions, signals: _Signals) -> bool:
         if status.status == ApplicationStatus.RUNNING:
             return True
         message = next(iter(status.deployments.values())).message if status.deployments else ""
-        if message and message != said and meter.now() - waits > 5:
-            said = message
+        if message and message != noted and meter.now() - waits > 5:
+            noted = message
             logs_and_traces.note("waiting for replicas", logging.WARNING, reason=message.split("\n")[0][:300])
     return False
 
@@ -221,20 +218,14 @@ def _reason(status: ApplicationStatusOverview) -> str:
 
 
 def _failed(message: str) -> RunFailed:
-    """Return an error for replicas that do not start.
-
-    The reason in the error is the message of the last AfinaError in the replicas' tracebacks, else their last line.
-    """
+    """Return an error whose reason is the message of the last AfinaError in the replicas' tracebacks, else a line."""
     raised = re.findall(r"^(?:\w+\.)*errors\.\w+: (.+)$", message, re.MULTILINE)
     last = raised[-1:] or message.strip().splitlines()[-1:] or ["no reason is known"]
     return problems.REPLICAS_FAILED(reason=last[0])
 
 
 def _watch(owner: str, signals: _Signals) -> bool:
-    """Watch the deployment until a signal arrives, and log changes of its state.
-
-    Returns True early if another command has redeployed or ended the deployment.
-    """
+    """Log the deployment's states until a signal arrives; True: another command has redeployed or ended it before."""
     before = ApplicationStatus.RUNNING
     while not signals.wait(LOOKS):
         status = _status()

@@ -12,11 +12,7 @@ from starlette.types import Message, Receive, Send
 
 from afina.server.ray_serve.affinity import RequestLimits
 
-AHEAD = 4
-"""The number of unanswered lines that the proxy allows, as a multiple of the replica's own limit (`Settings.window`).
-
-The multiple is above 1, so that the replica never waits for lines.
-"""
+AHEAD = 4  # times `Settings.window` unanswered lines; above 1, so that the replica never waits for lines
 
 
 class LineWindow:
@@ -54,7 +50,6 @@ class LineWindow:
         return message
 
     async def send(self, message: Message) -> None:
-        """Send an ASGI message of the response, and count the lines in the message as answered."""
         for _ in range(message.get("body", b"").count(b"\n")):
             if self._lines:
                 self._lines.popleft()

@@ -9,11 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
-ROUND = 0.5
-"""Seconds between two rounds of health checks."""
-
-ROUNDS = 4
-"""The number of unanswered rounds of health checks after which a replica is late."""
+ROUND = 0.5  # seconds between two rounds of health checks
+ROUNDS = 4  # the unanswered rounds after which a replica is late
 
 
 class Liveness:

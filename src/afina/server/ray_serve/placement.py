@@ -26,28 +26,23 @@ def check_cluster(nodes: Sequence[Node], store: AdapterStore) -> None:
 
 def check_machines(nodes: Sequence[Node], store: AdapterStore) -> None:
     """Raise Refused if the store is a directory (with a SQLite file) and the nodes are on several machines."""
-    machines = sorted({_machine(node) for node in nodes})
+    # All loopback addresses belong to the same machine.
+    machines = {node.host if node.address.startswith("127.") else f"{node.host} {node.address}" for node in nodes}
     if store.address.directory is not None and len(machines) > 1:
-        raise problems.SQLITE_ON_SEVERAL_MACHINES(store=store.address.shown, machines=machines)
-
-
-def _machine(node: Node) -> str:
-    """Return a name for the machine of a node. All loopback addresses belong to the same machine."""
-    return node.host if node.address.startswith("127.") else f"{node.host} {node.address}"
+        raise problems.SQLITE_ON_SEVERAL_MACHINES(store=store.address.shown, machines=sorted(machines))
 
 
 def planned_options(options: DeploymentOptions, nodes: Sequence[Node], free: Mapping[str, float]) -> DeploymentOptions:
     """Return the deployment options with the number of threads and GPUs of a replica, chosen for a cluster.
 
-    A replica has as many threads as the environment variable OMP_NUM_THREADS says. If OMP_NUM_THREADS is not set, the
-    replicas on a node share its CPUs. If the cluster has GPUs, each replica has one GPU. If the cluster has enough free
-    CPUs and GPUs, a redeployment starts a new replica before an old replica ends.
+    Without the environment variable OMP_NUM_THREADS, the replicas on a node share its CPUs. If enough CPUs and GPUs are
+    free, a redeployment starts a new replica before an old replica ends.
     """
     most = ReplicaRange.parse(options.replicas).most
     working = [node.room.cpus for node in nodes if node.room.cpus >= 1]
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdecimal() and int(given):
-        threads = int(given)
+    from_environment = os.environ.get("OMP_NUM_THREADS", "")
+    if from_environment.isdecimal() and int(from_environment):
+        threads = int(from_environment)
     else:
         threads = max(1, min(working, default=1) // math.ceil(most / max(1, len(working))))
     gpus = 1.0 if any(node.room.gpus >= 1 for node in nodes) else 0.0

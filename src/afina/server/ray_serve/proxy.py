@@ -32,43 +32,19 @@ from afina.server.ray_serve.line_window import LineWindow
 CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "afina.server.ray_serve.proxy.middlewares"}
 """The environment variable of Ray Serve's proxies that names the function which returns their middleware."""
 
-HEAD_BYTES = 16 << 10
-"""The largest number of bytes of a request's header names and values, which is the same in the server without Ray."""
-
-BUFFERED = 256 << 20
-"""The largest number of bytes of request bodies that a proxy keeps in memory at a time."""
-
-PLACING = 30.0
-"""The time limit, in seconds, for sending a request until a replica that responds has accepted it."""
-
-LOOKS = 0.5
-"""Seconds between two checks whether the replica of a request still responds."""
-
-TRIES, PAUSE = 4, 0.1
-"""The largest number of attempts to send a request, and the pause in seconds before the second attempt.
-
-Each further pause is longer by the first pause.
-"""
-
-ASKING, ASKING_READY = 5.0, 0.9
-"""The time limits, in seconds, for a replica's response to a request that the proxy sends to all replicas.
-
-`ASKING` limits requests for metrics and counts, and `ASKING_READY` requests for readiness.
-"""
-
-SERVE = frozenset({"/-/healthz", "/-/routes"})
-"""The paths that Ray Serve itself answers. Requests to all other paths pass the middleware, which removes the headers
-in `CONTROLS`."""
-
-REQUEST = "afina.request"
-"""The key, in a request's ASGI scope, of the request id for the client, the log and traces."""
-
+HEAD_BYTES = 16 << 10  # of header names and values, as in the server without Ray
+BUFFERED = 256 << 20  # bytes of request bodies that a proxy keeps in memory at a time
+PLACING = 30.0  # seconds until a replica that responds must have accepted a request
+LOOKS = 0.5  # seconds between two checks whether the replica of a request still responds
+TRIES, PAUSE = 4, 0.1  # the second attempt waits for `PAUSE` seconds, and each further one for `PAUSE` seconds more
+ASKING, ASKING_READY = 5.0, 0.9  # seconds for the responses of all replicas: metrics and counts, and readiness
+SERVE = frozenset({"/-/healthz", "/-/routes"})  # the only paths that bypass the middleware: Ray Serve answers them
+REQUEST = "afina.request"  # the key, in an ASGI scope, of the request id for the client, the log and traces
 READS = (HTTPMethod.GET, HTTPMethod.HEAD)
 LIVE = (routes.LIVE, routes.KSERVE_LIVE)
 READY = (routes.READY, routes.KSERVE_READY, routes.VLLM_HEALTH)
 
 COUNTED = {routes.SHADOW: answers.summed_shadows, routes.DRIFT: answers.summed_answers}
-"""The routes whose counts are those of all replicas together, with the function that adds the counts."""
 
 CONTROLS = frozenset(
     {
@@ -81,10 +57,7 @@ CONTROLS = frozenset(
         b"x-request-disconnect-disabled",
     }
 )
-"""The request headers with which any client could control Ray Serve. The proxy removes these headers.
-
-A header whose name has underscores instead of these hyphens is also removed.
-"""
+"""The request headers with which any client could control Ray Serve, which the proxy removes."""
 
 LATE = "no server was free in time. Try again."
 CHANGED = (
@@ -111,7 +84,7 @@ class Collected:
 
 
 class ClientEnd:
-    """A watch on whether the client has closed its connection, for a request whose body was read. `close` it."""
+    """A watch on whether the client has closed its connection, for a request whose body was read."""
 
     def __init__(self, receive: Receive) -> None:
         self._gone = asyncio.Event()
@@ -127,17 +100,12 @@ class ClientEnd:
         return self._gone.is_set()
 
     def receiving(self, body: bytes) -> Receive:
-        """Return an ASGI `receive` function for one attempt to send the request.
-
-        It first returns the body, and then waits until the client closes its connection.
-        """
-        given = False
+        """Return an ASGI `receive` function for one attempt to send the request."""
+        messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive() -> Message:
-            nonlocal given
-            if not given:
-                given = True
-                return {"type": "http.request", "body": body, "more_body": False}
+            if messages:
+                return messages.pop()
             await self._gone.wait()
             return {"type": "http.disconnect"}
 
@@ -155,7 +123,6 @@ class RepeatingProxy:
         self._buffered = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one ASGI scope, such as an HTTP request. WebSockets are closed."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
         elif scope["type"] != "http" or scope["path"] in SERVE:
@@ -252,12 +219,10 @@ class RepeatingProxy:
             await answers.unavailable(scope["path"], LATE)(scope, receive, send)
 
     async def _try(self, scope: Scope, receive: Receive, send: Send, attempt: Attempt, until: float) -> None:
-        """Send a request to Ray Serve's proxy once, and forward the response if a replica has made it.
+        """Send a request to Ray Serve's proxy once, and forward the response if a replica (not Ray Serve) has made it.
 
-        Returns without a response if no replica that responds has accepted the request at the time `until` (on the
-        clock `meter.now`), or if the request should be sent to another replica. A request that only one certain replica
-        may answer always ends at `until`. Responses of Ray Serve itself are not forwarded. `attempt` records the
-        result.
+        Returns without a response if no replica that responds has accepted the request at the time `until`, or if the
+        request should be sent to another replica. A request with a target always ends at `until`.
         """
         request = answers.header(scope["headers"], answers.ID) or b""
 
@@ -267,7 +232,6 @@ class RepeatingProxy:
                     return
                 attempt.started = True
                 attempt.media_type = answers.header(message["headers"], b"content-type") or b""
-                message = {**message, "headers": answers.single_id(message["headers"])}
             if attempt.started:
                 attempt.complete = answers.is_last(message)
                 attempt.events += message.get("body", b"").count(b"\n\n")
@@ -300,20 +264,22 @@ class RepeatingProxy:
 
         For readiness, one ready replica is enough. Metrics and counts are those of all replicas together.
         """
-        path, names, asked = scope["path"], affinity.PROXY.replicas, affinity.PROXY.responding
+        path, names = scope["path"], affinity.PROXY.replicas
         route = routes.route_of(path)
         until = meter.now() + (ASKING_READY if route in READY else ASKING)
-        asking = {name: asyncio.create_task(self._of_one(scope, client, name, until)) for name in asked}
+        asking = {
+            name: asyncio.create_task(self._of_one(scope, client, name, until)) for name in affinity.PROXY.responding
+        }
         pending, enough = set(asking.values()), False
         try:
             while pending and not enough and (left := until - meter.now()) > 0:
                 done, pending = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                enough = route in READY and any(one.result().status == 200 for one in done)
+                enough = route in READY and any(task.result().status == 200 for task in done)
         finally:
             for task in asking.values():
                 task.cancel()
-        by_name = {name: one.result() for name, one in asking.items() if one.done() and one.result().status}
-        good = {name: one for name, one in by_name.items() if one.status == 200}
+        by_name = {name: task.result() for name, task in asking.items() if task.done() and task.result().status}
+        good = {name: response for name, response in by_name.items() if response.status == 200}
         receive = client.receiving(b"")
         if not by_name:
             await answers.unavailable(path, LATE)(scope, receive, send)
@@ -322,34 +288,31 @@ class RepeatingProxy:
         elif good and route in COUNTED:
             await _counts(path, good, names)(scope, receive, send)
         else:
-            one = next(iter((good or by_name).values()))
-            await send({"type": "http.response.start", "status": one.status, "headers": one.headers})
-            await send({"type": "http.response.body", "body": bytes(one.body)})
+            first = next(iter((good or by_name).values()))
+            await send({"type": "http.response.start", "status": first.status, "headers": first.headers})
+            await send({"type": "http.response.body", "body": bytes(first.body)})
 
     async def _of_one(self, scope: Scope, client: ClientEnd, name: str, until: float) -> Collected:
         """Send a request to one replica, and return its response, with status 0 if it does not answer in time."""
         attempt, collected = Attempt(target=name), Collected()
-        asked = _scope({**scope, "method": "GET"}, secrets.token_hex(8))
-        await self._try(asked, client.receiving(b""), collected, attempt, until)
+        get = _scope({**scope, "method": "GET"}, secrets.token_hex(8))
+        await self._try(get, client.receiving(b""), collected, attempt, until)
         return collected if attempt.complete else Collected()
 
 
 def _metrics(good: Mapping[str, Collected], names: Sequence[str]) -> Response:
-    texts = {name: one.body.decode() for name, one in good.items()}
+    texts = {name: response.body.decode() for name, response in good.items()}
     media_type = answers.header(next(iter(good.values())).headers, b"content-type") or b"text/plain"
     silent = [name for name in names if name not in good]
     return Response(answers.merged_metrics(texts, silent), headers={"Content-Type": media_type.decode()})
 
 
 def _counts(path: str, good: Mapping[str, Collected], names: Sequence[str]) -> Response:
-    """Return a response with the counts of a shadow version, or of answers, of all replicas together.
-
-    The response has status 503 if a replica did not answer, or if replicas compare different versions.
-    """
+    """Return a response with the counts of all replicas together; 503 if a replica is missing or has other versions."""
     if missing := [name for name in names if name not in good]:
         return answers.unavailable(path, f"replica {', '.join(missing)} did not answer. Try again.")
     add = COUNTED[routes.route_of(path)]
-    counts = add([json.loads(one.body) for one in good.values()])
+    counts = add([json.loads(response.body) for response in good.values()])
     if counts is None:
         return answers.unavailable(path, "the replicas compare different versions at the moment. Try again.")
     return JSONResponse(counts, headers=routes.ALWAYS)
@@ -366,7 +329,7 @@ def _wrong_head(scope: Scope) -> Response | None:
 
 
 def _key(scope: Scope, body: bytes = b"") -> str | None:
-    """Return the affinity key of the model that a request names. None: the request names no model."""
+    """Return the affinity key of the model that a request names."""
     model = affinity.model_of(scope["path"], scope["query_string"], body)
     return None if model is None else affinity.affinity_key(model)
 
@@ -374,8 +337,7 @@ def _key(scope: Scope, body: bytes = b"") -> str | None:
 def _scope(scope: Scope, request: str) -> Scope:
     """Return a copy of a request's ASGI scope for one attempt, without the headers that control Ray Serve.
 
-    The copy has the request id for the client, and a new request id for Ray Serve (`request`), since two clients may
-    give their requests the same id.
+    `request`: the id for Ray Serve, since two clients may give their requests the same id.
     """
     headers = [(name, value) for name, value in scope["headers"] if name.lower().replace(b"_", b"-") not in CONTROLS]
     ids = [(answers.ID, request.encode()), (answers.CLIENT_ID, scope[REQUEST].encode())]
@@ -383,11 +345,12 @@ def _scope(scope: Scope, request: str) -> Scope:
 
 
 def _identified(send: Send, request: str) -> Send:
-    """Return an ASGI `send` function that adds the request's id to a response which does not have the id yet."""
+    """Return an ASGI `send` function that gives responses the client's request id, and no id of Ray Serve."""
 
     async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start" and answers.header(message["headers"], answers.ID) is None:
-            message = {**message, "headers": [*message["headers"], (answers.ID, request.encode())]}
+        if message["type"] == "http.response.start":
+            others = [(name, value) for name, value in message["headers"] if name.lower() != answers.ID]
+            message = {**message, "headers": [*others, (answers.ID, request.encode())]}
         await send(message)
 
     return sending

@@ -18,11 +18,8 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 
 from afina.server.ray_serve import affinity, liveness
 
-RECENT = 4096
-"""The number of models for which a router remembers the replica of the last request."""
-
-LATE = 2.0
-"""The seconds after which a replica's statistics contain an adapter that the replica has loaded."""
+RECENT = 4096  # the models for which a router remembers the replica of the last request
+LATE = 2.0  # seconds after which a replica's statistics contain an adapter that the replica has loaded
 
 
 class ResidencyRouter(RequestRouter):
@@ -45,8 +42,8 @@ class ResidencyRouter(RequestRouter):
         super().update_replicas(replicas)
         self._held = {_name(one): frozenset(one.routing_stats.get(affinity.HELD, ())) for one in replicas}
         affinity.PROXY.replicas = tuple(sorted(self._held))
-        limits = [found for one in replicas if (found := one.routing_stats.get(affinity.LIMITS))]
-        affinity.PROXY.limits = affinity.RequestLimits.highest(limits)
+        limits = [one.routing_stats.get(affinity.LIMITS) for one in replicas]
+        affinity.PROXY.limits = affinity.RequestLimits.highest(filter(None, limits))
         if replicas and (self._watching is None or self._watching.done()):
             self._watching = self._event_loop.create_task(self._watch())
 
@@ -73,7 +70,6 @@ class ResidencyRouter(RequestRouter):
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """Return lists of one replica each, in the order in which they should be tried for a request."""
         if pending_request is None:
             return [[*candidate_replicas]]
         pending_request.routing_context.should_backoff = True
@@ -85,8 +81,8 @@ class ResidencyRouter(RequestRouter):
             request.lost = True  # Serve would send it again: it knows only that the first replica has ended
             return []
         key = None if request is None else request.key
-        found = [self._ranked(key, name, one) for name, one in by_name.items()]
-        return [[by_name[name]] for name in affinity.ordered(key, found)]
+        ranked = [self._ranked(key, name, one) for name, one in by_name.items()]
+        return [[by_name[name]] for name in affinity.ordered(key, ranked)]
 
     def _ranked(self, key: str | None, name: str, replica: RunningReplica) -> affinity.RankedReplica:
         known = self._held.get(name, frozenset())
@@ -95,7 +91,6 @@ class ResidencyRouter(RequestRouter):
         return affinity.RankedReplica(name, holds, load, len(known) + self._new[name])
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
-        """Record that a replica has accepted a request, and so will have the adapter in memory."""
         request, name = affinity.PROXY.requests.get(pending_request.metadata.request_id), replica_id.unique_id
         if request is None:
             return
@@ -119,7 +114,6 @@ class ResidencyRouter(RequestRouter):
 
 
 async def _responds(replica: RunningReplica) -> bool:
-    """Return whether a replica answers a health check. The answer may take any time."""
     try:
         await replica.get_queue_len(deadline_s=liveness.ROUND)
     except RayError:
@@ -135,5 +129,5 @@ def _noted(send: Callable[..., ReplicaResult], name: str, pending: PendingReques
 
 
 def _name(replica: RunningReplica) -> str:
-    found: str = replica.replica_id.unique_id
-    return found
+    name: str = replica.replica_id.unique_id
+    return name
