@@ -113,8 +113,7 @@ class AdapterSources:
         return FoundAdapter(adapter.digest, lambda: adapter)
 
 
-_MOST = 65_536
-"""Maximum number of cached references, and of cached directories."""
+_MOST = 65_536  # maximum number of cached references, and of cached directories
 
 
 def _signature(path: Path) -> _Signature:
@@ -127,8 +126,7 @@ def _signature(path: Path) -> _Signature:
     return tuple((name, stat.st_mtime_ns, stat.st_ino, stat.st_size) for name, stat in stats)
 
 
-_KEPT = 64
-"""Maximum number of cached `EmptyModel`s; if there are more, the least recently used is dropped."""
+_KEPT = 64  # maximum number of cached `EmptyModel`s; if there are more, the least recently used is dropped
 
 
 @dataclass(frozen=True, eq=False)

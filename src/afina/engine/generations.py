@@ -1,8 +1,7 @@
 """Generation of texts for many adapters at once, step by step.
 
 The answers of all adapters that share a frozen model are one continuous batch; an adapter with a model of its own has a
-batch of its own. The keys and values of running answers count for the memory limit of `Residents`, so that adapters
-without a lease are evicted to make room for them.
+batch of its own. The keys and values of running answers count for the memory limit of `Residents`.
 """
 
 from __future__ import annotations
@@ -38,17 +37,13 @@ from afina.models.predictions import Predictions
 
 @dataclass(eq=False)
 class Generation:
-    """A prompt and the settings for generating one answer to it.
-
-    Several answers to a prompt need several generations with different seeds.
+    """A prompt and the settings for generating one answer to it; several answers need generations with different seeds.
 
     Attributes:
         lease: A lease on the adapter, which is loaded. The caller releases the lease after the generation.
-        encoded: The prompt, tokenized for the adapter.
-        decoding: The decoding settings. If `max_new_tokens` is None, the model's number of positions is the limit.
+        decoding: If `max_new_tokens` is None, the model's number of positions is the limit.
         logprobs: The number of most probable tokens that are reported at each step. None: no log-probabilities.
-        guide: An object that restricts the tokens of the answer. A guide has a state, so each generation needs its own
-            guide. None: every token is allowed.
+        guide: An object that restricts the tokens of the answer, with a state of its own. None: every token is allowed.
         heard: Called on the computing thread with the new tokens of each step; must return at once. Beam search does
             not call `heard`, since its tokens may still change.
         prompt_logprobs: The number of most probable tokens that are reported for each token of the prompt except the
@@ -72,13 +67,9 @@ class GeneratedText:
         text: The answer, without special tokens and surrounding whitespace, cut before the first stop string.
         tokens: The new tokens, int64 [number of new tokens], the end token included.
         ended: Whether an end token or a stop string ended the answer. False: the limit of new tokens ended it.
-        logprobs: The log-probabilities for each new token. None: the request did not ask for them.
-        digest: The digest of the adapter.
+        logprobs: One for each new token. None: the request did not ask for them.
         version: The adapter's version in a store, such as `client/task@3`. None: the adapter is not from a store.
-        truncated: Whether the prompt was truncated.
-        prompt_tokens: The number of tokens of the prompt.
-        prompt_logprobs: The log-probabilities for each token of the prompt except the first. None: the request did not
-            ask for them.
+        prompt_logprobs: One for each token of the prompt except the first. None: the request did not ask for them.
     """
 
     text: str
@@ -161,7 +152,7 @@ class Generations:
         self._all[generation] = batch
 
     def _batch(self, resident: Resident) -> ContinuousBatch[Generation]:
-        """Return the continuous batch for an adapter: that of the shared frozen model, or the adapter's own batch."""
+        """Return the continuous batch of the shared frozen model, or of the adapter."""
         key = resident.host if isinstance(resident, SharedResident) else resident.digest
         if key not in self._batches:
             given = resident.next_tokens(), self._ends, self._tokenizer
@@ -182,11 +173,8 @@ class Generations:
         """Start waiting generations, compute the next token of every running generation, and return those that ended.
 
         If a generation fails, its outcome is an error: CorruptAdapter if the adapter's logits are NaN or infinite, an
-        error of its guide or listener, or Busy if the whole step failed.
-
-        Args:
-            most: The approximate number of prompt tokens to compute in this step. A prompt with more tokens than `most`
-                is computed in chunks over several steps. None: prompts are computed at once.
+        error of its guide or listener, or Busy if the whole step failed. `most`: the approximate number of prompt
+        tokens to compute in this step, so that a longer prompt takes several steps. None: prompts are computed at once.
         """
         self._drop_cancelled()
         self.tokens_of = {}

@@ -16,8 +16,7 @@ from afina.errors import AfinaError
 from afina.generating.next_token import MixedNextTokenModel, WholePrompt
 from afina.predicting import golden_test
 
-Read = TypeVar("Read", EncodedText, Prediction)
-"""The type of an outcome that is not an error."""
+Read = TypeVar("Read", EncodedText, Prediction)  # the type of an outcome that is not an error
 
 
 def golden_outputs(computing: Lock, batches: MixedBatches, tokenizer: Tokenizer, lease: Lease) -> np.ndarray:

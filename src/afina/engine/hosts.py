@@ -29,7 +29,7 @@ class Hosts:
     Attributes:
         computing: The lock that is held during each forward pass of a frozen model.
         attaching: The lock that is held while a model is built, because transformers and peft then change global state.
-        copy_notes: Notes on copied backbone files (`Backbone.copy_note`), by precision.
+        copy_notes: `Backbone.copy_note`, by precision.
     """
 
     def __init__(self, backbone: Backbone, dtype: str, residents: Residents) -> None:

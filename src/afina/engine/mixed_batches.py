@@ -55,7 +55,7 @@ class ChunkedPass:
 
     @classmethod
     def open(cls, row: SinglePass, cache: KeyValueCache, memory: ReservedMemory, before: int) -> Self | None:
-        """Reserve memory for the keys and values of a text with `before` virtual tokens.
+        """Reserve memory for a text's keys and values, with `before` virtual tokens.
 
         None: too little memory is free.
         """
@@ -238,14 +238,11 @@ class Prediction:
     Attributes:
         answer: The prediction as JSON values, in the form that `Predictor` returns. Empty if the request asked for the
             outputs of tokens.
-        kind: The kind of the task, which determines the form of `answer` and `outputs`.
         outputs: The outputs of the adapter's head, float [width of the head]; for entities, the outputs of each word,
             [W, width of the head]. For a generated text, the text.
-        digest: The digest of the adapter.
         version: The adapter's version in a store, such as `client/task@3`. None: the adapter is not from a store.
-        truncated: Whether the text was truncated.
-        tokens: The number of computed tokens, including those of the template and special tokens; 0 for an adapter that
-            reads no tokens (bag of words). The windows of a text may have tokens in common, which count several times.
+        tokens: The number of computed tokens, including those of the template and special tokens; 0 for a bag of words.
+            The windows of a text may have tokens in common, which count several times.
         words: For entities, the start and end of each word in the text, int32 [W, 2]. None: the outputs are those of
             the text.
     """

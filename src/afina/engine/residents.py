@@ -184,8 +184,6 @@ class _Place:
     """An entry in the cache of residents for an adapter that is loaded or being loaded.
 
     Attributes:
-        future: The future of the loaded adapter.
-        leases: The number of leases on the adapter.
         used: The number, in the order of all leases and releases, of the adapter's last lease or release.
         pins: 1 if the adapter is pinned, else 0.
     """
@@ -282,7 +280,7 @@ class Residents:
     def lease(self, digest: str, load: Callable[[], Resident], version: str | None = None) -> Lease:
         """Return a lease on the adapter with a digest.
 
-        If the adapter is not in memory, a thread starts to call `load`. The method does not wait for this thread.
+        A thread starts to call `load` if the adapter is not in memory.
         """
         with self._lock:
             place = self._places.get(digest)
@@ -339,14 +337,9 @@ class Residents:
         return self._reserved
 
     def reserve(self, size: int, *, force: bool = False) -> bool:
-        """Reserve memory under the memory limit. Adapters without a lease are evicted to make room.
+        """Reserve memory under the memory limit, for which adapters without a lease are evicted. False: too little.
 
-        Args:
-            size: The number of bytes to reserve.
-            force: Whether to exceed the memory limit if adapters with a lease leave too little memory.
-
-        Returns:
-            Whether the memory was reserved. False: there is too little memory now.
+        `force`: exceed the memory limit if adapters with a lease leave too little memory.
         """
         with self._lock:
             kept = sum(place.size for place in self._places.values() if place.leases or place.pins)
@@ -368,10 +361,9 @@ class Residents:
             self._reserved -= size
 
     def room(self, digest: str | None = None) -> int | None:
-        """Return the largest number of bytes that `reserve` can reserve after everything possible was evicted.
+        """Return the bytes that `reserve` can reserve after everything but the adapter `digest` was evicted.
 
-        Pinned adapters, the adapter `digest` and memory reserved by `hold` are not evicted. Returns None if there is no
-        memory limit.
+        None: no limit.
         """
         with self._lock:
             kept = self._held + sum(place.size for key, place in self._places.items() if place.pins or key == digest)
@@ -380,7 +372,7 @@ class Residents:
     def pin(self, lease: Lease) -> None:
         """Pin an adapter, so that the memory limit never evicts it.
 
-        Raises Refused if the pinned adapters alone would exceed the memory limit.
+        Raises Refused if the pinned adapters would exceed it.
         """
         lease.resident()
         with self._lock:
@@ -391,17 +383,13 @@ class Residents:
             place.pins = 1
 
     def unpin(self, digest: str) -> None:
-        """Undo `pin`. `unpin` does nothing for an adapter that is not pinned."""
         with self._lock:
             if digest in self._places:
                 self._places[digest].pins = 0
                 self._make_room()
 
     def evict(self, digest: str) -> bool:
-        """Evict an adapter, even if it is pinned. Return whether the adapter was in memory.
-
-        Leases on the adapter stay valid.
-        """
+        """Evict an adapter, even if it is pinned. Return whether the adapter was in memory. Leases on it stay valid."""
         with self._lock:
             there = self._places.pop(digest, None) is not None
             self.counts.evictions += there

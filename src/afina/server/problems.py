@@ -20,9 +20,8 @@ NO_SCORES = _data_kind_mismatch(
 NO_TAGS = _data_kind_mismatch(
     "this model answers with `{found}`, and gives no tag to each token. Ask by `/classify`, `/tasks` or `/bulk`."
 )
+OTHER_ANSWERS = _data_kind_mismatch("this model answers with `{found}`. Ask for {_instead}.")
 KINDS_DIFFER = _data_kind_mismatch("the versions have different kinds of answers: a {expected} and a {found}.")
-GIVES_TEXT = _data_kind_mismatch("this model answers with a text. Ask for a completion.")
-GIVES_NO_TEXT = _data_kind_mismatch("this model gives no text. Ask for its labels, its number or its entities.")
 
 _data_pairs_mismatch = partial(Problem, InvalidData, "data.pairs-mismatch")
 TAKES_TEXTS = _data_pairs_mismatch("This model takes single texts. Leave out `pair`.")

@@ -335,8 +335,8 @@ class RequestEncoder:
         manifest, objective = resident.manifest, resident.objective
         assert lease.version is not None
         if resident.generates != (generation is not None):
-            problem = problems.GIVES_TEXT if resident.generates else problems.GIVES_NO_TEXT
-            raise problem(found=objective.column)
+            instead = "a completion" if resident.generates else "its labels, its number or its entities"
+            raise problems.OTHER_ANSWERS(found=objective.column, _instead=instead)
         vocabulary = self._engine.backbone.vocabulary
         if generation is not None:
             decoding_of(objective, generation, self._settings, vocabulary)  # refused before the texts are read

@@ -1,9 +1,8 @@
 """The server on a port: sockets, limits on connections, draining, and shutdown within a time limit.
 
-uvicorn limits only the time between a response and the next request. uvicorn never closes a connection whose client
-sends nothing or only single bytes, and it answers 503 to all clients when its limit of connections is reached. At its
-limit of connections, afina's server instead closes an idle connection for each new connection. Connections that have
-not sent a valid API key are closed first.
+uvicorn never closes a connection whose client sends nothing or only single bytes, and it answers 503 to all clients
+when its limit of connections is reached. At its limit of connections, afina's server instead closes an idle connection
+for each new one. Connections that have not sent a valid API key are closed first.
 """
 
 from __future__ import annotations
@@ -34,11 +33,8 @@ from afina.server.http.gate import ADMIT
 from afina.server.logs_and_traces import RareLine
 from afina.server.settings import Places
 
-QUEUE = 2048
-"""The largest number of TCP connections that wait to be accepted (the backlog of the listening socket)."""
-
-KEEP_ALIVE = 10
-"""Seconds for which a connection stays open between a response and the next request."""
+QUEUE = 2048  # the largest number of TCP connections that wait to be accepted (the backlog of the listening socket)
+KEEP_ALIVE = 10  # seconds for which a connection stays open between a response and the next request
 
 GIVE_UP, CUT = 0.6, 0.9
 """Shares of the time between draining and the end of the shutdown.
@@ -110,11 +106,7 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept no more connections, and finish the open requests.
-
-        Requests that still wait when most of the shutdown time is over are refused, and unfinished responses cut off
-        later.
-        """
+        """Accept no more connections, and finish the open requests. Late ones are refused first, and then cut off."""
         self._core.drain()
         signalled_at = meter.now() if self._signalled_at is None else self._signalled_at
         left = max(0.0, signalled_at + self._settings.shutdown - meter.now())
@@ -190,11 +182,8 @@ class ClosedConnections:
         self._lines.setdefault(reason, RareLine("connections were closed", reason=reason)).note(peer=peer)
 
 
-UNREAD = 30.0
-"""Seconds after which a connection is closed because its client reads nothing of the response that waits."""
-
-SWEEPS = 8
-"""The number of times that all connections are checked within `Settings.head_seconds`."""
+UNREAD = 30.0  # seconds after which a connection is closed because its client reads nothing of the response that waits
+SWEEPS = 8  # the number of times that all connections are checked within `Settings.head_seconds`
 
 
 class ConnectionLimit:
@@ -232,10 +221,9 @@ class ConnectionLimit:
         return type("Connection", (Connection,), {"doors": self})
 
     def enter(self, new: Connection) -> None:
-        """Add a new connection.
+        """Add a new connection. At the limit, another one is closed.
 
-        At the limit of connections, another one is closed: a stranger's, or else an idle one of a client. If all
-        connections are busy with clients' requests, the new connection is closed.
+        If all are busy with clients' requests, the new one is.
         """
         if len(self._strangers) + len(self._idle) + len(self._busy) >= self._places.all:
             oldest = next(iter(self._strangers or self._idle), None)
@@ -250,8 +238,7 @@ class ConnectionLimit:
     def admit(self, one: Connection, *, known: bool) -> bool:
         """Record whether the request on a connection has a valid key (`known`).
 
-        Returns False if clients already have as many busy connections as they may have: the request must then be
-        refused.
+        False: clients have no connection left.
         """
         if one in self._strangers and known:
             if len(self._idle) + len(self._busy) >= self._places.clients:

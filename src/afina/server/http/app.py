@@ -53,7 +53,7 @@ class App(FastAPI):
 
 
 def make_app(core: Core) -> App:
-    """Return the ASGI application of a core. The application starts the core at startup, and closes it at shutdown."""
+    """Return the ASGI application of a core, which starts the core at startup and closes it at shutdown."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

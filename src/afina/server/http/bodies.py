@@ -33,8 +33,7 @@ lists."""
 MOST_VALUES = 8192
 """The largest number of JSON values in a request's body, which is many times the largest number of texts."""
 
-_SHOWN = 80
-"""The largest number of characters that error messages show of a value, or of a value's path in a body."""
+_SHOWN = 80  # the largest number of characters that error messages show of a value, or of a value's path in a body
 
 _HALF = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
 """Pattern of a JSON escape of a surrogate, either lone or in a pair."""
@@ -45,8 +44,7 @@ class Body(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    most_values: ClassVar[int] = MOST_VALUES
-    """Largest number of JSON values in a body of this kind."""
+    most_values: ClassVar[int] = MOST_VALUES  # largest number of JSON values in a body of this kind
 
 
 def without_nulls(given: Any) -> Any:
@@ -211,8 +209,7 @@ def decoded(content: bytes) -> Any:
     return found
 
 
-EXACT = 2**53
-"""The largest number up to which a float represents every integer exactly."""
+EXACT = 2**53  # the largest number up to which a float represents every integer exactly
 
 
 def _number(text: str) -> int | float:

@@ -1,8 +1,4 @@
-"""Code that lets an HTTP request call the server's core in a thread pool, which all clients share.
-
-Store lookups and the loading of adapters run in the pool's threads. The number of threads for one client is limited, so
-that no client blocks the others.
-"""
+"""Code that lets an HTTP request call the server's core in a thread pool, which all clients share."""
 
 from __future__ import annotations
 
@@ -43,8 +39,7 @@ AT_ONCE = 1 << 14
 SPARE = 1.0
 """Seconds that are added to a request's timeout, so that texts which are being computed at its end are answered."""
 
-TURN = 0.5
-"""Seconds between checks whether the client has closed its connection, or the server is shutting down."""
+TURN = 0.5  # seconds between checks whether the client has closed its connection, or the server is shutting down
 
 LEFT = "afina.left"
 """The key of a flag in a request's ASGI scope; the flag is true once the client's connection was closed.
@@ -100,10 +95,7 @@ class RequestPool:
         return await self.look(key, parse_body, content, kind)
 
     async def _begin(self, key: Key, what: Callable[[], Found]) -> asyncio.Future[Found]:
-        """Start a function in the pool, once the client uses fewer than `OF_A_CLIENT` threads.
-
-        It counts until it ends.
-        """
+        """Start a function in the pool once the client uses fewer than `OF_A_CLIENT` threads of it."""
         place = self._places[key.client]
         await place.acquire()
         try:
@@ -134,8 +126,7 @@ def _forgotten(waiting: asyncio.Future[Any]) -> None:
 class ClientWatch:
     """A watch on a request's connection, which raises an error once the client has closed the connection.
 
-    `receive` is the ASGI function of a request whose body was already read. Without it, the watch uses the flag `LEFT`
-    in the ASGI scope, until the method `watch` gets a `receive` function.
+    `receive` is the ASGI function of a request whose body was read. Without it, the watch uses the flag `LEFT`.
     """
 
     def __init__(self, scope: Scope, receive: Receive | None = None) -> None:
@@ -168,7 +159,6 @@ class ClientWatch:
 
 
 def client_left() -> Refusal:
-    """Return the refusal of a request whose client has closed the connection. The refusal is only counted."""
     return Refusal(GONE, "gone", "the client closed the connection.")
 
 
@@ -203,10 +193,6 @@ class ClientCall:
     async def body(self, kind: type[Given]) -> Given:
         return await self.pool.parse(self.key, await self.request.body(), kind)
 
-    @property
-    def model_in_query(self) -> str | None:
-        return self.in_query("model")
-
     def in_query(self, name: str) -> str | None:
         """Return the value of a query parameter, or None. Raises Refusal if the query has the parameter twice."""
         found = self.request.query_params.getlist(name)
@@ -219,7 +205,6 @@ class ClientCall:
         return Administration(self.core)
 
     async def look(self, what: Callable[Arguments, Found], *given: Arguments.args, **named: Arguments.kwargs) -> Found:
-        """Call a function that reads the store, in the thread pool. Raises TimeoutError if it takes too long."""
         return await self.pool.look(self.key, what, *given, **named)
 
     def asks(
@@ -253,10 +238,7 @@ class ClientCall:
         each_token: bool = False,
         check: Check = no_check,
     ) -> Sequence[ServedAnswer]:
-        """Return the answers of one model to the texts; with `each_token`, the outputs of all tokens.
-
-        Raises Refusal.
-        """
+        """Return the answers of one model to the texts; with `each_token`, the outputs of all tokens."""
         asked = replace(self.asks(model, texts, truncation=truncation), each_token=each_token)
         (found,) = await self.together([asked], check)
         return found
@@ -303,7 +285,7 @@ class ClientCall:
 async def _call_of(request: Request) -> ClientCall:
     """Return the `ClientCall` of an HTTP request.
 
-    Raise Refusal for an unknown query parameter (not for OpenAI's routes).
+    Raises Refusal for an unknown query parameter (not for OpenAI's routes).
     """
     if request.method not in (HTTPMethod.GET, HTTPMethod.HEAD) and request.query_params:
         route = request.scope["route"]

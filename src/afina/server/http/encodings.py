@@ -15,11 +15,8 @@ FORMATS: Mapping[str, int] = {"gzip": 31, "deflate": 15}
 HTTP's "deflate" means the zlib format.
 """
 
-LEAST = 1024
-"""The smallest size in bytes of a response that is compressed."""
-
-FAST = 1
-"""The compression level of zlib for responses, which is the fastest."""
+LEAST = 1024  # the smallest size in bytes of a response that is compressed
+FAST = 1  # the compression level of zlib for responses, which is the fastest
 
 
 def coding_of(headers: Headers) -> str | None:
@@ -44,7 +41,7 @@ class Expansion:
     def piece(self, compressed: bytes, *, last: bool) -> bytes:
         """Return the bytes of the next piece.
 
-        Raises Refusal if the body is too large, damaged, incomplete or followed by more.
+        Raises Refusal for a body that is too large, damaged, incomplete or goes on.
         """
         try:
             found = self._inner.decompress(compressed, self._left + 1)

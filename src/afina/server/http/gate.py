@@ -85,8 +85,7 @@ The middleware calls `ConnectionLimit.admit` with the argument `known` (whether 
 
 _ALWAYS = [(name.lower().encode(), value.encode()) for name, value in ALWAYS.items()]
 
-UNAUTHORIZED = 401
-"""The HTTP status of the response to a request without a valid key."""
+UNAUTHORIZED = 401  # the HTTP status of the response to a request without a valid key
 
 
 def _framed(scope: Scope) -> None:
@@ -117,7 +116,6 @@ class Gate:
         self._strangers_lines: dict[tuple[str, int], RareLine] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one ASGI scope, either a lifespan or an HTTP request. WebSockets are not supported."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
@@ -166,8 +164,7 @@ class Gate:
     def _admitted(self, scope: Scope, route: Route) -> Key | None:
         """Return the API key of a request; None: the path needs no key.
 
-        Raises Refusal if the key is missing or invalid or lacks the scope of the path, or if no connection is left for
-        clients. The server may close the connection of a request without a valid key at any time.
+        Raises Refusal also if clients have no connection left.
         """
         admit, key = scope.get(ADMIT, lambda known: True), None
         try:

@@ -59,7 +59,6 @@ class Refusal(Exception):
         return dataclasses.replace(self, message=message, field=None if self.field is None else name(self.field))
 
     def body(self, protocol: ClientProtocol) -> dict[str, Any]:
-        """Return the body of the error response."""
         return protocol.error(protocol.status(self.status), self.kind, self.message, self.field)
 
     @classmethod

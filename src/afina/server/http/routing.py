@@ -16,8 +16,7 @@ Handler = Callable[..., Awaitable[Response]]
 
 REFERENCE = "#/components/schemas/{model}"
 
-OCTETS = "application/octet-stream"
-"""The media type of a body that has JSON first and binary data after it."""
+OCTETS = "application/octet-stream"  # the media type of a body that has JSON first and binary data after it
 
 FAILURES = {
     400: "The body is not valid JSON, or the request is malformed.",
@@ -60,11 +59,9 @@ class ProtocolRouter(APIRouter):
         """Return a decorator for the function that answers a route which needs an API key.
 
         Args:
-            answer: the JSON Schema of the response. None: the response is text.
-            body: None: the request has no body, or JSON lines.
-            lines: an example of a request body that is JSON lines. None: the body is not JSON lines.
-            query: the names of the query parameters.
-            events: the JSON Schema of each server-sent event. None: the route sends no events.
+            answer: None: the response is text.
+            lines: an example of a request body that is JSON lines.
+            events: the JSON Schema of each server-sent event.
             binary: the header with the length of the JSON, if binary data may follow the JSON in the bodies.
         """
         answered = _response("The answer.", media, answer or TEXT)

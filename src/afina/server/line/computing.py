@@ -19,8 +19,7 @@ from afina.server.line.queue import LEAST, FairQueue
 from afina.server.line.work import EngineComputer, GeneratedAnswer, Work
 from afina.server.metrics import ComputedBatch, ComputedStep
 
-FIRST_SPEED = 500.0
-"""The estimate of the tokens that are computed per second, used before the first batch."""
+FIRST_SPEED = 500.0  # the estimate of the tokens that are computed per second, used before the first batch
 
 LINE, COMPUTE, STEP, WATCH = "line", "compute", "step", "watch"
 """The names, for the log and the metrics, of four operations that may fail: taking the next work items, computing a
@@ -34,8 +33,6 @@ class _Turn(NamedTuple):
     Attributes:
         budget: the largest number of tokens of this turn's work items together.
         room: the largest number of tokens of new prompts.
-        texts: the texts and tests that need one forward pass.
-        prompts: the prompts whose generation begins now.
         late: the work items whose time limit is past.
         ending: whether running generations are ended, because the server is shutting down.
     """
@@ -110,7 +107,7 @@ class Batcher:
         """Put work items of one client into the queue, or none if they do not all fit; return their futures.
 
         A future raises TimeoutError after its work item's time limit. A work item whose future is cancelled is not
-        computed. `asks`: whether the client counts as active. While several clients are active, batches are smaller.
+        computed.
 
         Raises:
             Overloaded: the client's share of the queue is full.

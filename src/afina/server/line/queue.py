@@ -20,20 +20,14 @@ from afina.errors import Overloaded
 from afina.generating.generation import chunk_size
 from afina.server.line.work import GeneratedAnswer, Work
 
-MEMORY = 30.0
-"""The seconds for which a client counts as active after its last request."""
-
-PROMPTS = 8
-"""The largest number of prompts for generation that are taken from the queue at a time."""
+MEMORY = 30.0  # the seconds for which a client counts as active after its last request
+PROMPTS = 8  # the largest number of prompts for generation that are taken from the queue at a time
 
 LONGEST = 60.0
 """The largest estimate of the seconds until a request fits into the queue. OpenAI's clients ignore a longer wait."""
 
-REMEMBERED = 30.0
-"""The time constant, in seconds of waiting, of the exponential average of a client's speed."""
-
-GUESSED = 0.1
-"""The first guess of a client's speed counts as much as a measurement of this many seconds."""
+REMEMBERED = 30.0  # the time constant, in seconds of waiting, of the exponential average of a client's speed
+GUESSED = 0.1  # the first guess of a client's speed counts as much as a measurement of this many seconds
 
 
 class ClientSpeed:
@@ -80,9 +74,9 @@ class FairQueue:
 
     Args:
         most: the largest number of tokens in a batch while one client is active.
-        shared: the largest number of tokens in a batch while several clients are active.
+        shared: the same while several clients are active.
         delay: the seconds that the first text waits for further texts that are announced (`Batcher.expecting`).
-        bound: the largest number of tokens that may wait in the queue (`Settings.queue_tokens`).
+        bound: `Settings.queue_tokens`.
     """
 
     def __init__(self, most: int, shared: int, delay: float, bound: int) -> None:
@@ -99,11 +93,9 @@ class FairQueue:
     def offer(self, items: Sequence[Work], speed: float, *, asks: bool = True) -> None:
         """Put work items of one client into the queue, or none of them if they do not all fit.
 
-        `speed`: the tokens that the server computes per second, for the time for a retry until the client's own speed
-        is measured. `asks`: the client counts as active; while several are active, batches are smaller.
-
-        Raises Overloaded if the client's share of the queue is full. A client with nothing in the queue may exceed it
-        once.
+        `speed`: the tokens that the server computes per second, until the client's own speed is measured. `asks`: the
+        client counts as active. Raises Overloaded if the client's share is full; a client with nothing in the queue may
+        exceed it.
         """
         client, asked, now = items[0].client, sum(item.tokens for item in items), items[0].arrived
         if items[0].in_background:
@@ -161,7 +153,7 @@ class FairQueue:
     def due(self, now: float, *, expected: bool = True) -> float | None:
         """Return the seconds until work items should be taken; None: none waits.
 
-        With `expected`, the first waits for more.
+        `expected`: the first waits for more.
         """
         if not self._texts and not self._prompts and self._background:
             return 0.0
@@ -180,10 +172,7 @@ class FairQueue:
         return self._taken(self._texts, now, self.budget(now), opens=opens) or self._spare(now, opens=opens)
 
     def take_prompts(self, now: float, room: int | None = None, without: Collection[str] = ()) -> list[Work]:
-        """Take the next prompts: as many as `room` (None: the whole budget) allows, but at least one.
-
-        None of clients `without`.
-        """
+        """Take the next prompts, but at least one, of other clients than `without`. `room`: None: the whole budget."""
         left = self.budget(now) if room is None else room
         return self._taken(self._prompts, now, left, PROMPTS, without=without) or self._spare(now, prompts=True)
 

@@ -23,8 +23,7 @@ from afina.server.receipts import choice_seed
 from afina.server.requests import AcceptedRequest
 from afina.server.settings import Settings
 
-OURS = ""
-"""The client of golden tests."""
+OURS = ""  # the client of golden tests
 
 BACKGROUND = "#"
 """The first character of `Work.client` if no client waits for the work item. No client's name begins with it."""
@@ -39,11 +38,9 @@ class Work:
         timeout: the seconds in the queue after which the work item fails with TimeoutError.
         traced: the request's span and times, passed to the batch listener. None: no tracing.
         arrived: the time at which the work item entered the queue, in seconds of the queue's clock.
-        began: whether the computation has begun. If so, its tokens count for the API key's rate limit, even if nobody
-            waits for the answer any more.
-        reach: `Classifier.reach` of the model, which `cost` uses. None: the work item cannot be computed in chunks.
-        windows: the numbers of tokens of the windows of a long text, each of which is computed at once; several batches
-            may share the windows. None: the text has no windows.
+        began: whether its tokens count for the API key's rate limit, even if nobody waits for the answer any more.
+        reach: `Classifier.reach` of the model. None: the work item cannot be computed in chunks.
+        windows: the tokens of each window of a long text, which is computed at once. None: the text has no windows.
         taken: the number of the work item's tokens that batches have taken so far.
         due: the number of the work item's tokens that the last batch has taken.
     """
@@ -120,10 +117,7 @@ class GoldenTest(Work):
 
 @dataclass(eq=False, kw_only=True)
 class GeneratedAnswer(Work):
-    """A prompt whose answer is generated step by step. The future can be cancelled until it has a result.
-
-    `heard`: the time of the first new token, in seconds of the queue's clock.
-    """
+    """A prompt whose answer is generated step by step. `heard`: the time of the first new token."""
 
     generation: Generation
     heard: float | None = None

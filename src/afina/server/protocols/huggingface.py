@@ -93,7 +93,7 @@ def _text(given: list[Any]) -> Text:
 async def predict(call: Called) -> Response:
     """Classify texts (protocol of text-embeddings-inference). The labels with the highest scores come first."""
     body = await call.body(Predict)
-    asked = call.model_in_query
+    asked = call.in_query("model")
     if None not in (body.model, asked) and body.model != asked:
         raise Refusal.at("model", "differs between the body and the query. Leave one of them out.")
     model = body.model or asked

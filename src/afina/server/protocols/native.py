@@ -204,7 +204,7 @@ async def bulk(call: Called) -> Response:
     The answers to the first lines are returned while further lines still arrive. The query parameter `model` is the
     model for lines without the field `model`.
     """
-    return Bulk(call, call.model_in_query)
+    return Bulk(call, call.in_query("model"))
 
 
 @router.answers(routes.ALIAS, ALIAS_ANSWER, Alias, ALIAS_EXAMPLE)

@@ -18,8 +18,7 @@ ID = routes.REQUEST_ID
 """The header with the id of a request. Ray Serve reads this header too, so the proxy replaces the client's id by an id
 that only Ray Serve uses."""
 
-CLIENT_ID = b"afina-request-id"
-"""The header with which the proxy tells a replica the request id for the client."""
+CLIENT_ID = b"afina-request-id"  # the header with which the proxy tells a replica the request id for the client
 
 UNAVAILABLE = "unavailable"
 

@@ -31,8 +31,7 @@ MOST_VERSIONS = 200
 """The largest number of versions whose answers are counted. A further version replaces the one that was counted first.
 """
 
-REFRESH = timedelta(minutes=1)
-"""The time after which the metrics compute the drift of a version again."""
+REFRESH = timedelta(minutes=1)  # the time after which the metrics compute the drift of a version again
 
 Clock = Callable[[], datetime]
 now_in_utc: Clock = partial(datetime.now, UTC)
@@ -100,7 +99,7 @@ class AnswerCounts:
         self._lock = threading.Lock()
 
     def follow(self, accepted: AcceptedRequest) -> None:
-        """Count each text of a request once it is answered. The method does not wait for any answer."""
+        """Count each text of a request once it is answered, without waiting."""
         if not accepted.counted or accepted.objective.kind not in COUNTED_KINDS:
             return
         manifest, digest = accepted.manifest, accepted.lease.digest

@@ -17,10 +17,7 @@ from afina.store.versions import CANARY, PRODUCTION, Name, Reference
 
 
 def place(name: Name, sticky: str) -> float:
-    """Return a number from 0 to 100, which is a hash of a model's name and a request's sticky id.
-
-    The canary answers if the number is below its percentage.
-    """
+    """Return a number from 0 to 100: the canary answers if the number is below its percentage."""
     drawn = hashlib.blake2b(f"{name}\0{sticky}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return 100 * int.from_bytes(drawn, "big") / 2**64
 
@@ -28,8 +25,7 @@ def place(name: Name, sticky: str) -> float:
 class Canaries:
     """The canary versions of all models. Thread-safe; a separate thread reads the store and loads versions.
 
-    A canary version answers requests once it is loaded and has passed its golden test. Until then, the version in
-    production answers.
+    Until a canary version is loaded and has passed its golden test, the version in production answers.
     """
 
     def __init__(self, store: StoreReader, served: ServedVersions) -> None:

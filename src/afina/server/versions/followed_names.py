@@ -1,7 +1,4 @@
-"""The class FollowedNames, a cache of values by model name.
-
-A model's value (such as its canary's percentage) is read at the first request for the model and after each change.
-"""
+"""The class FollowedNames, a cache of values by model name, such as a canary's percentage."""
 
 from __future__ import annotations
 
@@ -14,8 +11,7 @@ from typing import Generic, TypeVar
 from afina.store.reader import StoreReader
 from afina.store.versions import Name
 
-MOST = 65_536
-"""The largest number of names in a cache. A full cache is emptied."""
+MOST = 65_536  # the largest number of names in a cache. A full cache is emptied.
 
 Known = TypeVar("Known")
 

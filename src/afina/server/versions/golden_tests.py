@@ -1,7 +1,4 @@
-"""Golden tests of versions: before a version answers requests, its outputs for built-in sentences are checked.
-
-The outputs of a golden test are compared with the outputs that were recorded after training.
-"""
+"""Golden tests: before a version answers, its outputs for built-in sentences are compared with recorded ones."""
 
 from __future__ import annotations
 
@@ -28,8 +25,7 @@ The largest measured difference of 31 adapters of the packaged model `embedded` 
 float32. The largest of 27 adapters of the packaged models `embedded` and `minilm` is 0.19 in int8 and 0.04 in bfloat16.
 """
 
-LOADING = 20.0
-"""The timeout for loading an adapter, in seconds."""
+LOADING = 20.0  # the timeout for loading an adapter, in seconds
 
 
 class GoldenTests:
@@ -53,7 +49,7 @@ class GoldenTests:
         Raises:
             OtherBackbone: the version was made for another backbone than the server's.
             CorruptAdapter: the golden test fails.
-            AfinaError: errors of loading the version, and Busy if the golden test could not be computed.
+            Busy: the golden test could not be computed.
         """
         with self._engine.lease(version) as lease:
             try:

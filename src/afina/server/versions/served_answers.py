@@ -1,7 +1,4 @@
-"""`ServedAnswers`: the counts of a version's answers to clients, as servers send them and as they can be added.
-
-The module imports neither torch nor FastAPI, so that commands and proxies start quickly.
-"""
+"""`ServedAnswers`: the counts of a version's answers to clients, without imports of torch and FastAPI."""
 
 from __future__ import annotations
 
@@ -17,11 +14,8 @@ from afina.schema import Frozen
 from afina.server import problems
 from afina.stats.drift import EFFECT, LEVEL, Drift
 
-KEPT_DAYS = 35
-"""The number of days whose counts a server keeps."""
-
-WINDOW_DAYS = 7
-"""The number of days, today included, whose counts are compared with the reference by default."""
+KEPT_DAYS = 35  # the number of days whose counts a server keeps
+WINDOW_DAYS = 7  # the number of days, today included, whose counts are compared with the reference by default
 
 
 class ServedAnswers(Frozen):
@@ -30,7 +24,6 @@ class ServedAnswers(Frozen):
     Attributes:
         score: the name of the number by which answers are counted: `confidence` or `value`.
         one_label: whether each answer has exactly one label.
-        days: the number of days that are counted, today included; days are those of UTC.
         since: the time from which the answers of the version are counted. None: the server has counted none.
         reference: the counts of the adapter's evaluation texts. None: the adapter's manifest has none.
         servers: the number of servers whose counts were added.

@@ -26,8 +26,7 @@ from afina.server.versions.golden_tests import GoldenTests
 from afina.store.reader import StoreReader
 from afina.store.versions import Reference, Version
 
-MOST = 65_536
-"""The largest number of references whose versions are cached. A full cache is emptied."""
+MOST = 65_536  # the largest number of references whose versions are cached. A full cache is emptied.
 
 PAUSE, SHORT, LONGEST = 0.5, 5.0, 300.0
 """The pauses before a version that failed is tried again, in seconds: the first pause (`PAUSE`), the longest pause
@@ -45,16 +44,12 @@ class LoadFailure:
     until: float = 0.0
 
     def again(self, now: float) -> LoadFailure:
-        """Return this failure with the time of the next attempt, which is sooner for temporary failures."""
         longest = SHORT if isinstance(self.error, Busy | NotFound | CannotWrite) else LONGEST
         return replace(self, until=now + min(longest, PAUSE * 2.0 ** min(self.tries - 1, 20)))
 
 
 class ServedVersions:
-    """The versions that the server serves, by reference. Thread-safe.
-
-    `tests` loads versions and runs their golden tests. It raises AfinaError if a version cannot be served.
-    """
+    """The versions that the server serves, by reference. Thread-safe."""
 
     def __init__(
         self,
@@ -117,8 +112,7 @@ class ServedVersions:
         """Load a version and run its golden test, unless the test has passed before.
 
         The golden test runs once for all versions with the same adapter. If it has failed, it runs again after a pause;
-        until the pause is over, the exception of the failure is raised again. Raises OtherBackbone for a version that
-        was made for another backbone, and AfinaError for a version that cannot be served.
+        until then, the exception of the failure is raised again. Raises AfinaError for a version that cannot be served.
         """
         if version.digest in self._proven:
             return

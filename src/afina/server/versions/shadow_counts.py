@@ -1,7 +1,4 @@
-"""Counts of differences between the answers of a shadow version and of the production version.
-
-The counts of several servers can be added. The counts contain no text.
-"""
+"""Counts of differences between the answers of a shadow version and of the production version, without any text."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ class AnswerDifference(NamedTuple):
     Attributes:
         flipped: whether the labels (or the generated texts) differ. None for regression.
         drift: the difference in probability (or in the value), of which `ShadowCounts.drift` is the mean over texts.
-        by_current: whether the production version is sure enough to answer; always true if it does not abstain.
+        by_current: whether the production version is sure enough to answer.
         by_shadow: whether the shadow version is.
     """
 

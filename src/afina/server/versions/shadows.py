@@ -31,8 +31,7 @@ from afina.server.versions.shadow_counts import ShadowCounts
 from afina.store.reader import StoreReader
 from afina.store.versions import SHADOW, Name, Reference, Version
 
-WAITING = 1024
-"""The largest number of answered texts that wait to be tokenized and queued for the shadow version."""
+WAITING = 1024  # the largest number of answered texts that wait to be tokenized and queued for the shadow version
 
 KEPT = 4
 """The number of production versions for which a shadow version's counts are kept.
@@ -66,7 +65,6 @@ class ShadowStatus:
 
     Attributes:
         version: None: the model has no shadow version.
-        state: UNSEEN, NONE, LOADING, RIDING or FAILED.
         problem: why the shadow version does not run. None: it runs, is being loaded, or does not exist.
         counts_by_version: the counts of differences, by the production version that answered the clients.
         pending: the futures of the shadow version's answers that are not computed yet.
@@ -129,10 +127,7 @@ class Shadows:
         return sum(status.state == state for status in self.names.known)
 
     def follow(self, accepted: AcceptedRequest) -> None:
-        """Let the shadow version compute each text of a request after the production version has answered the text.
-
-        The method does not wait for any answer.
-        """
+        """Let the shadow version compute each text of a request after it was answered. The method does not wait."""
         if accepted.shadowed is None:
             return
         status = self.names.get(accepted.shadowed)

@@ -1,7 +1,4 @@
-"""The class StoreWatcher, which calls functions that read changes from the store, at regular intervals.
-
-The functions run in separate threads of a pool, so that a read that hangs does not delay other reads.
-"""
+"""The class StoreWatcher, which calls functions that read changes from the store, at regular intervals."""
 
 from __future__ import annotations
 
@@ -15,8 +12,7 @@ from afina import meter
 from afina.errors import AfinaError
 from afina.server import logs_and_traces
 
-SILENT = 5.0
-"""Seconds after which a read that has not ended shows that the store does not respond."""
+SILENT = 5.0  # seconds after which a read that has not ended shows that the store does not respond
 
 TICKS = 8
 """How often in an interval the thread looks whether a read has ended. A read that takes longer than the interval begins
@@ -41,8 +37,8 @@ class StoreWatcher:
     """A thread that calls functions which read the store, until the method `close` is called.
 
     Args:
-        every: the seconds between the starts of two calls of a function. After a call that takes longer, the next call
-            starts at most an eighth of the interval later.
+        reads: each runs in a thread of its own, so that a read that hangs does not delay other reads.
+        every: the seconds between the starts of two calls of a function, and at most an eighth more after a slow one.
         failed: called with each exception of a read, except an AfinaError.
     """
 

@@ -1,6 +1,6 @@
 """The class StoreWrites, which checks whether the store can be written.
 
-If the disk of the store is full, the server still answers requests; only changes of the store fail.
+If it cannot, only changes of the store fail.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from afina.errors import AfinaError, CannotWrite
 from afina.server import logs_and_traces
 from afina.store.adapter_store import AdapterStore
 
-PAUSE = 10.0
-"""Seconds between two checks of whether the store can be written."""
+PAUSE = 10.0  # seconds between two checks of whether the store can be written
 
 
 class StoreWrites:
