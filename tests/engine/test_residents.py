@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import random
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -308,61 +307,3 @@ def test_pairs_and_cut_texts_are_told_as_by_a_predictor(gpt2: Backbone) -> None:
         assert found[0].answer["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-5)
         assert Exact.of(short, gpt2, [long]).explains(found[1].outputs, 0)
         assert isinstance(engine.attempt([(pairs, "a soup")])[0], InvalidData)
-
-
-@pytest.mark.slow
-def test_traffic_through_publishing_moves_rollbacks_and_evictions_drops_and_mixes_up_nothing(
-    gpt2: Backbone,
-    store: AdapterStore,
-    publish: Callable[[int, str], str],
-    adapters: list[Adapter],
-    alone: dict[str, Exact],
-) -> None:
-    names = ("acme/reviews", "globex/films")
-    for shift, name in enumerate(names):
-        for which in range(3):
-            publish(which + shift, name)
-        for number in (1, 2):
-            store.alias(f"{name}@{number}")
-    limit = 3 * max(sum(each.numel() * 4 for each in one.tensors.values()) for one in adapters[:6])
-    over, errors, answered = threading.Event(), [], []
-
-    def churn(engine: Engine) -> None:
-        draw = random.Random(0)
-        for turn in range(25):
-            name = draw.choice(names)
-            store.alias(f"{name}@{draw.randint(1, 3)}")
-            if turn % 5 == 0:
-                store.rollback(name)
-            if turn % 7 == 0:
-                publish(draw.randrange(6), name)
-            for resident in engine.residents[:2]:
-                engine.evict(resident)
-
-    def ask(engine: Engine, seed: int) -> None:
-        draw = random.Random(seed)
-        addresses = [*(f"store:{name}@production" for name in names), *(f"store:{name}" for name in names), *adapters]
-        while not over.is_set():
-            asked = [(draw.choice(addresses), draw.choice(TEXTS)) for _ in range(8)]
-            for (address, text), found in zip(asked, engine.attempt(asked), strict=True):
-                if isinstance(found, AfinaError):
-                    errors.append(found)
-                elif not alone[found.digest].explains(found.outputs, TEXTS.index(text)):
-                    errors.append(AssertionError(f"{address}: of another adapter"))
-                elif isinstance(address, Adapter) and found.digest != address.digest:
-                    errors.append(AssertionError("another adapter"))
-                elif found.version and store.show(found.version).digest != found.digest:
-                    errors.append(AssertionError("another version"))
-                else:
-                    answered.append(found.version)
-
-    with Engine(gpt2, store, fresh=0, limit=limit) as engine, ThreadPoolExecutor(3) as pool:
-        asking = [pool.submit(ask, engine, seed) for seed in range(3)]
-        try:
-            churn(engine)
-        finally:
-            over.set()
-        for one in asking:
-            one.result()
-    assert errors == []
-    assert len({version for version in answered if version}) >= 4

@@ -1,14 +1,17 @@
-"""One client's long text is computed in chunks: nobody waits for the whole text, and its answer is the same."""
+"""One client's long text is computed in chunks or windows: nobody waits for the whole, and its answer is the same."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_batching import NoGenerations
 
 from afina import Backbone
@@ -49,10 +52,14 @@ def chunks() -> Chunks:
     return Chunks()
 
 
+def batcher(chunks: Chunks, clock: Clock | None = None) -> Batcher:
+    """Whose thread is not begun: a test makes its steps."""
+    return Batcher(FairQueue(100, 40, 0.0, 10_000), chunks, clock=clock or Clock(0.0))
+
+
 @pytest.fixture
 def made(chunks: Chunks) -> Batcher:
-    """Whose thread is not begun: a test makes its steps."""
-    return Batcher(FairQueue(100, 40, 0.0, 10_000), chunks, clock=Clock(0.0))
+    return batcher(chunks)
 
 
 def text(client: str, tokens: int, reach: float | None = math.inf) -> Work:
@@ -111,8 +118,7 @@ def test_a_text_that_nobody_waits_for_gets_no_further_chunk(made: Batcher, chunk
 
 
 def test_a_text_whose_computing_has_begun_is_not_late(chunks: Chunks) -> None:
-    clock = Clock(0.0)
-    made = Batcher(FairQueue(100, 40, 0.0, 10_000), chunks, clock=clock)
+    made = batcher(chunks, clock := Clock(0.0))
     begun, waits = made.submit([text("long", 150)])[0], made.submit([text("long", 150)])[0]
     made.step()
     clock.now = 60.0
@@ -147,6 +153,49 @@ def test_an_error_ends_a_text_before_its_last_chunk(made: Batcher, chunks: Chunk
     with pytest.raises(ZeroDivisionError):
         long.result(0)
     assert made.waiting == (0, 0)
+
+
+def windowed(client: str, *windows: int) -> Work:
+    return Work(client=client, tokens=sum(windows), windows=windows, traced=client)
+
+
+def test_other_clients_are_answered_between_windows_of_a_long_text(made: Batcher, chunks: Chunks) -> None:
+    (long,) = made.submit([windowed("long", *[25] * 8)])
+    made.step()
+    assert chunks.batches == [{"long": 100}], "nobody else is there"
+    (other,) = made.submit([text("other", 30)])
+    made.step()
+    assert (other.result(0), long.done()) == ("other", False)
+    while made.step():
+        pass
+    assert chunks.batches[1:] == [{"other": 30}, *[{"long": 25}] * 4]
+    assert (long.result(0), made.waiting) == ("long", (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("windows", "batches"), [([40, 40, 20], [100]), ([300, 300, 10], [300, 300, 10])], ids=["fits", "longer"]
+)
+def test_a_batch_has_all_windows_that_fit_or_one_that_is_longer(
+    made: Batcher, chunks: Chunks, windows: list[int], batches: list[int]
+) -> None:
+    (found,) = made.submit([windowed("a", *windows)])
+    while made.step():
+        pass
+    assert (chunks.batches, found.result(0)) == ([{"a": size} for size in batches], "a")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=9), min_size=1, max_size=6))
+def test_no_batch_ends_inside_a_window(texts: list[list[int]]) -> None:
+    made = batcher(chunks := Chunks())
+    futures = [made.submit([windowed(f"c{place}", *windows)])[0] for place, windows in enumerate(texts)]
+    while made.step():
+        pass
+    for place, windows in enumerate(texts):
+        taken = [*accumulate(batch.get(f"c{place}", 0) for batch in chunks.batches)]
+        assert {*taken} <= {0, *accumulate(windows)}
+        assert taken[-1] == sum(windows)
+    assert all(future.done() for future in futures)
 
 
 @pytest.fixture
@@ -211,22 +260,6 @@ def test_a_long_text_is_compared_with_its_shadow(served: Served) -> None:
     assert (told()["faults"], told()["state"]) == (0, "riding")
 
 
-def test_a_shadow_that_breaks_in_a_chunk_harms_no_answer(served: Served) -> None:
-    served.store.shadow("acme/reviews@2")
-    assert within(10, lambda: served.get("/shadows/acme/reviews", "acme-publish").json()["state"] == "riding")
-    compute = served.core.engine.compute_chunks
-
-    def breaks(chunks: Any) -> Any:
-        if any(str(one.row.lease.version) == "acme/reviews@2" for one, _ in chunks):
-            raise ZeroDivisionError
-        return compute(chunks)
-
-    served.core.engine.compute_chunks = breaks  # type: ignore[method-assign]
-    response = served.post("/predict", {"model": "acme/reviews@production", "inputs": LONG})
-    assert response.status_code == 200, response.text
-    assert within(10, lambda: served.get("/shadows/acme/reviews", "acme-publish").json()["state"] == "failed")
-
-
 def test_a_text_that_is_computed_whole_has_a_limit_of_tokens(backbones: Backbones, tmp_path: Path) -> None:
     encoder = Backbone.load(str(backbones.path("bert")))
     crowd = {"acme/reviews@1": probed(adapter(encoder, "lora"), encoder)}
@@ -241,27 +274,15 @@ def test_a_text_that_is_computed_whole_has_a_limit_of_tokens(backbones: Backbone
         assert str(raised.value.fields["found"]) in str(raised.value)
 
 
-INPUTS = [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [LONG]}]
-
-
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("/predict", {"model": "acme/reviews@1", "inputs": [["short"], [LONG]]}),
-        ("/v2/models/acme/reviews/infer", {"inputs": INPUTS}),
-    ],
-)
-def test_a_key_has_a_limit_of_tokens_a_text_and_another_key_is_answered(
-    served: Served, path: str, body: dict[str, Any]
-) -> None:
+def test_a_key_has_a_limit_of_tokens_a_text_and_another_key_is_answered(served: Served) -> None:
     made = served.store.create_key("acme", ["predict"], text_tokens=12)
     served.core.tenants.refresh()
-    limited = {"Authorization": f"Bearer {made.secret}"}
-    response = served.post(path, body, headers=limited)
+    body = {"model": "acme/reviews@1", "inputs": [["short"], [LONG]]}
+    response = served.post("/predict", body, headers={"Authorization": f"Bearer {made.secret}"})
     assert response.status_code == 413, response.text
     assert "key" in response.text
     assert "12 tokens" in response.text
-    assert served.post(path, body).status_code == 200
+    assert served.post("/predict", body).status_code == 200
 
 
 def test_a_keys_limit_is_the_most_tokens_that_a_text_may_have(served: Served) -> None:

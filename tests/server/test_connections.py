@@ -112,34 +112,6 @@ def test_a_head_that_does_not_come_is_not_waited_for_and_others_are_answered(
         assert asked(server, quick) == OK  # which had waited, too, but owed nothing
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("length", [len(BODY), None])
-def test_a_body_that_comes_slowly_is_refused_and_others_are_answered(
-    listen: Callable[..., Listening], length: int | None
-) -> None:
-    server = listen(head_seconds=0.4, body_seconds=0.4)
-    assert answered(server) == OK
-    with server.connect() as slow, ThreadPoolExecutor(1) as pool:
-        slow.sendall(server.head(length))
-        drip = b"".join(b"1\r\n%c\r\n" % byte for byte in BODY * 9) if length is None else BODY * 9
-        slow.settimeout(0.05)
-        began, found = time.perf_counter(), b""
-        for byte in drip:
-            assert time.perf_counter() - began < 8, "it is still open"
-            try:
-                slow.sendall(bytes([byte]))
-                found += (more := slow.recv(1 << 16))
-                if not more:
-                    break
-            except TimeoutError:
-                pass
-            except ConnectionError:
-                break
-            assert pool.submit(answered, server).result() == OK
-        assert found.startswith(b"HTTP/1.1 408 ")
-        assert b"did not arrive in time" in found
-
-
 def test_lines_that_never_end_are_given_up_though_something_comes(
     listen: Callable[..., Listening], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,18 +201,6 @@ def test_a_thousand_connections_that_say_nothing_keep_nobody_out(listen: Callabl
     server = listen(connections=100, head_seconds=60.0)
     assert answered(server) == OK
     flooded(server, 1000, 100)
-
-
-@pytest.mark.slow
-def test_ten_thousand_connections_that_say_nothing_keep_nobody_out(listen: Callable[..., Listening]) -> None:
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    server = listen(head_seconds=60.0)
-    most = Places.of(2000).all
-    count = min(10_000, files - 2 * most - 1000)
-    if count < 1000:
-        pytest.skip(f"this process may open {files} files, too few for a flood")
-    assert answered(server) == OK
-    flooded(server, count, most)
 
 
 def test_where_all_are_being_answered_no_more_are_taken_and_none_is_lost(listen: Callable[..., Listening]) -> None:

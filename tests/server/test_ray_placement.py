@@ -24,6 +24,7 @@ from afina.server.ray_serve.application import PRELOADING, Replica, ReplicaOptio
 from afina.server.ray_serve.deployment import DeploymentOptions, ReplicaRange, application
 from afina.server.ray_serve.placement import check_machines, planned_options
 from afina.server.settings import Settings
+from raises import raises
 
 
 def _node(host: str, address: str, cpus: int = 4, gpus: int = 0) -> Node:
@@ -62,9 +63,8 @@ def test_replicas_are_a_number_or_a_range(text: str, expected: tuple[int, int]) 
 
 @pytest.mark.parametrize("text", ["0", "-1", "4:1", "0:2", "two", "1:2:3", "", "1.5"])
 def test_other_words_for_replicas_are_refused(text: str) -> None:
-    with pytest.raises(InvalidStudy, match="`replicas`") as raised:
+    with raises(InvalidStudy, code="option.invalid", option="replicas"):
         application(DeploymentOptions(backbone="embedded", replicas=text))
-    assert raised.value.code == "option.invalid"
 
 
 def test_a_store_in_a_directory_is_of_one_machine_however_many_nodes_that_has(tmp_path: Path) -> None:
@@ -73,10 +73,8 @@ def test_a_store_in_a_directory_is_of_one_machine_however_many_nodes_that_has(tm
     two = [_node("a", "10.0.0.1"), _node("a", "10.0.0.2")]
     check_machines(one, directory)
     check_machines(two, database)
-    with pytest.raises(Refused) as raised:
+    with raises(Refused, code="store.not-shared", machines=["a 10.0.0.1", "a 10.0.0.2"]):
         check_machines(two, directory)
-    assert raised.value.code == "store.not-shared"
-    assert raised.value.fields["machines"] == ["a 10.0.0.1", "a 10.0.0.2"]
 
 
 @pytest.mark.parametrize(
@@ -118,50 +116,21 @@ def test_replicas_that_do_not_start_are_an_error_with_their_own_reason() -> None
     assert lifecycle._failed("").fields == {"reason": "no reason is known"}
 
 
-@pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the foreground command does on a cluster that is only pretended, in its order."""
-    done: list[str] = []
-    connection = SimpleNamespace(address="10.0.0.1:6379", found="as given")
-    monkeypatch.setattr(lifecycle, "_connected", lambda address: nullcontext(connection))
-    monkeypatch.setattr(lifecycle, "living", lambda: [_node("a", "127.0.0.1")])
-    monkeypatch.setattr(lifecycle, "check_cluster", lambda nodes, store: done.append("check"))
-    monkeypatch.setattr(lifecycle.ray, "available_resources", lambda: {"CPU": 4.0})
-    monkeypatch.setattr(lifecycle, "_begin_serve", lambda host, port: bool(port))
-    monkeypatch.setattr(lifecycle, "_deploy", lambda options, signals: done.append(f"deploy {options.threads}") or True)
-    monkeypatch.setattr(lifecycle, "_watch", lambda owner, signals: False)
-    monkeypatch.setattr(lifecycle, "_end", lambda settings, signals: done.append(f"end {settings.drain:g}"))
-    monkeypatch.setattr(lifecycle.serve, "shutdown", lambda: done.append("shutdown"))
-    return done
-
-
-def _run(steps: list[str]) -> None:
-    options = DeploymentOptions(backbone="embedded", settings={"drain": 3.0})
-    lifecycle.serve_on_ray(options, "10.0.0.1:6379", "127.0.0.1", 0, lambda url: steps.append(url.rpartition(":")[0]))
-
-
-def test_a_command_deploys_says_where_and_ends_the_deployment(steps: list[str]) -> None:
-    _run(steps)
-    assert steps == ["check", "deploy 1", "http://127.0.0.1", "end 3"]
-
-
-def test_a_command_leaves_a_deployment_that_another_one_has_taken_over(
-    steps: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lifecycle, "_watch", lambda owner, signals: True)
-    _run(steps)
-    assert steps[-1] == "http://127.0.0.1"
-
-
-def test_a_cluster_that_is_lost_is_an_error_that_says_so(steps: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(owner: str, signals: object) -> bool:
+def test_a_cluster_that_is_lost_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(options: DeploymentOptions, signals: object) -> bool:
         raise lifecycle.ray.exceptions.ActorDiedError()
 
-    monkeypatch.setattr(lifecycle, "_watch", lost)
-    with pytest.raises(NotFound, match=r"10\.0\.0\.1:6379: Ray Serve does not answer any more") as raised:
-        _run(steps)
-    assert raised.value.code == "cluster.unreachable"
-    assert steps[-1] == "shutdown"
+    ended: list[bool] = []
+    monkeypatch.setattr(lifecycle, "_connected", lambda address: nullcontext(SimpleNamespace(address=address)))
+    monkeypatch.setattr(lifecycle, "living", lambda: [_node("a", "127.0.0.1")])
+    monkeypatch.setattr(lifecycle, "check_cluster", lambda nodes, store: None)
+    monkeypatch.setattr(lifecycle.ray, "available_resources", lambda: {"CPU": 4.0})
+    monkeypatch.setattr(lifecycle, "_begin_serve", lambda host, port: bool(port))
+    monkeypatch.setattr(lifecycle, "_deploy", lost)
+    monkeypatch.setattr(lifecycle.serve, "shutdown", lambda: ended.append(True))
+    with raises(NotFound, code="cluster.unreachable", address="10.0.0.1:6379"):
+        lifecycle.serve_on_ray(DeploymentOptions(backbone="embedded"), "10.0.0.1:6379", "127.0.0.1", 0)
+    assert ended == [True]
 
 
 def test_the_threads_of_a_replica_wait_as_those_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

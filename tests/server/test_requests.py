@@ -117,31 +117,6 @@ def test_the_text_that_cannot_be_read_is_named(served: Any, inputs: Any, message
     assert response.headers["afina-error"] == "invalid"
 
 
-LONE = b'{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"]}'
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b'{"id": "\\ud800", "inputs": [' + LONE + b"]}",
-        b'{"outputs": [{"name": "\\ud800"}], "inputs": [' + LONE + b"]}",
-        b'{"inputs": [' + LONE.replace(b"BYTES", b"\\ud800") + b"]}",
-        b'{"inputs": [' + LONE.replace(b'"text"', b'"\\ud800"').replace(b"[1]", b"[2]") + b"]}",
-    ],
-    ids=["id", "outputs", "datatype", "name"],
-)
-def test_half_a_character_is_refused_wherever_it_stands(served: Any, content: bytes) -> None:
-    response = served.web.post("/v2/models/acme/reviews/infer", content=content, headers=served.auth())
-    assert response.status_code == 422, response.text
-    assert "half a character" in response.json()["error"]
-
-
-def test_a_publisher_who_sends_half_a_character_is_refused(served: Any) -> None:
-    content = b'{"version": 1, "message": "\\ud800"}'
-    path = "/aliases/acme/reviews/other"
-    assert served.web.put(path, content=content, headers=served.auth("acme-publish")).status_code == 422
-
-
 @pytest.mark.parametrize("who", ["acme", "acme-publish", "acme-admin"])
 def test_a_stroke_too_many_is_no_other_path_and_not_forbidden(served: Any, who: str) -> None:
     response = served.web.post("/predict/", json=BODY, headers=served.auth(who), follow_redirects=False)

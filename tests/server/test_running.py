@@ -41,25 +41,19 @@ def ended(server: Listening) -> bool:
     return True
 
 
-def test_after_sigterm_it_is_not_ready_and_answers_as_before_until_it_has_drained(
-    listen: Any, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_after_a_signal_it_is_not_ready_and_answers_as_before_until_it_has_drained(
+    listen: Any, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
     caplog.set_level("INFO", "afina.server")
     server = listen(drain=0.5)
     assert (ready(server), predict(server).status_code) == (200, 200)
-    server.server.handle_exit(signal.SIGTERM, None)
+    server.server.handle_exit(number, None)
     told = time.perf_counter()
     assert (ready(server), predict(server).status_code) == (503, 200)
     assert within(10, lambda: ended(server))
     assert time.perf_counter() - told >= 0.5
     assert [one["seconds"] for one in logged(caplog) if one["message"] == "draining"] == [0.5]
-
-
-def test_who_hangs_up_ends_it_as_sigterm_does(listen: Any) -> None:
-    server = listen(drain=0.5)
-    server.server.handle_exit(signal.SIGHUP, None)
-    assert (ready(server), predict(server).status_code) == (503, 200)
-    assert within(10, lambda: ended(server))
 
 
 @pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGINT])
