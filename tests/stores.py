@@ -36,6 +36,15 @@ def adapter(path: Path, body: int = 0, head: int = 0, trained_on: TextHashes | N
     return path
 
 
+def versioned(root: Path, count: int) -> AdapterStore:
+    """A store with so many versions of `acme/reviews`, of which `production` is the first."""
+    made = AdapterStore(root / "store", who="ada")
+    for head in range(count):
+        made.publish(adapter(root / f"adapter-{head}", 0, head), "acme/reviews", message="why")
+    made.alias("acme/reviews@1")
+    return made
+
+
 def seen(store: AdapterStore, *, bytes_too: bool = True) -> dict[str, Any]:
     """All that a store shows: names, versions, what was done, the log, and the adapters' tensors."""
     names = [one.name for one in store.list()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from afina.store.versions import Name
 from crowd import adapter
 from raises import raises
 from servers import Served, probed, within
+from stores import versioned
 
 NAME = Name("acme", "reviews")
 IDS = [f"request-{number}" for number in range(40)]
@@ -120,17 +122,15 @@ def test_it_is_set_over_http(serve: Callable[..., Served]) -> None:
 
 
 @pytest.mark.parametrize(("alias", "share"), [("canary", None), ("canary", 0), ("canary", 100), ("staging", 10)])
-def test_a_share_is_of_the_canary_and_between_0_and_100(
-    serve: Callable[..., Served], alias: str, share: float | None
-) -> None:
-    store = serve().store
+def test_a_share_is_of_the_canary_and_between_0_and_100(tmp_path: Path, alias: str, share: float | None) -> None:
+    store = versioned(tmp_path, 2)
     with raises(InvalidName, code="alias.share-invalid"):
         store.alias("acme/reviews@2", alias, share=share)
     assert store.canary(NAME) is None
 
 
-def test_without_a_canary_nothing_is_promoted_and_none_is_rolled_back(serve: Callable[..., Served]) -> None:
-    store = serve().store
+def test_without_a_canary_nothing_is_promoted_and_none_is_rolled_back(tmp_path: Path) -> None:
+    store = versioned(tmp_path, 2)
     with raises(NotFound, code="alias.missing"):
         store.promote("acme/reviews")
     with raises(Refused, code="canary.no-rollback"):

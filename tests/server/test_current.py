@@ -17,20 +17,17 @@ from afina.store.adapter_store import AdapterStore
 from afina.store.versions import Reference, Version
 from clock import Clock
 from servers import followed
-from stores import adapter
+from stores import adapter, versioned
 
 PRODUCTION = Reference.parse("acme/reviews@production")
 
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with three versions, of which `production` is the first, to be copied."""
-    root = tmp_path_factory.mktemp("begun")
-    made = AdapterStore(root / "store", who="ada")
-    for head in range(3):
-        made.publish(adapter(root / f"adapter-{head}", 0, head), "acme/reviews", message="why")
-    made.alias("acme/reviews@1")
-    return root / "store"
+    """A store with three versions, to be copied."""
+    directory = versioned(tmp_path_factory.mktemp("begun"), 3).address.directory
+    assert directory is not None
+    return directory
 
 
 @pytest.fixture

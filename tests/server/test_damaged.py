@@ -16,7 +16,7 @@ from afina.server.versions.served_versions import LONGEST, PAUSE, SHORT, ServedV
 from afina.store.versions import Reference
 from clock import Clock
 from servers import Served, followed, logged
-from stores import adapter
+from stores import versioned
 
 BODY = {"inputs": "the soup was bright.", "model": "acme/reviews@2"}
 
@@ -77,23 +77,14 @@ def test_one_that_is_damaged_while_it_is_served_is_not_read_each_time_and_is_bac
     assert served.figure("afina_versions_not_served") == 0
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> AdapterStore:
-    made = AdapterStore(tmp_path / "store", who="ada")
-    for head in range(2):
-        made.publish(adapter(tmp_path / f"adapter-{head}", 0, head), "acme/reviews", message="why")
-    made.alias("acme/reviews@1")
-    return made
-
-
 @pytest.mark.parametrize(
     ("error", "longest"),
     [(CorruptAdapter("its probe differs"), LONGEST), (Busy("late"), SHORT)],
 )
 def test_what_could_not_be_served_is_tried_again_after_pauses_that_double(
-    store: AdapterStore, error: Exception, longest: float
+    tmp_path: Path, error: Exception, longest: float
 ) -> None:
-    clock, tried = Clock(), list[float]()
+    store, clock, tried = versioned(tmp_path, 2), Clock(), list[float]()
 
     class Tests:
         def demand_backbone(self, version: Any) -> None:

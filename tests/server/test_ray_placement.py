@@ -21,8 +21,7 @@ from afina.cli.serving import _on_ray
 from afina.cluster.nodes import Node, Room
 from afina.server.ray_serve import affinity, lifecycle
 from afina.server.ray_serve.application import PRELOADING, Replica, ReplicaOptions
-from afina.server.ray_serve.deployment import DeploymentOptions, ReplicaRange, application
-from afina.server.ray_serve.placement import check_machines, planned_options
+from afina.server.ray_serve.deployment import DeploymentOptions, ReplicaRange, application, planned_options
 from afina.server.settings import Settings
 from raises import raises
 
@@ -71,10 +70,10 @@ def test_a_store_in_a_directory_is_of_one_machine_however_many_nodes_that_has(tm
     directory, database = AdapterStore(tmp_path), AdapterStore("postgresql://db.example/adapters")
     one = [_node("a", "127.0.0.1"), _node("a", "127.0.0.2")]
     two = [_node("a", "10.0.0.1"), _node("a", "10.0.0.2")]
-    check_machines(one, directory)
-    check_machines(two, database)
+    lifecycle.check_machines(one, directory)
+    lifecycle.check_machines(two, database)
     with raises(Refused, code="store.not-shared", machines=["a 10.0.0.1", "a 10.0.0.2"]):
-        check_machines(two, directory)
+        lifecycle.check_machines(two, directory)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from afina import meter
 from afina.server.ray_serve import affinity, answers, proxy
 from afina.server.ray_serve.affinity import RequestLimits
-from afina.server.ray_serve.line_window import AHEAD, LineWindow
+from afina.server.ray_serve.proxy import AHEAD, LineWindow
 from afina.server.routes import ROUTES, Route
 
 LIMITS = RequestLimits(body_bytes=1 << 20, body_seconds=10.0, window=64)

@@ -7,7 +7,6 @@ import json
 import logging
 import re
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -281,48 +280,10 @@ def test_it_is_not_ready_while_the_store_does_not_answer_and_serves_what_it_know
     assert said == [("warning", "the store does not answer"), ("info", "the store answers again")]
 
 
-def test_openapi_has_every_route_with_examples(served: Any) -> None:
-    found = served.get("/openapi.json").json()
-    posts = {path: one["post"] for path, one in found["paths"].items() if "post" in one}
-    assert {"/predict", "/classify", "/tasks", "/bulk", "/models/{client}/{task}"} <= posts.keys()
-    for path, one in posts.items():
-        content, *binary = one["requestBody"]["content"].values()
-        assert content["example"], path
-        assert not binary or path.endswith("/infer"), path
-        reference = content["schema"].get("$ref", "").rpartition("/")[2]
-        assert not reference or reference in found["components"]["schemas"]
-    assert found["security"] == [{"key": []}]
-
-
 def test_engine_counts_what_it_loads_and_gives_up(gpt2: Any, crowd: Any) -> None:
     with Engine(gpt2, limit=1) as engine:
         engine.load(*[replace(one) for one in crowd.values()])
         assert (engine.counts.loads, engine.counts.evictions) == (len(crowd), len(crowd))
-
-
-@pytest.mark.slow
-def test_who_waits_for_adapters_that_do_not_load_keeps_nobody_else_waiting(serve: Any) -> None:
-    served = serve()
-    version(served)
-    loads, go = served.core.engine.lease, threading.Event()
-
-    def held(address: Any, **more: Any) -> Any:
-        if "bolt" in str(address):
-            go.wait(20)
-        return loads(address, **more)
-
-    served.core.engine.lease = held
-    with ThreadPoolExecutor(100) as pool:
-        asking = [pool.submit(served.post, "/predict", {**BODY, "model": "bolt/mail"}, "bolt") for _ in range(90)]
-        time.sleep(0.3)
-        try:
-            started = time.perf_counter()
-            assert version(served) == "acme/reviews@1"
-            assert time.perf_counter() - started < 5
-            assert not any(one.done() for one in asking)
-        finally:
-            go.set()
-        assert {one.result().status_code for one in asking} == {200}
 
 
 def test_who_goes_while_its_adapter_is_loaded_leaves_no_lease(serve: Any) -> None:

@@ -44,6 +44,7 @@ class SinglePass:
 class ChunkedPass:
     """A text that is computed in chunks, with the keys and values of the `computed` tokens so far.
 
+    `columns`: the number of keys and values, whose memory is reserved already: of virtual tokens and of the text.
     `close` frees the keys and values, and may be called in any thread, also while a chunk is being computed.
     """
 
@@ -52,15 +53,6 @@ class ChunkedPass:
         self._cache, self._memory, self._columns = cache, memory, columns
         self._lock, self._closed = Lock(), False
         self._sequence: OpenSequence | None = None
-
-    @classmethod
-    def open(cls, row: SinglePass, cache: KeyValueCache, memory: ReservedMemory, before: int) -> Self | None:
-        """Reserve memory for a text's keys and values, with `before` virtual tokens.
-
-        None: too little memory is free.
-        """
-        columns = before + len(row.encoded.tokens)
-        return cls(row, cache, memory, columns) if memory.take(cache.opened_bytes(columns), None) else None
 
     def next(
         self, count: int, prefix: int = 0, adapter: BatchedAdapter | None = None
@@ -325,7 +317,9 @@ class MixedBatches:
         if row.encoded.words is not None:
             return WindowedPass(row)
         resident = row.lease.resident()
-        return ChunkedPass.open(row, resident.opened, self._memory, resident.virtual_tokens[0])
+        columns = resident.virtual_tokens[0] + len(row.encoded.tokens)
+        has_memory = self._memory.take(resident.opened.opened_bytes(columns), None)
+        return ChunkedPass(row, resident.opened, self._memory, columns) if has_memory else None
 
     def chunk_outcomes(self, chunks: Sequence[tuple[ChunkedPass | WindowedPass, int]]) -> list[Outcome | None]:
         """Compute the next chunk or windows of each text, in the form that `Engine.compute_chunks` describes."""

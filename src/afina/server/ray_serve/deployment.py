@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import secrets
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 from pydantic import Field
@@ -12,6 +15,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureC
 from ray.serve.schema import LoggingConfig
 
 from afina import __version__, openmp
+from afina.cluster.nodes import Node
 from afina.server.ray_serve import problems
 from afina.server.ray_serve.application import Replica, ReplicaOptions
 from afina.server.ray_serve.autoscaling import ByWaitingTokens
@@ -55,6 +59,24 @@ class DeploymentOptions(ReplicaOptions):
     gpus: float = Field(default=0, ge=0)
     surge: int = Field(default=0, ge=0)
     owner: str = ""
+
+
+def planned_options(options: DeploymentOptions, nodes: Sequence[Node], free: Mapping[str, float]) -> DeploymentOptions:
+    """Return the deployment options with the number of threads and GPUs of a replica, chosen for a cluster.
+
+    Without the environment variable OMP_NUM_THREADS, the replicas on a node share its CPUs. If enough CPUs and GPUs are
+    free, a redeployment starts a new replica before an old replica ends.
+    """
+    most = ReplicaRange.parse(options.replicas).most
+    working = [node.room.cpus for node in nodes if node.room.cpus >= 1]
+    from_environment = os.environ.get("OMP_NUM_THREADS", "")
+    if from_environment.isdecimal() and int(from_environment):
+        threads = int(from_environment)
+    else:
+        threads = max(1, min(working, default=1) // math.ceil(most / max(1, len(working))))
+    gpus = 1.0 if any(node.room.gpus >= 1 for node in nodes) else 0.0
+    surge = int(free.get("CPU", 0) >= threads and free.get("GPU", 0) >= gpus)
+    return options.model_copy(update={"threads": threads, "gpus": gpus, "surge": surge, "owner": secrets.token_hex(4)})
 
 
 def application(options: DeploymentOptions) -> serve.Application:

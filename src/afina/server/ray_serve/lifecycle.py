@@ -7,7 +7,7 @@ import logging
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -20,13 +20,12 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, Loggi
 
 from afina import device, meter
 from afina.cluster.connection import ClusterConnection, connect
-from afina.cluster.nodes import living
+from afina.cluster.nodes import Node, check_versions, living, on_each, sees
 from afina.errors import RunFailed
 from afina.models.backbone_spec import absolute_address, check_backbone
 from afina.server import logs_and_traces
 from afina.server.ray_serve import problems
-from afina.server.ray_serve.deployment import NAME, OWNER, DeploymentOptions, application
-from afina.server.ray_serve.placement import check_cluster, planned_options
+from afina.server.ray_serve.deployment import NAME, OWNER, DeploymentOptions, application, planned_options
 from afina.server.ray_serve.proxy import CALLBACK
 from afina.server.running import KEEP_ALIVE
 from afina.server.settings import Settings
@@ -101,6 +100,25 @@ def _serve(
             serve.shutdown()
         raise
     _end(settings, signals)
+
+
+def check_cluster(nodes: Sequence[Node], store: AdapterStore) -> None:
+    """Raise Refused unless all nodes of a cluster have the same package versions and can access the store."""
+    check_versions(nodes)
+    check_machines(nodes, store)
+    for directory in filter(None, [store.address.directory, store.blobs_directory]):
+        path = str(directory.absolute())
+        seen = on_each(nodes, sees, path)
+        if blind := [node.name for node in nodes if not seen.get(node.key, True)]:
+            raise problems.STORE_NOT_ON_NODES(store=store.address.shown, directory=path, nodes=blind)
+
+
+def check_machines(nodes: Sequence[Node], store: AdapterStore) -> None:
+    """Raise Refused if the store is a directory (with a SQLite file) and the nodes are on several machines."""
+    # All loopback addresses belong to the same machine.
+    machines = {node.host if node.address.startswith("127.") else f"{node.host} {node.address}" for node in nodes}
+    if store.address.directory is not None and len(machines) > 1:
+        raise problems.SQLITE_ON_SEVERAL_MACHINES(store=store.address.shown, machines=sorted(machines))
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import asyncio
 import json
 import logging
 import secrets
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,8 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from afina import meter
 from afina.server import routes
 from afina.server.ray_serve import affinity, answers
-from afina.server.ray_serve.affinity import Attempt
-from afina.server.ray_serve.line_window import LineWindow
+from afina.server.ray_serve.affinity import Attempt, RequestLimits
 
 CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "afina.server.ray_serve.proxy.middlewares"}
 """The environment variable of Ray Serve's proxies that names the function which returns their middleware."""
@@ -38,6 +38,7 @@ PLACING = 30.0  # seconds until a replica that responds must have accepted a req
 LOOKS = 0.5  # seconds between two checks whether the replica of a request still responds
 TRIES, PAUSE = 4, 0.1  # the second attempt waits for `PAUSE` seconds, and each further one for `PAUSE` seconds more
 ASKING, ASKING_READY = 5.0, 0.9  # seconds for the responses of all replicas: metrics and counts, and readiness
+AHEAD = 4  # times `Settings.window` unanswered lines; above 1, so that the replica never waits for lines
 SERVE = frozenset({"/-/healthz", "/-/routes"})  # the only paths that bypass the middleware: Ray Serve answers them
 REQUEST = "afina.request"  # the key, in an ASGI scope, of the request id for the client, the log and traces
 READS = (HTTPMethod.GET, HTTPMethod.HEAD)
@@ -113,6 +114,48 @@ class ClientEnd:
 
     def close(self) -> None:
         self._watching.cancel()
+
+
+class LineWindow:
+    """The ASGI functions `receive` and `send` of a `/bulk` request, with a limit on the lines that are not answered.
+
+    The response has one line for each non-empty line of the request's body.
+    """
+
+    def __init__(self, receive: Receive, send: Send, limits: RequestLimits) -> None:
+        self._receive, self._send = receive, send
+        self._lines_ahead, self._bytes = AHEAD * limits.window, limits.body_bytes
+        self._lines: deque[int] = deque()
+        self._rest = b""
+        self._room = asyncio.Event()
+        self.gone = False
+
+    @property
+    def _full(self) -> bool:
+        return len(self._lines) >= self._lines_ahead or (bool(self._lines) and sum(self._lines) >= self._bytes)
+
+    async def receive(self) -> Message:
+        """Return the next ASGI message of the request, once fewer lines than the limit are unanswered."""
+        while self._full:
+            self._room.clear()
+            await self._room.wait()
+        message = await self._receive()
+        self.gone = message["type"] == "http.disconnect"
+        *lines, self._rest = (self._rest + message.get("body", b"")).split(b"\n")
+        if not message.get("more_body", False):
+            lines.append(self._rest)
+            self._rest = b""
+        self._lines.extend(len(line) for line in lines if line.strip())
+        if len(self._rest) > self._bytes:  # the replica refuses such a line and reads no further
+            self._rest = b"-"
+        return message
+
+    async def send(self, message: Message) -> None:
+        for _ in range(message.get("body", b"").count(b"\n")):
+            if self._lines:
+                self._lines.popleft()
+        self._room.set()
+        await self._send(message)
 
 
 class RepeatingProxy:
