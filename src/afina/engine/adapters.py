@@ -1,8 +1,4 @@
-"""Classes that load an adapter: they resolve its address to a digest, and read the adapter into memory.
-
-An adapter whose method supports mixed batches becomes a SharedResident, which uses the shared frozen model of its
-precision; any other becomes a SeparateResident with a model of its own. `residents.py` keeps the loaded adapters.
-"""
+"""Classes that find adapters, and load them: on a shared frozen model, or with a model of their own."""
 
 from __future__ import annotations
 
@@ -55,10 +51,7 @@ _Signature = tuple[tuple[str, int, int, int], ...]
 
 
 class AdapterSources:
-    """Finds the adapters at addresses. Thread-safe.
-
-    `fresh`: the seconds for which the version of a reference is cached.
-    """
+    """Finds the adapters at addresses. Thread-safe. `fresh`: seconds for which the version of a reference is cached."""
 
     def __init__(self, store: StoreReader | None, fresh: float) -> None:
         self.store, self.fresh = store, fresh
@@ -66,10 +59,7 @@ class AdapterSources:
         self._directories: dict[Path, tuple[_Signature, str]] = {}
 
     def find(self, address: Address, *, anew: bool = False) -> FoundAdapter:
-        """Find the adapter at an address; `anew` looks a reference up in the store even if its version is cached.
-
-        Raises NotFound, InvalidStudy for a reference without a store, and InvalidName for a malformed reference.
-        """
+        """Find the adapter at an address; `anew` looks a reference up in the store even if its version is cached."""
         if isinstance(address, Adapter):
             return FoundAdapter(
                 address.digest, lambda: replace(address)
@@ -147,20 +137,14 @@ class EmptyModel:
     output: str
 
     def head_of(self, weights: Mapping[str, Tensor], *, pooled: bool) -> Callable[[Tensor], Tensor]:
-        """Return the function that computes an adapter's outputs from pooled features, for `SharedResident.head`.
-
-        `pooled`: the adapter has its own pooling, whose result goes directly to the last layer.
-        """
+        """Return what computes outputs from pooled features. `pooled`: the adapter has its own pooling."""
         if self.layers is not None and not pooled:
             return partial(self.layers.logits, weights)
         return partial(linear, weight=weights[f"{self.output}.weight"], bias=weights.get(f"{self.output}.bias"))
 
 
 class AdapterLoader:
-    """Loads adapters, on the shared frozen models of a backbone or with a model of their own. Thread-safe.
-
-    `opened` is called when an adapter that generates text is loaded, with the bytes of a newly opened output embedding.
-    """
+    """Loads adapters. Thread-safe. `opened` is called with the bytes of an output embedding that was newly opened."""
 
     def __init__(self, hosts: Hosts, dtype: str, opened: Callable[[int], object]) -> None:
         self.hosts, self.backbone, self.dtype = hosts, hosts.backbone, dtype
@@ -203,9 +187,9 @@ class AdapterLoader:
     def _changes(
         self, adapter: Adapter, method: Method, opening: Opening, host: MixedBatchModel
     ) -> tuple[EmptyModel, BatchedAdapter | None]:
-        """Return the EmptyModel for an adapter, and its changes of a shared model; None: it needs a model of its own.
+        """Return the EmptyModel for an adapter, and its changes of a shared model.
 
-        Raises WrongBackbone and CorruptAdapter if the adapter does not fit the backbone.
+        None: it needs a model of its own.
         """
         check_backbone(adapter, self.backbone, host.classifier.body)
         empty_model = self._empty_model(adapter, method, opening)

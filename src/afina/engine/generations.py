@@ -1,7 +1,6 @@
-"""Generation of texts for many adapters at once, step by step.
+"""Generation of texts for many adapters at once: one continuous batch for each frozen model.
 
-The answers of all adapters that share a frozen model are one continuous batch; an adapter with a model of its own has a
-batch of its own. The keys and values of running answers count for the memory limit of `Residents`.
+Memory under the limit.
 """
 
 from __future__ import annotations
@@ -95,8 +94,8 @@ Ended = list[tuple[Generation, GeneratedText | AfinaError]]
 class Generations:
     """The generations that one computing thread computes together, step by step.
 
-    `cancel` and the properties may be used in any thread, `add` and `step` only in the computing thread. `tokens_of`
-    has the number of tokens of the last step by generation, those of all beams included.
+    `cancel` and the properties may be used in any thread. `tokens_of`: the tokens of the last step, those of beams
+    included.
     """
 
     def __init__(self, computing: Lock, residents: Residents, tokenizer: Tokenizer, memory: ReservedMemory) -> None:
@@ -123,8 +122,8 @@ class Generations:
     def add(self, generation: Generation) -> None:
         """Add a generation to the waiting generations.
 
-        Raises InvalidStudy for settings that the adapter or another setting excludes, and InvalidData if no position is
-        left for an answer or its keys and values could exceed the memory limit.
+        Raises InvalidStudy for settings that the adapter excludes, and InvalidData if positions or memory cannot
+        suffice.
         """
         self._drop_cancelled()  # the same generation may have been cancelled, to wait elsewhere
         resident = generation.lease.resident()

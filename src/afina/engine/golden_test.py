@@ -20,10 +20,7 @@ Read = TypeVar("Read", EncodedText, Prediction)  # the type of an outcome that i
 
 
 def golden_outputs(computing: Lock, batches: MixedBatches, tokenizer: Tokenizer, lease: Lease) -> np.ndarray:
-    """Return an adapter's outputs for the built-in sentences, in the form that `Engine.probe` describes.
-
-    Raises AfinaError if an output cannot be computed, or is NaN or infinite.
-    """
+    """Return an adapter's outputs for the built-in sentences, in the form that `Engine.probe` describes."""
     resident = lease.resident()
     if not resident.generates:
         return _predicted(batches, tokenizer, lease)

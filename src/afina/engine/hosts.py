@@ -1,7 +1,4 @@
-"""Hosts: the shared frozen models of one backbone in memory, one for each precision of adapters.
-
-A host is opened when an adapter of its precision is first loaded, and stays in memory.
-"""
+"""Hosts: the shared frozen models of one backbone, one for each precision of adapters, which stay in memory."""
 
 from __future__ import annotations
 
@@ -52,7 +49,7 @@ class Hosts:
     def of(self, precision: str) -> MixedBatchModel:
         """Return the frozen model of a precision, which the first call opens.
 
-        Raises InvalidStudy if the memory limit leaves no room for a further model, and NotFound for missing weights.
+        Raises InvalidStudy beyond the memory limit.
         """
         with self.attaching:
             if precision not in self._models:
@@ -97,9 +94,8 @@ class Hosts:
 def precisions_of(manifests: Sequence[Mapping[str, Any]], backbone: Backbone) -> Sequence[str]:
     """Return the precisions in which adapters of a backbone were trained, in the order of `PRECISIONS`.
 
-    An adapter belongs to the backbone if its manifest has the backbone's address. If no manifest has this address (the
-    backbone was moved), the adapters with the same family and tokenizer belong to it: the backbone's digest is not
-    known before its weights are read.
+    If no manifest has the backbone's address (it was moved), adapters with the same family and tokenizer count: the
+    backbone's digest is not known before its weights are read.
     """
     named = [one for one in manifests if one.get("backbone") == backbone.address]
     alike = (backbone.family, backbone.tokenizer_digest)

@@ -1,8 +1,4 @@
-"""Mixed batches: packed batches of bounded size with texts for many adapters, and the adapters' predictions.
-
-If a text occurs twice for an adapter, or for several adapters that leave the model's body unchanged, the text is
-computed once.
-"""
+"""Mixed batches: packed batches with texts for many adapters, in which equal texts are computed once."""
 
 from __future__ import annotations
 
@@ -59,9 +55,7 @@ class ChunkedPass:
     ) -> tuple[np.ndarray, TokenChunk] | None:
         """Return at most `count` next tokens, and the keys and values before them; None: the text was closed.
 
-        Args:
-            prefix: The number of the adapter's prefix tokens, which have only keys and values.
-            adapter: None: the adapter has a model of its own.
+        `prefix`: the number of the adapter's prefix tokens, which have only keys and values.
         """
         with self._lock:
             if self._closed:
@@ -112,10 +106,7 @@ class WindowedPass:
 
 
 class AskedSequences(NamedTuple):
-    """The token sequences of a text, or its next windows, which are computed for one adapter.
-
-    `paired`: a pair of texts.
-    """
+    """The token sequences of a text, or its next windows, for one adapter. `paired`: the text is a pair."""
 
     lease: Lease
     sequences: Sequence[TokenSequence]
@@ -428,10 +419,7 @@ def _as_predictions(outputs: Sequence[np.ndarray], words: Sequence[np.ndarray | 
 
 
 def _predictions(rows: Sequence[SinglePass], mine: Sequence[int], outputs: Sequence[np.ndarray]) -> dict[int, Outcome]:
-    """Return the predictions of one adapter's texts `mine`, by index.
-
-    One error for all if an output is NaN or infinite.
-    """
+    """Return the predictions of one adapter's texts `mine`; one error for all if an output is NaN or infinite."""
     resident, encoded = rows[mine[0]].lease.resident(), [rows[index].encoded for index in mine]
     words = [None if one.words is None else one.words.words[0] for one in encoded]
     try:

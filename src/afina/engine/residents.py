@@ -1,7 +1,4 @@
-"""An LRU cache of loaded adapters, which are called residents. Background threads load adapters.
-
-If the residents exceed the memory limit, the least recently used ones without a lease are evicted.
-"""
+"""An LRU cache of loaded adapters, which are called residents. Background threads load adapters."""
 
 from __future__ import annotations
 
@@ -261,12 +258,8 @@ class Lease:
 class Residents:
     """An LRU cache that loads, keeps and evicts adapters. Thread-safe.
 
-    Attributes:
-        limit: The maximum memory, in bytes, of all adapters and of reserved memory, such as that of keys and values.
-            Adapters with a lease are not evicted, even if they exceed the limit. None: no limit.
-
-    Args:
-        loaders: The number of threads that load adapters.
+    `limit`: the maximum bytes of all adapters and of reserved memory; adapters with a lease are not evicted, even
+    beyond it. None: no limit.
     """
 
     def __init__(self, limit: int | None = None, loaders: int = 2) -> None:
@@ -337,10 +330,7 @@ class Residents:
         return self._reserved
 
     def reserve(self, size: int, *, force: bool = False) -> bool:
-        """Reserve memory under the memory limit, for which adapters without a lease are evicted. False: too little.
-
-        `force`: exceed the memory limit if adapters with a lease leave too little memory.
-        """
+        """Reserve memory, for which idle adapters are evicted. False: too little. `force`: even beyond the limit."""
         with self._lock:
             kept = sum(place.size for place in self._places.values() if place.leases or place.pins)
             if self.limit is not None and not force and self._reserved + size + kept > self.limit:
@@ -361,7 +351,7 @@ class Residents:
             self._reserved -= size
 
     def room(self, digest: str | None = None) -> int | None:
-        """Return the bytes that `reserve` can reserve after everything but the adapter `digest` was evicted.
+        """Return the bytes that `reserve` can reserve if only the adapter `digest` and pinned ones stay.
 
         None: no limit.
         """
@@ -370,9 +360,9 @@ class Residents:
             return None if self.limit is None else self.limit - kept
 
     def pin(self, lease: Lease) -> None:
-        """Pin an adapter, so that the memory limit never evicts it.
+        """Pin an adapter, so that it is never evicted.
 
-        Raises Refused if the pinned adapters would exceed it.
+        Raises Refused if the pinned adapters would exceed the memory limit.
         """
         lease.resident()
         with self._lock:
@@ -409,10 +399,9 @@ class Residents:
 class ReservedMemory:
     """A class that reserves memory for keys and values, under the memory limit of `Residents`. Thread-safe.
 
-    Keys and values belong to running answers, and to texts that are computed in chunks. For each adapter with a running
-    answer, twice the adapter's size is reserved too, for its copies in `LoraStacks`. If no memory is reserved, an
-    answer or a text may start even if leased adapters exceed the memory limit, since waiting answers, which hold
-    leases, could otherwise keep each other from starting for ever.
+    For each adapter with a running answer, twice the adapter's size is reserved too, for its copies in `LoraStacks`. If
+    no memory is reserved, an answer or a text may start even if leased adapters exceed the memory limit, since waiting
+    answers, which hold leases, could otherwise keep each other from starting for ever.
     """
 
     def __init__(self, residents: Residents) -> None:
@@ -421,7 +410,7 @@ class ReservedMemory:
         self._lock = Lock()
 
     def take(self, size: int, adapter: BatchedAdapter | None) -> bool:
-        """Reserve `size` bytes for an answer or a text of an adapter. Return False if too little memory is free."""
+        """Reserve `size` bytes for an answer or a text of an adapter. False: too little memory is free."""
         with self._lock:
             beside = 0 if self._running[adapter] else stacked_bytes(adapter)
             if not self._residents.reserve(size + beside, force=not self._running.total()):
@@ -430,7 +419,6 @@ class ReservedMemory:
             return True
 
     def give_back(self, size: int, adapter: BatchedAdapter | None) -> None:
-        """Undo the reservation of `size` bytes for an answer or a text of an adapter."""
         with self._lock:
             self._running[adapter] -= 1
             self._residents.give_back(size + (0 if self._running[adapter] else stacked_bytes(adapter)))

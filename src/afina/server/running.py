@@ -71,9 +71,9 @@ class Server(uvicorn.Server):
         self._listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Handle a signal: start draining, start the shutdown, or cut off unfinished responses.
+        """Start draining, start the shutdown, or cut off responses.
 
-        uvicorn's own method also raises the signal again after the shutdown, as if the process had failed.
+        Uvicorn's own method would raise the signal again.
         """
         drains = sig != signal.SIGINT and self._settings.drain > 0
         if self.should_exit:
@@ -221,10 +221,7 @@ class ConnectionLimit:
         return type("Connection", (Connection,), {"doors": self})
 
     def enter(self, new: Connection) -> None:
-        """Add a new connection. At the limit, another one is closed.
-
-        If all are busy with clients' requests, the new one is.
-        """
+        """Add a new connection. At the limit, an idle one is closed; if there is none, the new one."""
         if len(self._strangers) + len(self._idle) + len(self._busy) >= self._places.all:
             oldest = next(iter(self._strangers or self._idle), None)
             if oldest is None:
@@ -236,10 +233,7 @@ class ConnectionLimit:
             self._sweeper = new.loop.call_later(self.seconds / SWEEPS, self._sweep, new.loop)
 
     def admit(self, one: Connection, *, known: bool) -> bool:
-        """Record whether the request on a connection has a valid key (`known`).
-
-        False: clients have no connection left.
-        """
+        """Record whether a request has a valid key (`known`). False: clients have no connection left."""
         if one in self._strangers and known:
             if len(self._idle) + len(self._busy) >= self._places.clients:
                 oldest = next(iter(self._idle), None)

@@ -151,10 +151,7 @@ class FairQueue:
         return left if budget == self.most else left - budget // 4
 
     def due(self, now: float, *, expected: bool = True) -> float | None:
-        """Return the seconds until work items should be taken; None: none waits.
-
-        `expected`: the first waits for more.
-        """
+        """Return the seconds until work items should be taken; None: none waits. `expected`: texts wait for more."""
         if not self._texts and not self._prompts and self._background:
             return 0.0
         if self._prompts or (self._texts and (not expected or self.tokens >= self.budget(now))):

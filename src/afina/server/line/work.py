@@ -1,7 +1,4 @@
-"""Work items, which wait in the queue for the computing thread: texts to predict, prompts, golden tests.
-
-Each work item has a client, token ids, a deadline and the future of its result. Its text is tokenized already.
-"""
+"""Work items, which wait in the queue for the computing thread: tokenized texts and prompts, and golden tests."""
 
 from __future__ import annotations
 
@@ -82,10 +79,7 @@ class Work:
         self.dropped()
 
     def fail(self, error: BaseException) -> None:
-        """Set the exception of the future.
-
-        One that would end the waiting thread, such as SystemExit, is a RuntimeError.
-        """
+        """Set the exception of the future. What would end the waiting thread, such as SystemExit, is a RuntimeError."""
         if not isinstance(error, Exception) or isinstance(error, CancelledError | StopIteration):
             error = RuntimeError(type(error).__name__)
         with suppress(InvalidStateError):

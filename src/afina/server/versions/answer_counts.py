@@ -79,10 +79,7 @@ class VersionCounts:
         return VersionAnswers(version, self.kind.score_name, total, score_sum, self._recent_drift())
 
     def _recent_drift(self) -> Drift | None:
-        """Return the drift of the last WINDOW_DAYS days, computed in the last minute; None without a reference.
-
-        The drift of 200 versions takes seconds to compute, and Prometheus may ask every few seconds.
-        """
+        """Return the drift of the last WINDOW_DAYS days, at most a minute old: it may take seconds for all versions."""
         now = self._clock()
         if self.reference is not None and (self._drift is None or now - self._drift_at > REFRESH):
             self._drift = self.reference.drift(self.within(WINDOW_DAYS), one_label=self.objective.one_label)

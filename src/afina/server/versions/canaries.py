@@ -1,7 +1,6 @@
 """Canary versions: the version with the alias `canary` answers a share of the requests for `production`.
 
-A hash of the request's sticky id (the end user's name or the request's id) selects the version, so that the same
-version answers all requests with the same id.
+A hash of the request's sticky id (the end user's name or the request's id) selects the version.
 """
 
 from __future__ import annotations
@@ -41,10 +40,7 @@ class Canaries:
         return self.names.get(name) > 0
 
     def drawn(self, reference: Reference, sticky: str) -> Reference:
-        """Return the reference of the canary version if a request's sticky id selects it, else the given reference.
-
-        Only references to production are changed. The method never waits for the store.
-        """
+        """Return the reference of the canary version if a request for production has a sticky id that selects it."""
         name = reference.name
         if reference.alias != PRODUCTION and reference != Reference(name):
             return reference

@@ -37,10 +37,7 @@ class FollowedNames(Generic[Known]):
             return [*self._known.values()]
 
     def get(self, name: Name) -> Known:
-        """Return the cached value of a name without waiting for the store.
-
-        The first call for a name returns `unseen`, and starts reading the value from the store.
-        """
+        """Return the cached value without waiting. The first call for a name returns `unseen`, and starts reading."""
         with self._lock:
             if name in self._known:
                 return self._known[name]

@@ -166,9 +166,9 @@ class ServedVersions:
         return (loading is None or loading.done()) and (failure is None or failure.until <= self._clock())
 
     def refresh(self) -> bool:
-        """Read changed aliases and versions from the store, and return whether there were any.
+        """Read changed aliases and versions from the store, without waiting for loads.
 
-        Versions are loaded in other threads, and `refresh` does not wait for them. Raises the store's reading errors.
+        Return whether there were any.
         """
         last, _ = self._store.news(self._last, ())
         if last == self._last and not self._due:

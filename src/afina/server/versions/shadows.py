@@ -1,9 +1,4 @@
-"""Shadow versions, which compute the same texts as the production version for a comparison.
-
-After the version with the alias `production` has answered a client's text, the version with the alias `shadow` computes
-the same text. The shadow version must have passed its golden test. A shadow version's answers are computed while no
-client waits. Clients never notice a shadow version's answers, errors or loading time.
-"""
+"""Shadow versions, which compute the same texts as the production version for a comparison, while no client waits."""
 
 from __future__ import annotations
 
@@ -82,9 +77,9 @@ class ShadowStatus:
         return None if self.version is None else (str(self.version), self.version.digest)
 
     def become(self, state: str, problem: str | None = None) -> None:
-        """Set the state of the shadow version: RIDING only if the state was LOADING.
+        """Set the state: RIDING only if it was LOADING.
 
-        A state other than RIDING ends the comparison, and cancels the answers that are not computed yet.
+        Any other state cancels the answers that are not computed yet.
         """
         with self.lock:
             if state == RIDING and self.state != LOADING:
@@ -226,9 +221,9 @@ class Shadows:
         status.become(FAILED, UNFORESEEN.format(type(error).__name__))
 
     def status_json(self, name: Name, current: Version) -> dict[str, Any]:
-        """Return the state and the counts of a model's shadow version as JSON values.
+        """Return the state and the counts of a model's shadow version.
 
-        Raises Busy if the shadow version was never read from the store, and the store does not respond now.
+        Raises Busy if they were never read from the store.
         """
         status = self.names.looked_up(name)
         if status.state == UNSEEN:
@@ -244,7 +239,7 @@ class Shadows:
     def _look(self, name: Name, before: ShadowStatus) -> ShadowStatus:
         """Return the status of a model's shadow version, read from the store.
 
-        If it has changed, the comparison with the previous shadow version ends before the new one is loaded.
+        A changed one ends the comparison first.
         """
         try:
             version = self._store.known(Reference(name, alias=SHADOW))

@@ -21,16 +21,13 @@ again at the next tick, and not only after a second interval."""
 
 @dataclass(eq=False)
 class _Reading:
-    """A function that reads the store, and its running call.
-
-    `problem`: the message of the last finished call's error. `rests`: the number of ticks until the next call is due.
-    """
+    """A function that reads the store, and its running call."""
 
     read: Callable[[], None]
     running: Future[None] | None = None
     began: float = 0.0
-    problem: str | None = None
-    rests: int = 0
+    problem: str | None = None  # of the last finished call
+    rests: int = 0  # ticks until the next call is due
 
 
 class StoreWatcher:

@@ -1,7 +1,4 @@
-"""The class StoreWrites, which checks whether the store can be written.
-
-If it cannot, only changes of the store fail.
-"""
+"""The class StoreWrites, which checks whether the store can be written; if not, only changes of the store fail."""
 
 from __future__ import annotations
 
@@ -20,10 +17,9 @@ PAUSE = 10.0  # seconds between two checks of whether the store can be written
 
 
 class StoreWrites:
-    """A check of whether the store can be written. The attribute `possible` has the last result. Thread-safe.
+    """A check of whether the store can be written, whose last result is `possible`. Thread-safe.
 
-    After a failed write, or if the disk has little free space, it tries a write that changes nothing every `PAUSE`
-    seconds.
+    After a failed write, or if the disk has little free space, it tries a write that changes nothing.
     """
 
     def __init__(self, store: AdapterStore, *, clock: Callable[[], float] = meter.now) -> None:
