@@ -46,3 +46,12 @@ def adapter(
         "max_length": 0,
     }
     return Adapter(Manifest(**(facts | changes)).sealed(), tensors, f"{name}-{seed}")
+
+
+def spoilt(made: Adapter, value: float) -> Adapter:
+    """The adapter with that value, such as NaN, in place of all numbers of a LoRA matrix."""
+    tensors = {
+        name: torch.full_like(tensor, value) if "lora_B" in name else tensor for name, tensor in made.tensors.items()
+    }
+    manifest = made.manifest.model_copy(update={"tensors_digest": digest.of_tensors(tensors)})
+    return Adapter(manifest, tensors, f"bad {value}")

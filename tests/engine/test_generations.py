@@ -15,13 +15,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from afina import Adapter, Backbone, Predictor, digest
+from afina import Adapter, Backbone, Predictor
 from afina.data.batch import pack
 from afina.engine.encoding import EncodedText
 from afina.engine.engine import Engine
 from afina.engine.generations import GeneratedText, Generation, Generations
 from afina.engine.mixed_batches import SinglePass
-from afina.engine.residents import ReservedMemory
+from afina.engine.residents import Lease, ReservedMemory
 from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData, InvalidStudy
 from afina.generating import next_token
 from afina.generating.generation import NewTokens
@@ -30,8 +30,9 @@ from afina.models.decoding import Decoding
 from afina.predicting import golden_test
 from afina.predicting.predictor import ModelPredictor
 from afina.predicting.reading import SENTENCES
-from crowd import adapter
+from crowd import adapter, spoilt
 from fakes import TEXTS, UNUSUAL, Backbones, configuration, save, sentences
+from raises import raises
 
 TIE = 1e-4
 """Where the two best logits differ by less, either counts."""
@@ -143,12 +144,16 @@ def each_crowd(request: pytest.FixtureRequest, backbones: Backbones, tmp_path_fa
         yield made
 
 
+def tokenized(engine: Engine, lease: Lease, text: str = TEXTS[2]) -> EncodedText:
+    (encoded,) = engine.encode(lease.resident(), [text])
+    assert isinstance(encoded, EncodedText)
+    return encoded
+
+
 def asked(crowd: Crowd, stack: ExitStack, which: int, text: str, **changes: Any) -> Generation:
     lease = stack.enter_context(crowd.engine.lease(crowd.adapters[which]))
-    (encoded,) = crowd.engine.encode(lease.resident(), [text])
-    assert isinstance(encoded, EncodedText)
     given = {"decoding": Decoding(max_new_tokens=8)} | changes
-    return Generation(lease, encoded, **given)
+    return Generation(lease, tokenized(crowd.engine, lease, text), **given)
 
 
 def driven(
@@ -281,26 +286,15 @@ def _tied(crowd: Crowd, texts: Sequence[str]) -> set[int]:
 
 
 def test_an_adapter_that_gives_no_numbers_fails_alone(crowd: Crowd) -> None:
-    bad = []
-    for value in (float("nan"), 3e38):
-        good = crowd.adapters[1]
-        tensors = {
-            name: torch.full_like(tensor, value) if "lora_B" in name else tensor
-            for name, tensor in good.tensors.items()
-        }
-        manifest = good.manifest.model_copy(update={"tensors_digest": digest.of_tensors(tensors)})
-        bad.append(Adapter(manifest, tensors, f"bad {value}"))
     generations = crowd.engine.generations
     with ExitStack() as stack:
         made = {asked(crowd, stack, which, TEXTS[2]): which for which in range(len(crowd.adapters))}
-        spoilt = []
-        for one in bad:
-            lease = stack.enter_context(crowd.engine.lease(one))
-            (encoded,) = crowd.engine.encode(lease.resident(), [TEXTS[2]])
-            assert isinstance(encoded, EncodedText)
-            spoilt.append(Generation(lease, encoded, Decoding(max_new_tokens=8)))
-        found = driven(generations, (*list(made)[:5], *spoilt, *list(made)[5:]))
-        assert all(isinstance(found[one], CorruptAdapter) for one in spoilt)
+        bad = []
+        for value in (float("nan"), 3e38):
+            lease = stack.enter_context(crowd.engine.lease(spoilt(crowd.adapters[1], value)))
+            bad.append(Generation(lease, tokenized(crowd.engine, lease), Decoding(max_new_tokens=8)))
+        found = driven(generations, (*list(made)[:5], *bad, *list(made)[5:]))
+        assert all(isinstance(found[one], CorruptAdapter) for one in bad)
         for each, which in made.items():
             crowd.check(which, each, found[each])
 
@@ -411,9 +405,8 @@ def test_beams_answer_as_alone(crowd: Crowd) -> None:
             outcome = text_of(found[each])
             (expected,) = crowd.alone[which].generating(beams=3, max_new_tokens=6)([TEXTS[2]])
             assert outcome.text == expected["answer"]
-        with pytest.raises(InvalidStudy) as caught:
+        with raises(InvalidStudy, code="option.inapplicable"):
             generations.add(asked(crowd, stack, 0, TEXTS[2], decoding=decoding, logprobs=1))
-        assert caught.value.code == "option.inapplicable"
 
 
 def test_tokens_of_a_step_are_counted(crowd: Crowd) -> None:
@@ -461,14 +454,12 @@ def test_the_probe_equals_the_recorded_one(each_crowd: Crowd) -> None:
 def test_an_adapter_of_another_kind_is_refused_both_ways(gpt2: Backbone) -> None:
     told, label = adapter(gpt2, "lora", template=TEMPLATES[0], **TOLD), adapter(gpt2, "lora", seed=1)
     with Engine(gpt2) as engine, engine.lease(told) as first, engine.lease(label) as second:
-        (encoded,) = engine.encode(first.resident(), [TEXTS[2]])
-        assert isinstance(encoded, EncodedText)
+        encoded = tokenized(engine, first)
         (outcome,) = engine.compute([SinglePass(first, encoded)])
         assert isinstance(outcome, InvalidStudy)
         assert outcome.code == "serving.kind-mismatch"
-        with pytest.raises(InvalidStudy) as caught:
+        with raises(InvalidStudy, code="serving.kind-mismatch"):
             engine.generations.add(Generation(second, encoded, Decoding()))
-        assert caught.value.code == "serving.kind-mismatch"
         mixed = engine.attempt([(told, TEXTS[2]), (label, TEXTS[2]), (told, " ")])
         assert [type(one).__name__ for one in mixed] == ["Prediction", "Prediction", "InvalidData"]
         probe = engine.probe(second)
@@ -479,9 +470,8 @@ def test_a_prompt_without_a_position_for_an_answer_is_refused(gpt2: Backbone) ->
     told = adapter(gpt2, "lora", template=TEMPLATES[0], **TOLD)
     with Engine(gpt2) as engine, engine.lease(told) as lease:
         tokens = np.ones(gpt2.longest, np.int32)
-        with pytest.raises(InvalidData) as caught:
+        with raises(InvalidData, code="generation.prompt-too-long"):
             engine.generations.add(Generation(lease, EncodedText(tokens, False, "x"), Decoding()))
-        assert caught.value.code == "generation.prompt-too-long"
         assert engine.generations.active == 0
 
 
@@ -501,8 +491,7 @@ def test_keys_and_values_stay_under_the_limit_and_evict_idle_adapters(gpt2: Back
         sizes = [one.size for one in measured.load(*adapters)]
         batch = measured.generations
         with measured.lease(adapters[0]) as lease:
-            (encoded,) = measured.encode(lease.resident(), [TEXTS[2]])
-            assert isinstance(encoded, EncodedText)
+            encoded = tokenized(measured, lease)
             batch.add(Generation(lease, encoded, Decoding(max_new_tokens=20)))
             batch.step()
             each = measured._residents.reserved
@@ -548,11 +537,9 @@ def test_an_answer_that_could_never_fit_is_refused_and_leases_delay_none_for_eve
         size = measured.load(adapters[0])[0].size
     with Engine(gpt2, limit=3 * size + 200_000) as engine, ExitStack() as stack:
         leases = [stack.enter_context(engine.lease(one)) for one in adapters]
-        (encoded,) = engine.encode(leases[0].resident(), [TEXTS[2]])
-        assert isinstance(encoded, EncodedText)
-        with pytest.raises(InvalidData) as caught:
+        encoded = tokenized(engine, leases[0])
+        with raises(InvalidData, code="generation.beyond-memory"):
             engine.generations.add(Generation(leases[0], encoded, Decoding(max_new_tokens=100, beams=16)))
-        assert caught.value.code == "generation.beyond-memory"
         made = [Generation(lease, encoded, Decoding(max_new_tokens=5)) for lease in leases]
         assert len(driven(engine.generations, made)) == 3
 

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_mixing import KINDS, Crowd
+from test_mixing import KINDS, Crowd, forward_passes
 
-from afina import Adapter, Backbone, Predictor, digest
+from afina import Adapter, Backbone, Predictor
 from afina.engine.encoding import EncodedText
 from afina.engine.engine import Engine
 from afina.engine.mixed_batches import Prediction, SinglePass, WindowedPass
 from afina.errors import AfinaError, CorruptAdapter, InvalidData
-from afina.models.mixed_batch import MixedBatchModel
-from crowd import adapter
+from crowd import adapter, spoilt
 from fakes import TEXTS, Backbones
 from raises import raises
 from rounding import Exact
@@ -106,15 +104,13 @@ def test_an_answer_is_that_of_a_predictor(crowd: Crowd) -> None:
 
 
 def test_words_of_many_adapters_are_computed_in_one_forward_pass(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows: list[int] = []
-    plain = MixedBatchModel.features
-    monkeypatch.setattr(
-        MixedBatchModel, "features", lambda self, groups: rows.append(len(groups)) or plain(self, groups)
-    )
+    passes = forward_passes(monkeypatch)
     sharing = [which for which, one in enumerate(crowd.engine.load(*crowd.adapters)) if one.shares_model]
     crowd.check([(which, 0) for which in sharing])
     bare = sum(crowd.adapters[which].manifest.method in ("head", "linear_probe") for which in sharing)
-    assert rows == [len(sharing) - bare + 1], "adapters that only have a head share a group"
+    assert [len(groups) for groups in passes] == [len(sharing) - bare + 1], (
+        "adapters that only have a head share a group"
+    )
 
 
 def windows(engine: Engine, made: Adapter, text: str) -> tuple[SinglePass, EncodedText, Any]:
@@ -146,12 +142,7 @@ def test_a_text_computed_window_by_window_beside_others_has_the_same_answer(crow
 
 
 def test_a_tagger_that_gives_no_numbers_spoils_nobody_elses(crowd: Crowd) -> None:
-    good = crowd.adapters[0]
-    tensors = {
-        name: torch.full_like(tensor, float("nan")) if "lora_B" in name else tensor
-        for name, tensor in good.tensors.items()
-    }
-    bad = Adapter(good.manifest.model_copy(update={"tensors_digest": digest.of_tensors(tensors)}), tensors, "bad")
+    bad = spoilt(crowd.adapters[0], float("nan"))
     asked = [(one, text) for text in ASKED[:3] for one in (bad, *crowd.adapters[1:3], crowd.adapters[-1])]
     for (one, text), found in zip(asked, crowd.engine.attempt(asked), strict=True):
         if one is bad:
@@ -236,23 +227,12 @@ def test_lower_precisions_are_as_near_as_a_predictors(crowd: Crowd, dtype: str) 
             assert np.abs(own.outputs - right).max() <= 2 * np.abs(low - right).max() + 0.02 * np.abs(right).max()
 
 
-def of_all(found: Sequence[Prediction]) -> list[bytes]:
-    return [one.outputs.tobytes() for one in found]
-
-
-def test_a_text_that_two_bare_adapters_read_is_computed_once(backbones: Backbones) -> None:
-    backbone = Backbone.load(str(backbones.path("gpt2")))
-    heads = [adapter(backbone, "head", seed=seed, **WORDS) for seed in range(3)]
-    texts: list[int] = []
-    plain = MixedBatchModel.features
-    with Engine(backbone) as engine, pytest.MonkeyPatch.context() as patching:
-        patching.setattr(
-            MixedBatchModel,
-            "features",
-            lambda self, groups: texts.extend(len(one.sequences) for one in groups) or plain(self, groups),
-        )
+def test_a_text_that_two_bare_adapters_read_is_computed_once(gpt2: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    heads = [adapter(gpt2, "head", seed=seed, **WORDS) for seed in range(3)]
+    passes = forward_passes(monkeypatch)
+    with Engine(gpt2) as engine:
         found = engine.tasks(TEXTS[2], heads)
-    assert texts == [1]
-    assert len({*of_all(found)}) == 3
+    assert passes == [[1]]
+    assert len({one.outputs.tobytes() for one in found}) == 3
     for one, made in zip(found, heads, strict=True):
-        assert Exact.of(made, backbone, [TEXTS[2]]).explains(one.outputs, 0)
+        assert Exact.of(made, gpt2, [TEXTS[2]]).explains(one.outputs, 0)

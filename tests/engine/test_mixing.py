@@ -13,11 +13,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from afina import Adapter, Backbone, Predictor, digest
+from afina import Adapter, Backbone, Predictor
 from afina.engine.engine import Engine
 from afina.errors import CorruptAdapter
-from afina.models.mixed_batch import MixedBatchModel
-from crowd import adapter
+from afina.models.mixed_batch import AdapterGroup, MixedBatchModel
+from crowd import adapter, spoilt
 from fakes import ENCODERS, SLOW, TEXTS, Backbones, serves
 from grid import by_family, some_slow
 from rounding import Exact
@@ -229,32 +229,35 @@ def test_an_adapter_that_adds_to_the_pooler_has_a_model_of_its_own(backbones: Ba
         made.check([(which, text) for which in range(len(adapters)) for text in range(len(TEXTS))])
 
 
-def test_the_base_is_computed_once_for_all_adapters_of_a_row(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows: list[int] = []
+def forward_passes(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The numbers of texts of each group of each forward pass from now on."""
+    passes: list[list[int]] = []
     plain = MixedBatchModel.features
-    monkeypatch.setattr(
-        MixedBatchModel, "features", lambda self, groups: rows.append(len(groups)) or plain(self, groups)
-    )
+
+    def features(self: MixedBatchModel, groups: Sequence[AdapterGroup]) -> torch.Tensor:
+        passes.append([len(one.sequences) for one in groups])
+        return plain(self, groups)
+
+    monkeypatch.setattr(MixedBatchModel, "features", features)
+    return passes
+
+
+def test_the_base_is_computed_once_for_all_adapters_of_a_row(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = forward_passes(monkeypatch)
     riding = [index for index, one in enumerate(crowd.engine.load(*crowd.adapters)) if one.shares_model]
     crowd.check([(which, 2) for which in riding])
     bare = sum(crowd.adapters[which].manifest.method in ("zero-shot", "baseline", "head") for which in riding)
-    assert rows == [len(riding) - bare + 1]
+    assert [len(groups) for groups in passes] == [len(riding) - bare + 1]
 
 
 def test_a_text_is_computed_once_for_adapters_that_leave_the_model_as_it_is(
     crowd: Crowd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heads = [adapter(crowd.backbone, "head", seed=seed) for seed in range(5)]
-    texts: list[int] = []
-    plain = MixedBatchModel.features
-    monkeypatch.setattr(
-        MixedBatchModel,
-        "features",
-        lambda self, groups: texts.extend(len(one.sequences) for one in groups) or plain(self, groups),
-    )
+    passes = forward_passes(monkeypatch)
     asked = [*heads, heads[0]]
     found = crowd.engine.tasks(TEXTS[2], asked)
-    assert texts == [1]
+    assert passes == [[1]]
     expected = [Exact.of(one, crowd.backbone, [TEXTS[2]]) for one in asked]
     assert len({one.outputs.tobytes() for one in expected}) == 5
     assert all(one.explains(answer.outputs, 0) for one, answer in zip(expected, found, strict=True))
@@ -262,11 +265,7 @@ def test_a_text_is_computed_once_for_adapters_that_leave_the_model_as_it_is(
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
 def test_an_adapter_that_gives_no_numbers_spoils_nobody_elses(crowd: Crowd, value: float) -> None:
-    good = crowd.adapters[0]
-    tensors = {
-        name: torch.full_like(tensor, value) if "lora_B" in name else tensor for name, tensor in good.tensors.items()
-    }
-    bad = Adapter(good.manifest.model_copy(update={"tensors_digest": digest.of_tensors(tensors)}), tensors, "bad")
+    bad = spoilt(crowd.adapters[0], value)
     asked = [(one, text) for text in crowd.texts for one in (bad, *crowd.adapters[:6])]
     for (one, text), found in zip(asked, crowd.engine.attempt(asked), strict=True):
         if one is bad:
