@@ -1,1 +1,1 @@
-"""The engine, which answers requests for many adapters with one frozen model, and imports no training code."""
+"""The engine, which answers requests for many adapters with one frozen model. It does not know how they are trained."""

@@ -54,12 +54,12 @@ class Hosts:
         with self.attaching:
             if precision not in self._models:
                 self._check_room(precision)
-                made = devices.in_thread_that_ends(lambda: self._open(precision))
-                size = made.classifier.size
+                model = devices.in_thread_that_ends(lambda: self._open(precision))
+                size = model.classifier.size
                 if self._models:
                     self._residents.hold(size)
                 self.copy_notes[precision] = self.backbone.copy_note
-                self._models[precision], self._sizes[precision] = made, size
+                self._models[precision], self._sizes[precision] = model, size
             return self._models[precision]
 
     def _open(self, precision: str) -> MixedBatchModel:
@@ -97,8 +97,10 @@ def precisions_of(manifests: Sequence[Mapping[str, Any]], backbone: Backbone) ->
     If no manifest has the backbone's address (it was moved), adapters with the same family and tokenizer count: the
     backbone's digest is not known before its weights are read.
     """
-    named = [one for one in manifests if one.get("backbone") == backbone.address]
+    mine = [manifest for manifest in manifests if manifest.get("backbone") == backbone.address]
     alike = (backbone.family, backbone.tokenizer_digest)
-    chosen = named or [one for one in manifests if (one.get("family"), one.get("tokenizer_digest")) == alike]
-    found = {one.get("precision", FLOAT) for one in chosen}
-    return [precision for precision in PRECISIONS if precision in found]
+    chosen = mine or [
+        manifest for manifest in manifests if (manifest.get("family"), manifest.get("tokenizer_digest")) == alike
+    ]
+    present = {manifest.get("precision", FLOAT) for manifest in chosen}
+    return [precision for precision in PRECISIONS if precision in present]

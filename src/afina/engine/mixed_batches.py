@@ -89,13 +89,13 @@ class WindowedPass:
 
     def next(self, count: int) -> AskedSequences:
         """Return the next windows, which have `count` tokens in all."""
-        found, left = list[TokenSequence](), count
-        for one in self.row.encoded.sequences[len(self.outputs) :]:
-            left -= len(one.tokens)
+        windows, left = list[TokenSequence](), count
+        for window in self.row.encoded.sequences[len(self.outputs) :]:
+            left -= len(window.tokens)
             if left < 0:
                 break
-            found.append(one)
-        return AskedSequences(self.row.lease, found)
+            windows.append(window)
+        return AskedSequences(self.row.lease, windows)
 
     @property
     def complete(self) -> bool:
@@ -133,32 +133,32 @@ class _Distinct(NamedTuple):
         return len(self.sequence.tokens) + self.batched.prompt_length
 
 
-def mixed_outputs(host: MixedBatchModel, asked: Sequence[AskedSequences]) -> list[list[np.ndarray]]:
+def mixed_outputs(host: MixedBatchModel, texts: Sequence[AskedSequences]) -> list[list[np.ndarray]]:
     """Return the outputs of each sequence of each text, float32 [rows, width]: one row, or one for each read token.
 
     In a packed batch, attention multiplies the values of other texts by 0, and 0 times NaN or infinity is NaN. The
     texts of each adapter with NaN or infinite outputs are therefore computed again without the texts of other adapters.
     """
-    found = _together(host, asked)
-    groups = [*_by_adapter(asked)]
-    spoilt = [mine for mine in groups if not all(np.isfinite(part).all() for index in mine for part in found[index])]
+    outputs = _together(host, texts)
+    groups = [*_by_adapter(texts)]
+    spoilt = [mine for mine in groups if not all(np.isfinite(part).all() for index in mine for part in outputs[index])]
     if len(groups) > 1:
         for mine in spoilt:
-            for index, row in zip(mine, _together(host, [asked[index] for index in mine]), strict=True):
-                found[index] = row
-    return found
+            for index, row in zip(mine, _together(host, [texts[index] for index in mine]), strict=True):
+                outputs[index] = row
+    return outputs
 
 
-def _together(host: MixedBatchModel, asked: Sequence[AskedSequences]) -> list[list[np.ndarray]]:
+def _together(host: MixedBatchModel, texts: Sequence[AskedSequences]) -> list[list[np.ndarray]]:
     bare: dict[Pooled | None, BatchedAdapter] = {}
     known: dict[tuple[int, bytes, int | None, bytes | None], int] = {}
     distinct, places = list[_Distinct](), list[list[int]]()
-    for one in asked:
-        batched = _shared(one.lease).batched
+    for text in texts:
+        batched = _shared(text.lease).batched
         if batched.is_empty:
             batched = bare.setdefault(batched.pooled, batched)
         places.append([])
-        for sequence in one.sequences:
+        for sequence in text.sequences:
             tokens, second, read = sequence
             key = id(batched), tokens.tobytes(), second, None if read is None else read.tobytes()
             place = known.setdefault(key, len(distinct))
@@ -166,34 +166,34 @@ def _together(host: MixedBatchModel, asked: Sequence[AskedSequences]) -> list[li
                 distinct.append(_Distinct(batched, sequence))
             places[-1].append(place)
     features, starts = _features(host, distinct)
-    found = dict[int, list[np.ndarray]]()
-    for mine in _by_adapter(asked):
+    by_text = dict[int, list[np.ndarray]]()
+    for mine in _by_adapter(texts):
         chosen = [place for index in mine for place in places[index]]
         rows = np.concatenate([np.arange(starts[place], starts[place + 1]) for place in chosen])
-        outputs = _shared(asked[mine[0]].lease).answer(features.index_select(0, _there(rows, features)))
+        outputs = _shared(texts[mine[0]].lease).answer(features.index_select(0, _there(rows, features)))
         parts = iter(np.split(outputs, np.cumsum([distinct[place].rows for place in chosen])[:-1]))
-        found |= {index: [next(parts) for _ in places[index]] for index in mine}
-    return [found[index] for index in range(len(asked))]
+        by_text |= {index: [next(parts) for _ in places[index]] for index in mine}
+    return [by_text[index] for index in range(len(texts))]
 
 
-def _features(host: MixedBatchModel, given: Sequence[_Distinct]) -> tuple[Tensor, np.ndarray]:
-    """Return the head's input, [R, width], in the order of `given`, and the first row of each sequence, int64 [N + 1].
+def _features(host: MixedBatchModel, sequences: Sequence[_Distinct]) -> tuple[Tensor, np.ndarray]:
+    """Return the head's input, [R, width], for the sequences in their order, and the first row of each, int64 [N + 1].
 
     Sequences of similar length are computed together in packed rows, which are sorted by adapter.
     """
-    starts = np.cumsum([0, *(one.rows for one in given)])
-    lengths = np.array([one.length for one in given])
+    starts = np.cumsum([0, *(sequence.rows for sequence in sequences)])
+    lengths = np.array([sequence.length for sequence in sequences])
     order = np.argsort(lengths, kind="stable")
-    made: Tensor | None = None
+    features: Tensor | None = None
     for first, last in runs(lengths[order], TOKEN_BUDGET):
-        groups, chosen = _adapter_groups(given, order[first:last].tolist())
+        groups, chosen = _adapter_groups(sequences, order[first:last].tolist())
         part = host.features(groups)
-        if made is None:
-            made = part.new_empty(int(starts[-1]), part.shape[1])
+        if features is None:
+            features = part.new_empty(int(starts[-1]), part.shape[1])
         rows = np.concatenate([np.arange(starts[index], starts[index + 1]) for index in chosen])
-        made.index_copy_(0, _there(rows, part), part)
-    assert made is not None
-    return made, starts
+        features.index_copy_(0, _there(rows, part), part)
+    assert features is not None
+    return features, starts
 
 
 def _there(indices: np.ndarray, beside: Tensor) -> Tensor:
@@ -201,17 +201,17 @@ def _there(indices: np.ndarray, beside: Tensor) -> Tensor:
     return torch.from_numpy(indices).to(beside.device)
 
 
-def _adapter_groups(given: Sequence[_Distinct], among: Sequence[int]) -> tuple[list[AdapterGroup], list[int]]:
+def _adapter_groups(sequences: Sequence[_Distinct], among: Sequence[int]) -> tuple[list[AdapterGroup], list[int]]:
     """Group the sequences `among` by adapter, those without a prefix first for one attention call; and their order."""
     by_adapter: dict[int, list[int]] = {}
     for index in among:
-        by_adapter.setdefault(id(given[index].batched), []).append(index)
-    groups = sorted(by_adapter.values(), key=lambda group: bool(given[group[0]].batched.prefix))
-    made = []
+        by_adapter.setdefault(id(sequences[index].batched), []).append(index)
+    groups = sorted(by_adapter.values(), key=lambda group: bool(sequences[group[0]].batched.prefix))
+    adapter_groups = []
     for group in groups:
-        tokens, second, read = zip(*(given[index].sequence for index in group), strict=True)
-        made.append(AdapterGroup(given[group[0]].batched, tokens, second, None, read))
-    return made, [index for group in groups for index in group]
+        tokens, second, read = zip(*(sequences[index].sequence for index in group), strict=True)
+        adapter_groups.append(AdapterGroup(sequences[group[0]].batched, tokens, second, None, read))
+    return adapter_groups, [index for group in groups for index in group]
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,11 +252,11 @@ class Prediction:
 Outcome = Prediction | AfinaError
 
 
-def kind_mismatch(resident: Resident, asked: str) -> InvalidStudy:
+def kind_mismatch(resident: Resident, wanted: str) -> InvalidStudy:
     """Return the error for a request that asks for another kind of answer than the adapter gives."""
     answers = "with texts, which are generated" if resident.generates else f"with {resident.objective.kind}"
     return problems.OTHER_KIND_OF_ANSWER(
-        where=resident.where, kind=resident.objective.kind, _asked=asked, _answers=answers
+        where=resident.where, kind=resident.objective.kind, _asked=wanted, _answers=answers
     )
 
 
@@ -268,40 +268,44 @@ class MixedBatches:
 
     def outcomes(self, rows: Sequence[SinglePass]) -> list[Outcome]:
         """Return the prediction or the error of each text, in the order of the texts."""
-        made: dict[int, Outcome] = {}
-        asked, computed = list[AskedSequences](), list[int]()
+        outcomes: dict[int, Outcome] = {}
+        texts, computed = list[AskedSequences](), list[int]()
         for mine in _by_adapter([AskedSequences.of(row) for row in rows]):
             resident = rows[mine[0]].lease.resident()
             if resident.generates:
-                made |= dict.fromkeys(mine, kind_mismatch(resident, "a prediction"))
+                outcomes |= dict.fromkeys(mine, kind_mismatch(resident, "a prediction"))
             elif resident.reading is None:
-                made |= _predictions(rows, mine, _outputs_of_texts(resident, [rows[index].encoded for index in mine]))
+                outcomes |= _predictions(
+                    rows, mine, _outputs_of_texts(resident, [rows[index].encoded for index in mine])
+                )
             else:
-                asked += [AskedSequences.of(rows[index]) for index in mine]
+                texts += [AskedSequences.of(rows[index]) for index in mine]
                 computed += mine
-        parts = dict(zip(computed, self._outputs(asked), strict=True))
-        for mine in _by_adapter(asked):
+        parts = dict(zip(computed, self._outputs(texts), strict=True))
+        for mine in _by_adapter(texts):
             places = [computed[index] for index in mine]
-            made |= _predictions(rows, places, [_joined(rows[index].encoded, parts[index]) for index in places])
-        return [made[index] for index in range(len(rows))]
+            outcomes |= _predictions(rows, places, [_joined(rows[index].encoded, parts[index]) for index in places])
+        return [outcomes[index] for index in range(len(rows))]
 
-    def _outputs(self, asked: Sequence[AskedSequences]) -> list[list[np.ndarray]]:
+    def _outputs(self, texts: Sequence[AskedSequences]) -> list[list[np.ndarray]]:
         """Return the outputs of each sequence of each text, in the form that `mixed_outputs` describes."""
-        found, shared = dict[int, list[np.ndarray]](), dict[MixedBatchModel, list[int]]()
-        for mine in _by_adapter(asked):
-            resident = asked[mine[0]].lease.resident()
+        outputs, shared = dict[int, list[np.ndarray]](), dict[MixedBatchModel, list[int]]()
+        for mine in _by_adapter(texts):
+            resident = texts[mine[0]].lease.resident()
             if isinstance(resident, SharedResident):
                 shared.setdefault(resident.host, []).extend(mine)
                 continue
             assert isinstance(resident, SeparateResident)
             with self._computing:
                 parts = iter(
-                    own_outputs(resident.classifier, [one for index in mine for one in asked[index].sequences])
+                    own_outputs(
+                        resident.classifier, [sequence for index in mine for sequence in texts[index].sequences]
+                    )
                 )
-            found |= {index: [next(parts) for _ in asked[index].sequences] for index in mine}
+            outputs |= {index: [next(parts) for _ in texts[index].sequences] for index in mine}
         for host, indices in shared.items():
-            found |= zip(indices, mixed_outputs(host, [asked[index] for index in indices]), strict=True)
-        return [found[index] for index in range(len(asked))]
+            outputs |= zip(indices, mixed_outputs(host, [texts[index] for index in indices]), strict=True)
+        return [outputs[index] for index in range(len(texts))]
 
     def open(self, row: SinglePass) -> ChunkedPass | WindowedPass | None:
         """Return a text to compute in chunks or windows, or None if there is now no memory for keys and values."""
@@ -314,66 +318,70 @@ class MixedBatches:
 
     def chunk_outcomes(self, chunks: Sequence[tuple[ChunkedPass | WindowedPass, int]]) -> list[Outcome | None]:
         """Compute the next chunk or windows of each text, in the form that `Engine.compute_chunks` describes."""
-        found: dict[int, Outcome | None] = {}
-        windowed = {index: (one, count) for index, (one, count) in enumerate(chunks) if isinstance(one, WindowedPass)}
+        outcomes: dict[int, Outcome | None] = {}
+        windowed = {
+            index: (chunk, count) for index, (chunk, count) in enumerate(chunks) if isinstance(chunk, WindowedPass)
+        }
         if windowed:
-            found |= zip(windowed, self._window_outcomes([*windowed.values()]), strict=True)
-        chunked = {index: (one, count) for index, (one, count) in enumerate(chunks) if isinstance(one, ChunkedPass)}
+            outcomes |= zip(windowed, self._window_outcomes([*windowed.values()]), strict=True)
+        chunked = {
+            index: (chunk, count) for index, (chunk, count) in enumerate(chunks) if isinstance(chunk, ChunkedPass)
+        }
         if chunked:
-            found |= zip(chunked, self._chunk_outcomes([*chunked.values()]), strict=True)
-        return [found[index] for index in range(len(chunks))]
+            outcomes |= zip(chunked, self._chunk_outcomes([*chunked.values()]), strict=True)
+        return [outcomes[index] for index in range(len(chunks))]
 
     def _window_outcomes(self, passes: Sequence[tuple[WindowedPass, int]]) -> list[Outcome | None]:
-        outputs = self._outputs([one.next(count) for one, count in passes])
-        found = list[Outcome | None]()
-        for (one, count), parts in zip(passes, outputs, strict=True):
-            one.outputs += parts
-            one.computed += count
-            whole = [_joined(one.row.encoded, one.outputs)] if one.complete else []
-            found.append(_predictions([one.row], [0], whole)[0] if one.complete else None)
-        return found
+        outputs = self._outputs([windowed.next(count) for windowed, count in passes])
+        outcomes = list[Outcome | None]()
+        for (windowed, count), parts in zip(passes, outputs, strict=True):
+            windowed.outputs += parts
+            windowed.computed += count
+            whole = [_joined(windowed.row.encoded, windowed.outputs)] if windowed.complete else []
+            outcomes.append(_predictions([windowed.row], [0], whole)[0] if windowed.complete else None)
+        return outcomes
 
     def _chunk_outcomes(self, chunks: Sequence[tuple[ChunkedPass, int]]) -> list[Outcome | None]:
         together = dict[MixedBatchModel, dict[int, AdapterChunk]]()
-        made: dict[int, Tensor] = {}
-        for index, (one, count) in enumerate(chunks):
-            resident = one.row.lease.resident()
+        features: dict[int, Tensor] = {}
+        for index, (chunk, count) in enumerate(chunks):
+            resident = chunk.row.lease.resident()
             batched = resident.batched if isinstance(resident, SharedResident) else None
-            if (given := one.next(count, resident.virtual_tokens[1], batched)) is None:
+            if (tokens_and_cache := chunk.next(count, resident.virtual_tokens[1], batched)) is None:
                 continue
             if isinstance(resident, SharedResident):
-                together.setdefault(resident.host, {})[index] = AdapterChunk(resident.batched, *given)
+                together.setdefault(resident.host, {})[index] = AdapterChunk(resident.batched, *tokens_and_cache)
             elif isinstance(resident, SeparateResident):
                 with self._computing, torch.inference_mode():
                     classifier = resident.classifier.eval()
                     device = next(classifier.parameters()).device
-                    tokens = torch.from_numpy(given[0].astype(np.int64)).to(device)
-                    made[index] = classifier.answer(classifier.chunk_features(tokens, given[1]))
+                    tokens = torch.from_numpy(tokens_and_cache[0].astype(np.int64)).to(device)
+                    features[index] = classifier.answer(classifier.chunk_features(tokens, tokens_and_cache[1]))
         for host, parts in together.items():
-            made |= zip(parts, host.chunk_features([*parts.values()]), strict=True)
-        return [self._chunk_outcome(one, count, made.get(index)) for index, (one, count) in enumerate(chunks)]
+            features |= zip(parts, host.chunk_features([*parts.values()]), strict=True)
+        return [self._chunk_outcome(chunk, count, features.get(index)) for index, (chunk, count) in enumerate(chunks)]
 
     @staticmethod
-    def _chunk_outcome(one: ChunkedPass, count: int, made: Tensor | None) -> Outcome | None:
+    def _chunk_outcome(chunk: ChunkedPass, count: int, features: Tensor | None) -> Outcome | None:
         """Return the prediction or the error of a text after a chunk of `count` tokens; None: the text is not complete.
 
-        `made`: for a shared model, the head's input, [1, width]; for an adapter's own model, the outputs. None: closed.
+        `features`: for a shared model, the head's input, [1, width]; for a model of its own, the outputs. None: closed.
         """
-        if made is None:
+        if features is None:
             return None
-        one.computed = min(one.computed + count, len(one.row.encoded.tokens))
-        if not one.complete:
+        chunk.computed = min(chunk.computed + count, len(chunk.row.encoded.tokens))
+        if not chunk.complete:
             return None
-        resident = one.row.lease.resident()
-        outputs = resident.answer(made) if isinstance(resident, SharedResident) else made.cpu().numpy()
-        return _predictions([one.row], [0], list(outputs))[0]
+        resident = chunk.row.lease.resident()
+        outputs = resident.answer(features) if isinstance(resident, SharedResident) else features.cpu().numpy()
+        return _predictions([chunk.row], [0], list(outputs))[0]
 
 
 def _outputs_of_texts(resident: Resident, encoded: Sequence[EncodedText]) -> list[np.ndarray]:
     """Return the outputs of texts of an adapter that reads no tokens."""
     assert isinstance(resident, SeparateResident)
-    pairs = [one.pair for one in encoded if one.pair is not None]
-    return list(resident.predictor.outputs([one.text for one in encoded], pairs or None))
+    pairs = [text.pair for text in encoded if text.pair is not None]
+    return list(resident.predictor.outputs([text.text for text in encoded], pairs or None))
 
 
 def own_outputs(classifier: Classifier, sequences: Sequence[TokenSequence]) -> list[np.ndarray]:
@@ -391,18 +399,18 @@ def own_outputs(classifier: Classifier, sequences: Sequence[TokenSequence]) -> l
 def _joined(encoded: EncodedText, parts: Sequence[np.ndarray]) -> np.ndarray:
     """Return the outputs of a text, [width of the head], or of its words, given those of its sequences."""
     if encoded.words is None:
-        made: np.ndarray = parts[0][0]
-        return made
-    (found,) = encoded.words.joined_outputs(parts, parts[0].shape[1])
-    return np.asarray(found)
+        whole: np.ndarray = parts[0][0]
+        return whole
+    (joined,) = encoded.words.joined_outputs(parts, parts[0].shape[1])
+    return np.asarray(joined)
 
 
-def _by_adapter(asked: Sequence[AskedSequences]) -> Iterable[list[int]]:
+def _by_adapter(texts: Sequence[AskedSequences]) -> Iterable[list[int]]:
     """Return lists of indices of texts: one list for each adapter's single texts, and one for each adapter's pairs."""
-    found: dict[tuple[int, bool], list[int]] = {}
-    for index, one in enumerate(asked):
-        found.setdefault((id(one.lease.resident()), one.paired), []).append(index)
-    return found.values()
+    by_adapter: dict[tuple[int, bool], list[int]] = {}
+    for index, text in enumerate(texts):
+        by_adapter.setdefault((id(text.lease.resident()), text.paired), []).append(index)
+    return by_adapter.values()
 
 
 def _shared(lease: Lease) -> SharedResident:
@@ -421,24 +429,26 @@ def _as_predictions(outputs: Sequence[np.ndarray], words: Sequence[np.ndarray | 
 def _predictions(rows: Sequence[SinglePass], mine: Sequence[int], outputs: Sequence[np.ndarray]) -> dict[int, Outcome]:
     """Return the predictions of one adapter's texts `mine`; one error for all if an output is NaN or infinite."""
     resident, encoded = rows[mine[0]].lease.resident(), [rows[index].encoded for index in mine]
-    words = [None if one.words is None else one.words.words[0] for one in encoded]
+    words = [None if text.words is None else text.words.words[0] for text in encoded]
     try:
         predictions = reading.finite(_as_predictions(outputs, words), resident.where)
     except AfinaError as error:
         return dict.fromkeys(mine, error)
-    objective, made = resident.objective, dict[int, Outcome]()
-    asked = [place for place, one in enumerate(encoded) if not one.each_token]
-    whole = len(asked) == len(encoded)
-    answers = dict(zip(asked, objective.answers(predictions if whole else predictions.take(asked)), strict=True))
-    for place, (index, row, one) in enumerate(zip(mine, outputs, encoded, strict=True)):
-        made[index] = Prediction(
-            with_texts(answers[place], one.text) if place in answers else {},
+    objective, outcomes = resident.objective, dict[int, Outcome]()
+    to_answer = [place for place, text in enumerate(encoded) if not text.each_token]
+    whole = len(to_answer) == len(encoded)
+    answers = dict(
+        zip(to_answer, objective.answers(predictions if whole else predictions.take(to_answer)), strict=True)
+    )
+    for place, (index, row, text) in enumerate(zip(mine, outputs, encoded, strict=True)):
+        outcomes[index] = Prediction(
+            with_texts(answers[place], text.text) if place in answers else {},
             objective.kind,
             row,
             resident.digest,
             rows[index].lease.version,
-            one.truncated,
-            len(one.tokens),
+            text.truncated,
+            len(text.tokens),
             words[place],
         )
-    return made
+    return outcomes

@@ -65,8 +65,8 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        for one in sockets or []:  # uvicorn's `backlog` also limits asyncio's accepts per turn; more may queue
-            one.listen(QUEUE)
+        for listener in sockets or []:  # uvicorn's `backlog` also limits asyncio's accepts per turn; more may queue
+            listener.listen(QUEUE)
         host, port = (sockets or self._sockets)[0].getsockname()[:2]
         self._listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
@@ -156,18 +156,18 @@ def serve(core: Core, sockets: Sequence[socket.socket], listening: Callable[[str
     s with it.
     """
     logs_and_traces.adopt_loggers()
-    made = server(core, sockets, listening)
+    uvicorn_server = server(core, sockets, listening)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # `nohup` makes the process ignore SIGHUP
-        signal.signal(signal.SIGHUP, made.handle_exit)
-    threading.Thread(target=made.limit, name="afina-shutdown", daemon=True).start()
+        signal.signal(signal.SIGHUP, uvicorn_server.handle_exit)
+    threading.Thread(target=uvicorn_server.limit, name="afina-shutdown", daemon=True).start()
     allocator.collect_as_usual()
-    made.run()
-    if made.force_exit:
+    uvicorn_server.run()
+    if uvicorn_server.force_exit:
         logs_and_traces.note("shutdown: a further signal stopped the process at once", logging.WARNING)
     with suppress(OSError):
         sys.stdout.flush()
     logging.shutdown()
-    os._exit(1 if made.force_exit else 0)
+    os._exit(1 if uvicorn_server.force_exit else 0)
 
 
 class ClosedConnections:
@@ -232,51 +232,51 @@ class ConnectionLimit:
         if self._sweeper is None:
             self._sweeper = new.loop.call_later(self.seconds / SWEEPS, self._sweep, new.loop)
 
-    def admit(self, one: Connection, *, known: bool) -> bool:
+    def admit(self, connection: Connection, *, known: bool) -> bool:
         """Record whether a request has a valid key (`known`). False: clients have no connection left."""
-        if one in self._strangers and known:
+        if connection in self._strangers and known:
             if len(self._idle) + len(self._busy) >= self._places.clients:
                 oldest = next(iter(self._idle), None)
                 if oldest is None:
-                    self._closed("full", one.peer)
+                    self._closed("full", connection.peer)
                     return False
                 self.end(oldest, "crowded")
-            del self._strangers[one]
-            self._busy.add(one)
-        elif one in self._busy and not known:
-            self._busy.discard(one)
-            self._strangers[one] = None
+            del self._strangers[connection]
+            self._busy.add(connection)
+        elif connection in self._busy and not known:
+            self._busy.discard(connection)
+            self._strangers[connection] = None
         return True
 
-    def idle(self, one: Connection) -> None:
-        if one in self._busy:
-            self._busy.discard(one)
-            self._idle[one] = None
+    def idle(self, connection: Connection) -> None:
+        if connection in self._busy:
+            self._busy.discard(connection)
+            self._idle[connection] = None
 
-    def begin(self, one: Connection) -> None:
-        if one in self._idle:
-            del self._idle[one]
-            self._busy.add(one)
+    def begin(self, connection: Connection) -> None:
+        if connection in self._idle:
+            del self._idle[connection]
+            self._busy.add(connection)
 
-    def leave(self, one: Connection) -> None:
-        self._strangers.pop(one, None)
-        self._idle.pop(one, None)
-        self._busy.discard(one)
+    def leave(self, connection: Connection) -> None:
+        self._strangers.pop(connection, None)
+        self._idle.pop(connection, None)
+        self._busy.discard(connection)
 
-    def end(self, one: Connection, reason: str) -> None:
+    def end(self, connection: Connection, reason: str) -> None:
         """Close a connection at once, without sending the output that is still buffered."""
-        self.leave(one)
-        one.transport.abort()
-        self._closed(reason, one.peer)
+        self.leave(connection)
+        connection.transport.abort()
+        self._closed(reason, connection.peer)
 
-    def refuse(self, one: Connection) -> None:
-        self._closed("malformed", one.peer)
+    def refuse(self, connection: Connection) -> None:
+        self._closed("malformed", connection.peer)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
-        for one in self._all:
-            if reason := one.overdue(now):
-                self.end(one, reason)
+        for connection in self._all:
+            if reason := connection.overdue(now):
+                self.end(connection, reason)
         self._sweeper = loop.call_later(self.seconds / SWEEPS, self._sweep, loop) if self._all else None
 
 

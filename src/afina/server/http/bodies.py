@@ -47,9 +47,9 @@ class Body(BaseModel):
     most_values: ClassVar[int] = MOST_VALUES  # largest number of JSON values in a body of this kind
 
 
-def without_nulls(given: Any) -> Any:
+def without_nulls(fields: Any) -> Any:
     """Return a JSON object without the fields that are null."""
-    return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
+    return {name: value for name, value in fields.items() if value is not None} if isinstance(fields, dict) else fields
 
 
 class Strict(Body):
@@ -72,13 +72,13 @@ def parse_body(content: bytes, kind: type[Given]) -> Given:
     """Parse the JSON body of a request, or raise Refusal: 400 for no JSON or too many values, 422 for a wrong field."""
     if count_values(content, kind.most_values) > kind.most_values:
         raise Refusal(400, "invalid", f"The body has more than {kind.most_values:,} JSON values. Send less at once.")
-    found = decoded(content)
-    if not isinstance(found, dict):
+    value = decoded(content)
+    if not isinstance(value, dict):
         raise Refusal(422, "invalid", "The body must be a JSON object.")
     try:
-        return kind.model_validate(found)
+        return kind.model_validate(value)
     except ValidationError as error:
-        raise _wrong_field(found, error) from None
+        raise _wrong_field(value, error) from None
 
 
 _EXPECTED: Mapping[str, str] = {
@@ -110,14 +110,14 @@ Names in braces are filled in from the context of pydantic's error.
 """
 
 
-def _wrong_field(found: Any, error: ValidationError) -> Refusal:
+def _wrong_field(body: Any, error: ValidationError) -> Refusal:
     """Return the refusal of a body for its first wrong field.
 
     pydantic reports an error for each type that a field may have. The deepest error counts; at the same depth one about
     a value before one about a type, so that an array of too many strings is said to be too long.
     """
     errors = error.errors(include_url=False)
-    places = [_place(found, one) for one in errors]
+    places = [_place(body, one) for one in errors]
     of_field = [number for number, place in enumerate(places) if place[:1] == places[0][:1]]
     is_type = [str(one["type"]).endswith("_type") for one in errors]
     best = max(of_field, key=lambda number: (len(places[number]), not is_type[number]))
@@ -135,13 +135,13 @@ def _is_full(error: ErrorDetails) -> bool:
     return error["type"] == "too_long" and error["ctx"]["max_length"] == 0
 
 
-def _place(found: Any, error: ErrorDetails) -> tuple[int | str, ...]:
+def _place(value: Any, error: ErrorDetails) -> tuple[int | str, ...]:
     """Return the path of a wrong field in the body, from pydantic's path without the names of types in it."""
     place, last = list[int | str](), len(error["loc"]) - 1
     for index, part in enumerate(error["loc"]):
-        inside = (isinstance(found, dict) and part in found) or (isinstance(found, list) and isinstance(part, int))
+        inside = (isinstance(value, dict) and part in value) or (isinstance(value, list) and isinstance(part, int))
         if inside:
-            found = found[part]
+            value = value[part]
         if inside or (index == last and error["type"] == "missing"):
             place.append(part)
     if str(error["type"]).startswith("union_tag"):
@@ -192,7 +192,7 @@ def count_values(content: bytes, most: int = MOST_VALUES) -> int:
 def decoded(content: bytes) -> Any:
     """Return a body's JSON, or refuse invalid JSON or UTF-8, NaN, lone surrogates, repeated names, deep nesting."""
     try:
-        found = json.loads(
+        value = json.loads(
             content.decode("utf-8"), parse_float=_number, parse_constant=_not_a_number, object_pairs_hook=_once
         )
     except UnicodeDecodeError:
@@ -204,9 +204,9 @@ def decoded(content: bytes) -> Any:
         raise Refusal(400, "invalid", "Not valid JSON: the nesting is too deep.") from None
     except ValueError:  # Python's own limit
         raise Refusal(400, "invalid", "Not valid JSON: a number has too many digits.") from None
-    if _HALF.search(content) and (half := _half(found)) is not None:
+    if _HALF.search(content) and (half := _half(value)) is not None:
         raise Refusal.at(half, "has a lone surrogate (half a character).")
-    return found
+    return value
 
 
 EXACT = 2**53  # the largest number up to which a float represents every integer exactly
@@ -214,8 +214,8 @@ EXACT = 2**53  # the largest number up to which a float represents every integer
 
 def _number(text: str) -> int | float:
     """Return a JSON number with a fraction or an exponent; a whole number up to `EXACT` is an integer, as 3.0 is 3."""
-    found = float(text)
-    return int(found) if found.is_integer() and abs(found) <= EXACT else found
+    number = float(text)
+    return int(number) if number.is_integer() and abs(number) <= EXACT else number
 
 
 def _not_a_number(text: str) -> NoReturn:
@@ -224,12 +224,12 @@ def _not_a_number(text: str) -> NoReturn:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object as a dict. Raises Refusal for a repeated name, which JSON parsers read differently."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    members = dict(pairs)
+    if len(members) < len(pairs):
         name = next(name for index, (name, _) in enumerate(pairs) if name in dict(pairs[:index]))
         shown = name[:40].encode("ascii", "backslashreplace").decode()
         raise Refusal.at(shown, "occurs twice in the same object. Leave one out.", status=400)
-    return found
+    return members
 
 
 def _half(found: Any) -> str | None:

@@ -66,14 +66,14 @@ class RequestPool:
     async def accept(
         self,
         accept: Callable[[Sequence[TextRequest], Check], Sequence[AcceptedRequest]],
-        asked: Sequence[TextRequest],
+        requests: Sequence[TextRequest],
         check: Check = no_check,
     ) -> Sequence[AcceptedRequest]:
         """Call `Core.accept` or `Core.begin` in the pool; a cancelled or late call closes its accepted requests."""
         accepting: asyncio.Future[Sequence[AcceptedRequest]] | None = None
         try:
-            async with asyncio.timeout(len(asked) * (LOADING + self._core.settings.timeout)):
-                accepting = await self._begin(asked[0].key, lambda: accept(asked, check))
+            async with asyncio.timeout(len(requests) * (LOADING + self._core.settings.timeout)):
+                accepting = await self._begin(requests[0].key, lambda: accept(requests, check))
                 return await asyncio.shield(accepting)
         except (asyncio.CancelledError, TimeoutError):
             if accepting is not None:
@@ -81,11 +81,11 @@ class RequestPool:
             raise
 
     async def look(
-        self, key: Key, what: Callable[Arguments, Found], *given: Arguments.args, **named: Arguments.kwargs
+        self, key: Key, what: Callable[Arguments, Found], *arguments: Arguments.args, **named: Arguments.kwargs
     ) -> Found:
         """Call a function that reads the store, in the thread pool. Raises TimeoutError if it takes too long."""
         async with asyncio.timeout(self._core.settings.timeout):
-            looking = await self._begin(key, lambda: what(*given, **named))
+            looking = await self._begin(key, lambda: what(*arguments, **named))
             return await asyncio.shield(looking)
 
     async def parse(self, key: Key, content: bytes, kind: type[Given]) -> Given:
@@ -113,8 +113,8 @@ class RequestPool:
 
 def _closed(accepting: asyncio.Future[Sequence[AcceptedRequest]]) -> None:
     if not accepting.cancelled() and accepting.exception() is None:
-        for one in accepting.result():
-            one.close()
+        for request in accepting.result():
+            request.close()
 
 
 def _forgotten(waiting: asyncio.Future[Any]) -> None:
@@ -187,25 +187,27 @@ class ClientCall:
     @property
     def key(self) -> Key:
         """The client's API key, which the middleware has checked. Do not use on a route that needs no key."""
-        found: Key = self.request.scope["afina.key"]
-        return found
+        key: Key = self.request.scope["afina.key"]
+        return key
 
     async def body(self, kind: type[Given]) -> Given:
         return await self.pool.parse(self.key, await self.request.body(), kind)
 
     def in_query(self, name: str) -> str | None:
         """Return the value of a query parameter, or None. Raises Refusal if the query has the parameter twice."""
-        found = self.request.query_params.getlist(name)
-        if len(found) > 1:
+        values = self.request.query_params.getlist(name)
+        if len(values) > 1:
             raise Refusal.at(name, "occurs twice in the query. Leave one out.")
-        return found[0] if found else None
+        return values[0] if values else None
 
     @property
     def administration(self) -> Administration:
         return Administration(self.core)
 
-    async def look(self, what: Callable[Arguments, Found], *given: Arguments.args, **named: Arguments.kwargs) -> Found:
-        return await self.pool.look(self.key, what, *given, **named)
+    async def look(
+        self, what: Callable[Arguments, Found], *arguments: Arguments.args, **named: Arguments.kwargs
+    ) -> Found:
+        return await self.pool.look(self.key, what, *arguments, **named)
 
     def asks(
         self,
@@ -222,9 +224,9 @@ class ClientCall:
         traced = self.request.scope.get("afina.traced")
         return TextRequest(self.key, model, texts, generation, truncation, user or self.id, traced)
 
-    async def begin(self, asked: Sequence[TextRequest], check: Check = no_check) -> Sequence[AcceptedRequest]:
+    async def begin(self, requests: Sequence[TextRequest], check: Check = no_check) -> Sequence[AcceptedRequest]:
         """Accept requests, and put their texts into the queue. The caller must `close` each accepted request."""
-        return await self.pool.accept(self.core.begin, asked, check)
+        return await self.pool.accept(self.core.begin, requests, check)
 
     def watch(self) -> ClientWatch:
         return ClientWatch(self.request.scope, self.request.receive)
@@ -239,35 +241,40 @@ class ClientCall:
         check: Check = no_check,
     ) -> Sequence[ServedAnswer]:
         """Return the answers of one model to the texts; with `each_token`, the outputs of all tokens."""
-        asked = replace(self.asks(model, texts, truncation=truncation), each_token=each_token)
-        (found,) = await self.together([asked], check)
-        return found
+        request = replace(self.asks(model, texts, truncation=truncation), each_token=each_token)
+        (answers,) = await self.together([request], check)
+        return answers
 
     def answer_of(self, accepted: AcceptedRequest, index: int, outcome: Prediction | AfinaError) -> ServedAnswer:
         """Return the answer to text `index`, and count it for the log if not answered. Raises an `outcome` error."""
-        found = accepted.answer(index, outcome)
-        if not found.prediction.is_answered:
+        answer = accepted.answer(index, outcome)
+        if not answer.prediction.is_answered:
             self.request.scope[UNANSWERED] = self.request.scope.get(UNANSWERED, 0) + 1
-        return found
+        return answer
 
-    def answered(self, content: Any, found: Sequence[ServedAnswer]) -> Response:
+    def answered(self, content: Any, answers: Sequence[ServedAnswer]) -> Response:
         """Return a JSON response with `content`, and with the receipt of the first answer in a header."""
-        return JSONResponse(content, headers={RECEIPT: str(found[0].receipt)})
+        return JSONResponse(content, headers={RECEIPT: str(answers[0].receipt)})
 
-    async def together(self, asked: Sequence[TextRequest], check: Check = no_check) -> Sequence[Sequence[ServedAnswer]]:
+    async def together(
+        self, requests: Sequence[TextRequest], check: Check = no_check
+    ) -> Sequence[Sequence[ServedAnswer]]:
         """Return the answers of several models, each to its own texts, queued together.
 
         Any error fails the whole call.
         """
-        accepted = await self.begin(asked, check)
+        accepted = await self.begin(requests, check)
         try:
-            flat = asyncio.gather(*(asyncio.wrap_future(future) for one in accepted for future in one.futures))
+            flat = asyncio.gather(*(asyncio.wrap_future(future) for request in accepted for future in request.futures))
             computed: list[Any] = await self._awaited(flat, self.core.settings.timeout + SPARE)
             outcomes = iter(computed)
-            return [[self.answer_of(one, index, next(outcomes)) for index in range(len(one.texts))] for one in accepted]
+            return [
+                [self.answer_of(request, index, next(outcomes)) for index in range(len(request.texts))]
+                for request in accepted
+            ]
         finally:
-            for one in accepted:
-                one.close()
+            for request in accepted:
+                request.close()
 
     async def _awaited(self, waiting: asyncio.Future[Found], seconds: float) -> Found:
         """Return the results of a future, or raise TimeoutError; Refusal, after cancelling it, if the client leaves."""

@@ -21,14 +21,14 @@ FAST = 1  # the compression level of zlib for responses, which is the fastest
 
 def coding_of(headers: Headers) -> str | None:
     """Return the content coding of a request's body, "gzip" or "deflate", or None. Raises Refusal for any other."""
-    given = [value.decode("latin-1").strip().lower() for name, value in headers if name == b"content-encoding"]
-    found = [one.removeprefix("x-") for one in ",".join(given).replace(" ", "").split(",")]
-    wanted = [one for one in found if one not in ("", "identity")]
-    if wanted and (len(wanted) > 1 or wanted[0] not in FORMATS):
+    headers_given = [value.decode("latin-1").strip().lower() for name, value in headers if name == b"content-encoding"]
+    codings = [coding.removeprefix("x-") for coding in ",".join(headers_given).replace(" ", "").split(",")]
+    used = [coding for coding in codings if coding not in ("", "identity")]
+    if used and (len(used) > 1 or used[0] not in FORMATS):
         known = " or ".join(FORMATS)
         message = f"the coding of the body is not supported. Send it with Content-Encoding {known}, or without."
         raise Refusal(415, "unsupported", message, {"Accept-Encoding": ", ".join(FORMATS)})
-    return wanted[0] if wanted else None
+    return used[0] if used else None
 
 
 class Expansion:
@@ -44,17 +44,17 @@ class Expansion:
         Raises Refusal for a body that is too large, damaged, incomplete or goes on.
         """
         try:
-            found = self._inner.decompress(compressed, self._left + 1)
+            expanded = self._inner.decompress(compressed, self._left + 1)
         except zlib.error:
             raise self._damaged("it is damaged") from None
-        self._left -= len(found)
+        self._left -= len(expanded)
         if self._left < 0:
             raise Refusal(413, "too_large", f"a request may have at most {self._most:,} bytes after its expansion.")
         if self._inner.unused_data:
             raise self._damaged("other bytes follow its end")
         if last and not self._inner.eof:
             raise self._damaged("it ends early")
-        return found
+        return expanded
 
     def _damaged(self, problem: str) -> Refusal:
         return Refusal(400, "invalid", f"The body is not valid {self._coding}: {problem}.")
@@ -63,14 +63,14 @@ class Expansion:
 def accepted(headers: Headers) -> str | None:
     """Return the content coding that a client prefers for the response; None: do not compress it."""
     best, chosen = 0.0, None
-    for one in b",".join(value for name, value in headers if name == b"accept-encoding").split(b",")[:16]:
-        coding, _, weight = one.decode("latin-1").lower().replace(" ", "").partition(";q=")
+    for offer in b",".join(value for name, value in headers if name == b"accept-encoding").split(b",")[:16]:
+        coding, _, weight = offer.decode("latin-1").lower().replace(" ", "").partition(";q=")
         try:
-            found = float(weight or 1)
+            weighted = float(weight or 1)
         except ValueError:
             continue
-        if coding in FORMATS and best < found <= 1:
-            best, chosen = found, coding
+        if coding in FORMATS and best < weighted <= 1:
+            best, chosen = weighted, coding
     return chosen
 
 
@@ -80,5 +80,5 @@ def compressed(content: bytes, headers: Headers) -> tuple[bytes, dict[str, str]]
     coding = accepted(headers)
     if coding is None or len(content) < LEAST:
         return content, vary
-    made = zlib.compressobj(FAST, wbits=FORMATS[coding])
-    return made.compress(content) + made.flush(), {**vary, "Content-Encoding": coding}
+    compressor = zlib.compressobj(FAST, wbits=FORMATS[coding])
+    return compressor.compress(content) + compressor.flush(), {**vary, "Content-Encoding": coding}

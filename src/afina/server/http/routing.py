@@ -137,6 +137,6 @@ def _response(why: str, media: str, shape: Shape) -> dict[str, Any]:
 
 def body_schemas(bodies: list[type[Body]]) -> dict[str, Any]:
     """Return the JSON Schemas of request bodies and of all pydantic models inside them, by the models' names."""
-    _, found = models_json_schema([(one, "validation") for one in bodies], ref_template=REFERENCE)
-    made: dict[str, Any] = found["$defs"]
-    return made
+    _, schemas = models_json_schema([(body, "validation") for body in bodies], ref_template=REFERENCE)
+    definitions: dict[str, Any] = schemas["$defs"]
+    return definitions

@@ -29,9 +29,9 @@ class Liveness:
             self._asked.pop(name).cancel()
             del self._silent[name]
         for name, question in questions.items():
-            asked = self._asked.get(name)
-            answered = asked is None or (asked.done() and asked.result())
+            check = self._asked.get(name)
+            answered = check is None or (check.done() and check.result())
             self._silent[name] = 0 if answered else self._silent[name] + 1
-            if asked is None or asked.done():
+            if check is None or check.done():
                 self._asked[name] = asyncio.ensure_future(question())
         return frozenset(name for name, rounds in self._silent.items() if rounds >= ROUNDS)

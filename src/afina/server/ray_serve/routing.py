@@ -30,8 +30,8 @@ class ResidencyRouter(RequestRouter):
     number of models, and it lets a second request for an unknown model wait.
     """
 
-    def __init__(self, *given: Any, **options: Any) -> None:
-        super().__init__(*given, **options)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self._sent: dict[str, str] = {}
         self._held: dict[str, frozenset[str]] = {}
         self._new: Counter[str] = Counter()
@@ -40,21 +40,21 @@ class ResidencyRouter(RequestRouter):
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         super().update_replicas(replicas)
-        self._held = {_name(one): frozenset(one.routing_stats.get(affinity.HELD, ())) for one in replicas}
+        self._held = {_name(replica): frozenset(replica.routing_stats.get(affinity.HELD, ())) for replica in replicas}
         affinity.PROXY.replicas = tuple(sorted(self._held))
-        limits = [one.routing_stats.get(affinity.LIMITS) for one in replicas]
+        limits = [replica.routing_stats.get(affinity.LIMITS) for replica in replicas]
         affinity.PROXY.limits = affinity.RequestLimits.highest(filter(None, limits))
         if replicas and (self._watching is None or self._watching.done()):
             self._watching = self._event_loop.create_task(self._watch())
 
     async def _watch(self) -> None:
         """Update the names of late replicas (`PROXY.late`) at intervals, as long as there are replicas."""
-        asked = liveness.Liveness()
+        checks = liveness.Liveness()
         while self.curr_replicas:
-            questions = {_name(one): partial(_responds, one) for one in self.curr_replicas.values()}
-            affinity.PROXY.late = asked.round(questions)
+            questions = {_name(replica): partial(_responds, replica) for replica in self.curr_replicas.values()}
+            affinity.PROXY.late = checks.round(questions)
             await asyncio.sleep(liveness.ROUND)
-        asked.round({})
+        checks.round({})
 
     def create_replica_wrapper(self, replica_info: Any) -> RunningReplica:
         """Return a wrapper of a replica that records each request which is sent to the replica."""
@@ -74,14 +74,16 @@ class ResidencyRouter(RequestRouter):
             return [[*candidate_replicas]]
         pending_request.routing_context.should_backoff = True
         request = affinity.PROXY.requests.get(pending_request.metadata.request_id)
-        by_name = {_name(one): one for one in candidate_replicas if _name(one) not in affinity.PROXY.late}
+        by_name = {
+            _name(replica): replica for replica in candidate_replicas if _name(replica) not in affinity.PROXY.late
+        }
         if request is not None and request.target is not None:  # no other replica may answer for it
             return [[by_name[request.target]]] if request.target in by_name else []
         if request is not None and request.sent is not None and not request.repeats:
             request.lost = True  # Serve would send it again: it knows only that the first replica has ended
             return []
         key = None if request is None else request.key
-        ranked = [self._ranked(key, name, one) for name, one in by_name.items()]
+        ranked = [self._ranked(key, name, replica) for name, replica in by_name.items()]
         return [[by_name[name]] for name in affinity.ordered(key, ranked)]
 
     def _ranked(self, key: str | None, name: str, replica: RunningReplica) -> affinity.RankedReplica:

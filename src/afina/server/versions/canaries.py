@@ -50,10 +50,10 @@ class Canaries:
     def _share(self, name: Name, before: float) -> float:
         """Return the percentage of a model's requests that its canary version answers; 0 if it cannot answer."""
         try:
-            found = self._store.canary(name)
-            if found is not None:
+            canary = self._store.canary(name)
+            if canary is not None:
                 self._served.find(Reference(name, alias=CANARY))
-            return 0.0 if found is None else found.share
+            return 0.0 if canary is None else canary.share
         except Missing:  # ended meanwhile
             return 0.0
         except AfinaError:  # not servable, or the store does not answer

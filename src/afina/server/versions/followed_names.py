@@ -49,10 +49,10 @@ class FollowedNames(Generic[Known]):
 
     def looked_up(self, name: Name) -> Known:
         """Return the value of a name. Waits for the store if the value was not read yet."""
-        if (found := self._known.get(name, self._unseen)) is self._unseen:
+        if (value := self._known.get(name, self._unseen)) is self._unseen:
             self._pool.submit(self._update, name).result()
-            found = self._known[name]
-        return found
+            value = self._known[name]
+        return value
 
     def again(self, name: Name) -> None:
         """Read the value of a name from the store again at the next call of `refresh`."""
@@ -74,9 +74,9 @@ class FollowedNames(Generic[Known]):
             self._pool.submit(self._update, name)
 
     def _update(self, name: Name) -> None:
-        found = self._look(name, self._known.get(name, self._unseen))
+        value = self._look(name, self._known.get(name, self._unseen))
         with self._lock:
-            self._known[name] = found
+            self._known[name] = value
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)

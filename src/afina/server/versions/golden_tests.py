@@ -53,9 +53,9 @@ class GoldenTests:
                     self._metrics.probes.labels("none").inc()
                     return
                 outcomes = [future.result() for future in self._submitted(lease)]
-                found = self._difference(outcomes, lease, str(version))
-                if not found <= (most := TOLERANCES[self.dtype]):
-                    raise problems.PROBE_DIFFERS(where=str(version), difference=found, most=most)
+                difference = self._difference(outcomes, lease, str(version))
+                if not difference <= (most := TOLERANCES[self.dtype]):
+                    raise problems.PROBE_DIFFERS(where=str(version), difference=difference, most=most)
             except WrongBackbone:
                 raise self._elsewhere(version) from None
             except Exception as error:
@@ -68,8 +68,8 @@ class GoldenTests:
 
     def _submitted(self, lease: Lease) -> Sequence[Future[Any]]:
         resident = lease.resident()
-        asked = golden_test.asked(resident.manifest)
-        texts, pairs = [text for text, _ in asked], [pair for _, pair in asked]
+        sentences = golden_test.asked(resident.manifest)
+        texts, pairs = [text for text, _ in sentences], [pair for _, pair in sentences]
         encoded = self._engine.encode(resident, texts, pairs)
         for one in encoded:
             if isinstance(one, AfinaError):

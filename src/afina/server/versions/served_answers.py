@@ -43,15 +43,15 @@ class ServedAnswers(Frozen):
     servers: int = 1
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> ServedAnswers:
+    def of(cls, values: Mapping[str, Any]) -> ServedAnswers:
         """Return the counts that a server sent as JSON values. Raises InvalidData if they are malformed."""
         try:
-            made = cls.model_validate({name: value for name, value in given.items() if name != "drift"})
+            counts = cls.model_validate({name: value for name, value in values.items() if name != "drift"})
         except ValidationError:
-            made = None
-        if made is None or (made.reference is not None and made.reference.edges != made.answers.edges):
+            counts = None
+        if counts is None or (counts.reference is not None and counts.reference.edges != counts.answers.edges):
             raise problems.COUNTS_MALFORMED()
-        return made
+        return counts
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -60,7 +60,7 @@ class ServedAnswers(Frozen):
 
     def plus(self, other: ServedAnswers) -> ServedAnswers:
         """Return the counts of both servers together, whose `identity` must be equal."""
-        begun = [one.since for one in (self, other) if one.since is not None]
+        begun = [counts.since for counts in (self, other) if counts.since is not None]
         changed = {
             "since": min(begun, default=None),
             "answers": self.answers.plus(other.answers),
@@ -75,21 +75,21 @@ class ServedAnswers(Frozen):
         return self.reference.drift(self.answers, one_label=self.one_label, level=level, effect=effect)
 
     def as_json(self, level: float = LEVEL, effect: float = EFFECT) -> dict[str, Any]:
-        found = self.drift(level, effect)
-        return {**self.model_dump(mode="json"), "drift": None if found is None else found.as_json()}
+        drift = self.drift(level, effect)
+        return {**self.model_dump(mode="json"), "drift": None if drift is None else drift.as_json()}
 
 
-def days_of(given: str | None) -> int:
+def days_of(days: str | None) -> int:
     """Return the number of days that a request or a command names; None: WINDOW_DAYS. Raises InvalidData."""
-    if given is None:
+    if days is None:
         return WINDOW_DAYS
-    if not given.isascii() or not given.isdigit() or not 1 <= int(given) <= KEPT_DAYS:
-        raise problems.DAYS_INVALID(found=given[:40], most=KEPT_DAYS)
-    return int(given)
+    if not days.isascii() or not days.isdigit() or not 1 <= int(days) <= KEPT_DAYS:
+        raise problems.DAYS_INVALID(found=days[:40], most=KEPT_DAYS)
+    return int(days)
 
 
-def summed(found: Sequence[ServedAnswers]) -> ServedAnswers | None:
+def summed(servers: Sequence[ServedAnswers]) -> ServedAnswers | None:
     """Return the counts of all servers together; None if they count different versions."""
-    if len({one.identity for one in found}) > 1:
+    if len({counts.identity for counts in servers}) > 1:
         return None
-    return reduce(ServedAnswers.plus, found)
+    return reduce(ServedAnswers.plus, servers)

@@ -95,7 +95,7 @@ class ServedVersions:
             Missing: The store has no such version, or the version was made for another backbone (OtherBackbone).
             AfinaError: The version cannot be loaded or fails its golden test, and no previous version is served.
         """
-        while (found := self._served.get(reference)) is None:
+        while (served := self._served.get(reference)) is None:
             turn = self._turn
             version = self._store.known(reference)
             if version is None:
@@ -106,7 +106,7 @@ class ServedVersions:
                     self._served.clear()
                 if turn == self._turn:  # otherwise `refresh` has run meanwhile, without this reference
                     self._served[reference] = version
-        return found
+        return served
 
     def demand(self, version: Version) -> None:
         """Load a version and run its golden test, unless the test has passed before.
@@ -149,10 +149,10 @@ class ServedVersions:
             before = self._damaged.get(str(version))
             if len(self._damaged) >= MOST:
                 self._damaged.clear()
-            made = LoadFailure(error, 1 if before is None else before.tries + 1).again(self._clock())
-            self._damaged[str(version)] = made
+            failure = LoadFailure(error, 1 if before is None else before.tries + 1).again(self._clock())
+            self._damaged[str(version)] = failure
         logs_and_traces.note(
-            "version not served", logging.ERROR, version=str(version), problem=str(error), tries=made.tries
+            "version not served", logging.ERROR, version=str(version), problem=str(error), tries=failure.tries
         )
 
     @property

@@ -57,16 +57,20 @@ class ShadowCounts:
     only_shadow: int = 0
     unanswered: int = 0
 
-    def seen(self, one: AnswerDifference) -> ShadowCounts:
-        flips = None if one.flipped is None else int(one.flipped and one.by_current and one.by_shadow)
+    def seen(self, difference: AnswerDifference) -> ShadowCounts:
+        flips = (
+            None
+            if difference.flipped is None
+            else int(difference.flipped and difference.by_current and difference.by_shadow)
+        )
         return self.plus(
             ShadowCounts(
                 1,
                 flips,
-                one.drift,
-                only_current=int(one.by_current and not one.by_shadow),
-                only_shadow=int(one.by_shadow and not one.by_current),
-                unanswered=int(not one.by_current and not one.by_shadow),
+                difference.drift,
+                only_current=int(difference.by_current and not difference.by_shadow),
+                only_shadow=int(difference.by_shadow and not difference.by_current),
+                unanswered=int(not difference.by_current and not difference.by_shadow),
             )
         )
 
@@ -120,34 +124,41 @@ class ShadowCounts:
         return around_mean(self.drift, self.scatter, self.texts, within)
 
     def as_json(self) -> dict[str, Any]:
-        made = {"flip_interval": self.flip_interval, "drift_interval": self.drift_interval}
-        ends = {name: None if one is None else [one.low, one.high] for name, one in made.items()}
+        intervals = {"flip_interval": self.flip_interval, "drift_interval": self.drift_interval}
+        ends = {
+            name: None if interval is None else [interval.low, interval.high] for name, interval in intervals.items()
+        }
         return {**self.__dict__, "flip_rate": self.flip_rate, **ends}
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Self:
+    def of(cls, values: Mapping[str, Any]) -> Self:
         """Return the counts that another server sent as JSON values. Raises InvalidData if they are malformed."""
         try:
-            flips = given["flips"]
-            counts = [int(given[name]) for name in ("texts", "faults", "left_out")]
-            abstained = [int(given.get(name, 0)) for name in ("only_current", "only_shadow", "unanswered")]
-            made = cls(
+            flips = values["flips"]
+            counts = [int(values[name]) for name in ("texts", "faults", "left_out")]
+            abstained = [int(values.get(name, 0)) for name in ("only_current", "only_shadow", "unanswered")]
+            parsed = cls(
                 counts[0],
                 None if flips is None else int(flips),
-                float(given["drift"]),
-                float(given["scatter"]),
+                float(values["drift"]),
+                float(values["scatter"]),
                 *counts[1:],
                 *abstained,
             )
         except (KeyError, TypeError, ValueError):
-            made = None
-        if made is None or not isfinite(made.drift) or min(abstained) < 0 or not 0 <= (made.flips or 0) <= made.both:
+            parsed = None
+        if (
+            parsed is None
+            or not isfinite(parsed.drift)
+            or min(abstained) < 0
+            or not 0 <= (parsed.flips or 0) <= parsed.both
+        ):
             raise problems.COUNTS_MALFORMED()
-        return made
+        return parsed
 
 
-def _sum(one: ShadowCounts, other: ShadowCounts) -> int | None:
+def _sum(counts: ShadowCounts, other: ShadowCounts) -> int | None:
     """Return the sum of the `flips`; None for regression. Counts without texts do not show whether the task is one."""
-    if not one.texts or not other.texts:
-        return other.flips if other.texts else one.flips
-    return None if one.flips is None or other.flips is None else one.flips + other.flips
+    if not counts.texts or not other.texts:
+        return other.flips if other.texts else counts.flips
+    return None if counts.flips is None or other.flips is None else counts.flips + other.flips

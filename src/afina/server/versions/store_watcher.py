@@ -67,26 +67,28 @@ class StoreWatcher:
 
     def _watch(self) -> None:
         while not self._over.wait(self._every / TICKS):
-            problem = next((said for said in [self._turn(one) for one in self._reads] if said is not None), None)
+            problem = next(
+                (reason for reason in [self._turn(reading) for reading in self._reads] if reason is not None), None
+            )
             if problem is None and not self.answers:
                 logs_and_traces.note("the store answers again")
             elif problem is not None and self.answers:
                 logs_and_traces.note("the store does not answer", logging.WARNING, reason=problem)
             self.answers = problem is None
 
-    def _turn(self, one: _Reading) -> str | None:
+    def _turn(self, reading: _Reading) -> str | None:
         """Start the next call of a read if it is due. Returns why the store does not respond; None: it responds."""
-        one.rests = max(0, one.rests - 1)
-        if one.running is not None and not one.running.done():
-            is_silent = self._clock() - one.began > SILENT
-            return f"no answer within {SILENT:g} seconds" if is_silent else one.problem
-        if one.rests:
-            return one.problem
-        if one.running is not None:
-            one.problem = self._problem(one.running)
-        one.rests = TICKS
-        one.began, one.running = self._clock(), self._pool.submit(one.read)
-        return one.problem
+        reading.rests = max(0, reading.rests - 1)
+        if reading.running is not None and not reading.running.done():
+            is_silent = self._clock() - reading.began > SILENT
+            return f"no answer within {SILENT:g} seconds" if is_silent else reading.problem
+        if reading.rests:
+            return reading.problem
+        if reading.running is not None:
+            reading.problem = self._problem(reading.running)
+        reading.rests = TICKS
+        reading.began, reading.running = self._clock(), self._pool.submit(reading.read)
+        return reading.problem
 
     def _problem(self, ended: Future[None]) -> str | None:
         error = ended.exception()
