@@ -55,12 +55,7 @@ def without_nulls(fields: Any) -> Any:
 class Strict(Body):
     """Base class of request bodies in which null counts as absent: clients send null for options they do not set."""
 
-    model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
-        populate_by_name=False,
-        json_schema_extra={"additionalProperties": {"type": "null"}},
-    )
+    model_config = ConfigDict(json_schema_extra={"additionalProperties": {"type": "null"}})
 
     @model_validator(mode="before")
     @classmethod

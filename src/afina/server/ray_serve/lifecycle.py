@@ -68,7 +68,7 @@ def serve_on_ray(
     check_backbone(options.backbone)
     options = options.model_copy(update={"backbone": absolute_address(options.backbone)})
     device.check_compute_type(options.dtype)  # a wrong name is said before anything is started
-    with _connected(address) as connection, _Signals() as signals:
+    with _connected(address) as connection, _handled_signals() as signals:
         nodes = living()
         check_cluster(nodes, AdapterStore(options.store))
         planned = planned_options(options, nodes, ray.available_resources())
@@ -135,36 +135,28 @@ def _connected(address: str | None) -> Iterator[ClusterConnection]:
 
 
 class _Signals:
-    """A handler of the signals that end the command. A second signal, or SIGINT, also ends the draining."""
+    """The events of the signal that ends the command, and of a second one, or SIGINT, which also ends the draining."""
 
     def __init__(self) -> None:
-        self._first, self._second = threading.Event(), threading.Event()
-        self._before: dict[int, Any] = {}
+        self.first, self.second = threading.Event(), threading.Event()
 
-    def __enter__(self) -> _Signals:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if number != signal.SIGHUP or signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores SIGHUP
-                self._before[number] = signal.signal(number, self._arrived)
-        return self
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if self.first.is_set() or number == signal.SIGINT:
+            self.second.set()
+        self.first.set()
 
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+
+@contextlib.contextmanager
+def _handled_signals() -> Iterator[_Signals]:
+    signals, before = _Signals(), dict[int, Any]()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores SIGHUP
+            before[number] = signal.signal(number, signals.handle)
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)
-
-    def _arrived(self, number: int, frame: FrameType | None) -> None:
-        if self._first.is_set() or number == signal.SIGINT:
-            self._second.set()
-        self._first.set()
-
-    @property
-    def arrived(self) -> bool:
-        return self._first.is_set()
-
-    def wait(self, seconds: float) -> bool:
-        return self._first.wait(seconds)
-
-    def drain(self, seconds: float) -> None:
-        self._second.wait(seconds)
 
 
 def _begin_serve(host: str, port: int) -> bool:
@@ -218,7 +210,7 @@ def _deploy(options: DeploymentOptions, signals: _Signals) -> bool:
     """
     serve.run_many([serve.RunTarget(application(options), name=NAME)], wait_for_applications_running=False)
     noted, waits = "", meter.now()
-    while not signals.wait(0.1):
+    while not signals.first.wait(0.1):
         status = _status()
         if status is None or status.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
             raise _failed("" if status is None else _reason(status))
@@ -245,7 +237,7 @@ def _failed(message: str) -> RunFailed:
 def _watch(owner: str, signals: _Signals) -> bool:
     """Log the deployment's states until a signal arrives; True: another command has redeployed or ended it before."""
     before = ApplicationStatus.RUNNING
-    while not signals.wait(LOOKS):
+    while not signals.first.wait(LOOKS):
         status = _status()
         if status is None or _owner() != owner:
             return True
@@ -264,7 +256,7 @@ def _end(settings: Settings, signals: _Signals) -> None:
     if settings.drain > 0:
         with contextlib.suppress(Exception):  # a replica that cannot be told is ended all the same
             serve.get_app_handle(NAME).broadcast("drain").results(timeout_s=5)
-        signals.drain(settings.drain)
+        signals.second.wait(settings.drain)
     with contextlib.suppress(TimeoutError):  # after a minute; replicas end within `shutdown` seconds
         serve.delete(NAME)
     serve.shutdown()

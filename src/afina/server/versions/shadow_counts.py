@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Self
 from afina.server import problems
 from afina.stats.intervals import Interval, around_mean, wilson
 
+ADDED = ("faults", "left_out", "only_current", "only_shadow", "unanswered")  # counts whose sum is that of both
+
 
 class AnswerDifference(NamedTuple):
     """The difference between the production version's answer and the shadow version's answer to the same text.
@@ -86,19 +88,16 @@ class ShadowCounts:
         As in Chan, Golub & LeVeque, The American Statistician 37, 1983, 242-247.
         """
         texts = self.texts + other.texts
+        sums = {name: getattr(self, name) + getattr(other, name) for name in ADDED}
         if not texts:
-            return replace(self, faults=self.faults + other.faults, left_out=self.left_out + other.left_out)
+            return replace(self, **sums)
         gap = other.drift - self.drift
         return ShadowCounts(
             texts,
             _sum(self, other),
             self.drift + gap * other.texts / texts,
             self.scatter + other.scatter + gap**2 * self.texts * other.texts / texts,
-            self.faults + other.faults,
-            self.left_out + other.left_out,
-            self.only_current + other.only_current,
-            self.only_shadow + other.only_shadow,
-            self.unanswered + other.unanswered,
+            **sums,
         )
 
     @property
