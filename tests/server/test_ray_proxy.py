@@ -401,10 +401,17 @@ def test_binary_and_compressed_bodies_are_passed_on_byte_for_byte_also_to_anothe
         assert {*sent} <= {*handed.scope["headers"]}
 
 
-def test_the_limit_of_a_body_is_that_of_the_replicas_and_the_highest_of_them_during_an_update() -> None:
-    larger = LIMITS._replace(body_bytes=LIMITS.body_bytes * 2)
-    affinity.PROXY.limits = RequestLimits.highest([LIMITS, larger])
-    assert affinity.PROXY.limits == larger
+LARGER = LIMITS._replace(body_bytes=LIMITS.body_bytes * 2)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "limits"),
+    [([LIMITS, LARGER], LARGER), ([], RequestLimits())],
+    ids=["the highest during an update", "before a replica is known"],
+)
+def test_the_limit_of_a_body_is_that_of_the_replicas(replicas: list[RequestLimits], limits: RequestLimits) -> None:
+    affinity.PROXY.limits = RequestLimits.highest(replicas)
+    assert affinity.PROXY.limits == limits
     serve, body = FakeServe([accepts]), b"x" * (LIMITS.body_bytes + 1)
     assert ask(serve, body=body).status == 200
     assert [one.body for one in serve.handed] == [body]
@@ -475,11 +482,6 @@ def test_bodies_that_are_still_arriving_count_as_kept(monkeypatch: pytest.Monkey
         return statuses
 
     assert asyncio.run(measured()) == [0, 0, 503]
-
-
-def test_before_a_replica_is_known_a_body_is_not_refused_for_its_size() -> None:
-    affinity.PROXY.limits = RequestLimits.highest([])
-    assert ask(FakeServe([accepts]), body=b"x" * (LIMITS.body_bytes + 1)).status == 200
 
 
 def test_a_body_that_is_too_large_by_its_header_is_refused_by_the_replica_which_knows_the_key() -> None:
