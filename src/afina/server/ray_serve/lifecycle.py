@@ -155,8 +155,8 @@ def _handled_signals() -> Iterator[_Signals]:
     try:
         yield signals
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for changed, handler in before.items():
+            signal.signal(changed, handler)
 
 
 def _begin_serve(host: str, port: int) -> bool:
