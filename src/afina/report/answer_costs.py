@@ -1,8 +1,4 @@
-"""The cost of predictions, compared between backbones: seconds per text, and bytes of weights that a server loads.
-
-docs/reference/figures.md defines seconds per text and bytes to serve. Times are compared only if they were measured on
-one machine.
-"""
+"""The cost of predictions, compared between backbones: seconds per text, and bytes of weights that a server loads."""
 
 from __future__ import annotations
 
@@ -11,18 +7,16 @@ from math import ceil, isnan
 
 from afina.methods import make
 from afina.models.backbone_spec import FLOAT
-from afina.report.arms import Arm, has_several_backbones, lines
+from afina.report.arms import Arm, has_several_backbones, lines, records_of
 from afina.report.formatting import metric_heading, metric_value, share, size
 from afina.report.tables import ANSWERS, Measure, Table, measure, table_of
 from afina.report.verdicts import Verdicts
 from afina.stats.metrics import METRICS, Metric
 from afina.studies.runs.record import Record
 
-FASTER = 1.5
-"""The conclusion names a method that predicts at least this many times as fast as the method with the best metric."""
+FASTER = 1.5  # times as fast as the method with the best metric, from which on the conclusion names a method
 
-_FLOAT32 = 4
-"""Bytes per weight in float32, the precision of evaluations and the default precision of opened adapters."""
+_FLOAT32 = 4  # bytes per weight in the precision of evaluations
 
 
 def seconds_a_text(record: Record) -> float | None:
@@ -58,7 +52,7 @@ def are_comparable(arms: Sequence[Arm]) -> bool:
     """Return whether all times, other than those of models behind an API, were measured under the same conditions."""
     arms = [arm for arm in arms if arm.record.endpoint is None]
     machines = set().union(*(arm.machines for arm in arms))
-    return len(machines) == 1 and len({record.at_once for arm in arms for record in arm.records}) == 1
+    return len(machines) == 1 and len({record.at_once for record in records_of(arms)}) == 1
 
 
 def answer_cost_table(arms: Sequence[Arm]) -> Table | None:
@@ -82,32 +76,28 @@ def answer_cost_table(arms: Sequence[Arm]) -> Table | None:
 
 
 def _beside_float32(arms: Sequence[Arm]) -> str:
-    used = {str(record.training.get("precision", FLOAT)) for arm in arms for record in arm.records}
+    used = {str(record.training.get("precision", FLOAT)) for record in records_of(arms)}
     others = sorted(used - {FLOAT})
     return f", and frozen weights in {' or '.join(others)} where the method has this `precision`" if others else ""
 
 
 def answer_costs_as_json(arms: Sequence[Arm]) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = []
-    for arm in lines(arms):
-        found.append(
-            {
-                "method": arm.label,
-                "seed": arm.record.seed if len(arm.results) == 1 else "mean",
-                "backbone": arm.record.backbone,
-                "seconds_a_text": arm.mean(seconds_a_text),
-                "bytes_to_serve": arm.mean(bytes_to_serve),
-            }
-        )
-    return found
+    return [
+        {
+            **arm.row_name,
+            "backbone": arm.record.backbone,
+            "seconds_a_text": arm.mean(seconds_a_text),
+            "bytes_to_serve": arm.mean(bytes_to_serve),
+        }
+        for arm in lines(arms)
+    ]
 
 
 def faster_sentence(leader: Arm, others: Sequence[Arm], found: Verdicts) -> str:
     """Return a sentence on a much faster method on another backbone, compared with the method with the best metric.
 
-    Of the methods that are at least FASTER times as fast, the sentence names the one with the best metric. The sentence
-    says how much worse the faster method can be: the unfavourable end of the difference's 95 % interval. Empty if no
-    method is much faster.
+    The sentence says how much worse the faster method can be: the unfavourable end of the difference's 95 % interval.
+    Empty if no method is FASTER times as fast.
     """
     other = [arm for arm in others if arm.record.backbone != leader.record.backbone and _answers(arm)]
     fast = [arm for arm in other if _times_as_fast(arm, leader) >= FASTER]

@@ -1,7 +1,4 @@
-"""Arm: a method with its hyperparameters and the results of all its seeds; a table of a report has one row per arm.
-
-The function `arms` groups the results of a study into arms, and names each arm.
-"""
+"""Arm: a method with its hyperparameters and the results of all its seeds; a table of a report has one row per arm."""
 
 from __future__ import annotations
 
@@ -24,6 +21,9 @@ from afina.training.settings import NO_EFFECT, training_settings
 
 _OF_SIZE = ("train_examples", "train_digest")
 """The settings that depend on the number of training texts; an arm's label has this number in their place."""
+
+MEAN = "mean"
+"""The `seed` of a row of a JSON table with the means over all seeds of a method."""
 
 Value = Callable[[Record], float | None]
 """A function that reads a number from the record of a run; None if the number was not measured."""
@@ -130,7 +130,7 @@ class Arm:
             return None
         answered = [result.answered for result in self.results]
         found = intervals.estimate_of_answers(answered, METRICS[metric]).interval
-        return None if isnan(found.low) else (found.low, found.high)
+        return None if isnan(found.low) else found.ends
 
     def mean(self, value: Value) -> float | None:
         found = [one for one in map(value, self.records) if one is not None]
@@ -139,10 +139,10 @@ class Arm:
     def each(self) -> list[Arm]:
         return [Arm(self.label, (result,), self.place) for result in self.results]
 
-    def where(self, wanted: Callable[[Record], bool]) -> Arm | None:
-        """Return this method (arm) with only the runs whose record `wanted` accepts; None if it accepts none."""
-        kept = tuple(result for result in self.results if wanted(result.record))
-        return Arm(self.label, kept, self.place) if kept else None
+    @property
+    def row_name(self) -> dict[str, object]:
+        """The fields that name a row about this arm in the JSON tables."""
+        return {"method": self.label, "seed": self.record.seed if len(self.results) == 1 else MEAN}
 
 
 def arms(results: Iterable[Result], backbones: Sequence[str] = ()) -> list[Arm]:
@@ -163,6 +163,16 @@ def arms(results: Iterable[Result], backbones: Sequence[str] = ()) -> list[Arm]:
     ordered = [tuple(sorted(group, key=lambda one: one.record.seed)) for group in groups]
     labels = _labels([group[0].record for group in ordered], backbones)
     return [Arm(label, group, place) for place, (label, group) in enumerate(zip(labels, ordered, strict=True))]
+
+
+def records_of(arms: Iterable[Arm]) -> list[Record]:
+    return [record for arm in arms for record in arm.records]
+
+
+def keeping(arms: Iterable[Arm], wanted: Callable[[Record], bool]) -> list[Arm]:
+    """Return the arms with only the runs whose record `wanted` accepts, without arms that have no such run."""
+    kept = [(arm, tuple(result for result in arm.results if wanted(result.record))) for arm in arms]
+    return [Arm(arm.label, results, arm.place) for arm, results in kept if results]
 
 
 def has_several_backbones(arms: Sequence[Arm]) -> bool:

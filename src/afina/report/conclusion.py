@@ -38,44 +38,42 @@ from afina.studies.descriptions import Failure
 from afina.studies.runs.inputs import is_encoder
 from afina.studies.runs.record import Record
 
-MOST = 3
-"""The most failed runs that the conclusion names; the report lists all failed runs."""
+MOST = 3  # failed runs that the conclusion names; the report lists all
 
 
 def sentences(
     arms: Sequence[Arm],
-    found: Verdicts,
+    verdicts: Verdicts,
     failed: Sequence[Failure] = (),
     waiting: int = 0,
     against: Sequence[Comparison] = (),
 ) -> list[str]:
     """Return the sentences of the conclusion, the recommended method first.
 
-    Args:
-        waiting: The number of runs that have not finished.
-        against: The comparisons with the best baseline without a language model, for a study of one method.
+    `waiting`: how many runs have not finished. `against`: the comparisons with the best baseline without a language
+    model, for a study of one method.
     """
     if not arms:
         return []
-    field = _field(arms, found)
+    field = _field(arms, verdicts)
     if isnan(field.leader.headline):
         return [field.headline()]
     ground = [field.leader, *field.others]
     compared = field.compared() if field.others or not against else f"{against[0].sentence}."
-    said = [field.answer(), compared, field.cheaper(), field.fees(), faster_sentence(field.leader, field.others, found)]
-    said += [field.settle(), *learning_curve_sentences(arms, found)]
-    said.append(_absent(arms, arms if is_curve(arms) else ground, failed, waiting))
-    return [sentence for sentence in said if sentence]
+    faster = faster_sentence(field.leader, field.others, verdicts)
+    absent = _absent(arms, arms if is_curve(arms) else ground, failed, waiting)
+    steps = [field.answer(), compared, field.cheaper(), field.fees(), faster, field.settle()]
+    return [sentence for sentence in (*steps, *learning_curve_sentences(arms, verdicts), absent) if sentence]
 
 
 def unasked(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
     """Return a sentence on the accuracy that is lost because labels are not words and a head starts at random."""
     for arm in arms:
-        one = arm.record
-        pairs = data.text_pair is not None or "text_pair" in one.columns
-        by_steps = one.steps and one.fitted is None and _starts_from_words(one)
-        if by_steps and needs_words(one.kind, one.label_names, pairs=pairs) and _is_decoder(one.backbone):
-            return [no_words_note(one.label_names, one.train_examples)]
+        record = arm.record
+        pairs = data.text_pair is not None or "text_pair" in record.columns
+        by_steps = record.steps and record.fitted is None and _starts_from_words(record)
+        if by_steps and needs_words(record.kind, record.label_names, pairs=pairs) and _is_decoder(record.backbone):
+            return [no_words_note(record.label_names, record.train_examples)]
     return []
 
 
@@ -95,16 +93,19 @@ def _is_decoder(backbone: str) -> bool:
 def of_one_method(arm: Arm, baselines: Sequence[MeasuredBaseline], against: Sequence[Comparison] = ()) -> Iterator[str]:
     """Yield sentences on the only method of a study; `against` has its comparison with the best baseline."""
     record, metric = arm.record, METRICS[arm.record.metric]
-    found = arm.interval(record.metric)
-    between = f" (95 % interval {span(found)})" if found else ""
+    interval = arm.interval(record.metric)
+    between = f" (95 % interval {span(interval)})" if interval else ""
     seeds = "one seed" if len(arm.seeds) == 1 else f"mean of {len(arm.seeds)} seeds"
     texts = counted(record.examples, "evaluation text")
     yield f"{arm.label}: {metric.words} {share(arm.headline)}{between} on {texts}, {seeds}."
     if baselines:
-        figures = {one.record.name: one.beside(arm.results[0]).record.metrics[record.metric] for one in baselines}
-        told = [f"{name} {share(figure)}" for name, figure in figures.items() if not isnan(figure)]
-        first = [f"Without a language model: {listed(told)}."] if told else []
-        yield " ".join([*first, *(f"{one.sentence}." for one in against)])
+        figures = {
+            baseline.record.name: baseline.beside(arm.results[0]).record.metrics[record.metric]
+            for baseline in baselines
+        }
+        defined = [f"{name} {share(figure)}" for name, figure in figures.items() if not isnan(figure)]
+        first = [f"Without a language model: {listed(defined)}."] if defined else []
+        yield " ".join([*first, *(f"{comparison.sentence}." for comparison in against)])
     _, time, memory = figures_of(arm)
     if arm.trained:
         trained = f"{count(record.trainable)} parameters ({percent(100 * record.trainable / record.total)} %)"
@@ -121,16 +122,16 @@ def _taught(record: Record) -> str:
     return f"{more}, with the answers of a teacher,"
 
 
-def leading(arms: Sequence[Arm], found: Verdicts) -> tuple[str, Arm]:
+def leading(arms: Sequence[Arm], verdicts: Verdicts) -> tuple[str, Arm]:
     """Return the result of a study in about ten words, and the method with the best headline metric."""
-    field = _field(arms, found)
+    field = _field(arms, verdicts)
     return field.headline(), field.leader
 
 
-def _field(arms: Sequence[Arm], found: Verdicts) -> _Field:
+def _field(arms: Sequence[Arm], verdicts: Verdicts) -> _Field:
     ground = _ground(arms)
     best = max(ground, key=lambda arm: (arm.gain, arm.trained, -arm.record.trainable))
-    return _Field(best, tuple(arm for arm in ground if arm is not best), found)
+    return _Field(best, tuple(arm for arm in ground if arm is not best), verdicts)
 
 
 def leader(arms: Sequence[Arm]) -> Arm:
@@ -156,7 +157,7 @@ class _Field:
 
     leader: Arm
     others: tuple[Arm, ...]
-    found: Verdicts
+    verdicts: Verdicts
 
     def headline(self) -> str:
         arm, name = self.leader, self.leader.record.metric
@@ -168,7 +169,7 @@ class _Field:
             return f"{arm.label}: {metric.words} {figure}"
         if len(self.of("better")) == len(self.others):
             return f"Use {arm.label}: {metric.words} {figure}"
-        tied = [one.label for one in self.others if self._is_tied(one)]
+        tied = [other.label for other in self.others if self._is_tied(other)]
         if tied:
             return f"{listed([arm.label, *tied])} have the same {metric.words}: {figure}"
         return f"{arm.label} has the {'lowest' if metric.lower else 'highest'} {metric.words}: {figure}"
@@ -207,7 +208,7 @@ class _Field:
         ):  # fmt: skip
             saving = [arm for arm in those if _costs_less(arm, self.leader)]
             if saving:
-                arm = min(saving, key=lambda one: (one.record.trainable, -one.gain))
+                arm = min(saving, key=lambda cheap: (cheap.record.trainable, -cheap.gain))
                 return f"{arm.label} {good}: {_costs(arm, self.leader)}."
         dearer = [arm for arm in better if arm.trained and _costs_less(arm, self.leader)]
         return "No cheaper method is as good." if dearer and not self.fees() else ""
@@ -243,11 +244,11 @@ class _Field:
 
     @property
     def margin(self) -> str:
-        return next((one.margin_in_words for one in self._against.values()), "")
+        return next((comparison.margin_in_words for comparison in self._against.values()), "")
 
     @cached_property
     def _against(self) -> dict[str, Comparison]:
-        pairs = {arm.label: self.found.between(self.leader.label, arm.label) for arm in self.others}
+        pairs = {arm.label: self.verdicts.between(self.leader.label, arm.label) for arm in self.others}
         return {name: comparison for name, comparison in pairs.items() if comparison is not None}
 
 
@@ -302,7 +303,7 @@ def _measured(arm: Arm, dear: Arm) -> dict[str, tuple[float, float]]:
 
 def _absent(arms: Sequence[Arm], ground: Sequence[Arm], failed: Sequence[Failure], waiting: int) -> str:
     apart = [arm.label for arm in arms if arm not in ground]
-    lost = [f"{one.name}, seed {one.seed}" for one in failed]
+    lost = [f"{failure.name}, seed {failure.seed}" for failure in failed]
     parts = [f"{listed(apart)}, measured on other texts or seeds"] if apart else []
     if lost:
         named = f"{'; '.join(lost[:MOST])}{'; ...' * (len(lost) > MOST)}"

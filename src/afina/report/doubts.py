@@ -15,14 +15,8 @@ from afina.sentence import Sentence
 from afina.studies.labelling.doubts import JSON_FILE, DoubtfulLabel, Doubts
 from afina.studies.results import Results
 
-SHOWN, PRINTED, LONGEST = 1000, 20, 300
-"""The largest numbers of doubtful labels on a page and on a terminal, and of characters of a text on a page."""
-
-IN_REPORT = 50
-"""The largest number of doubtful labels in the report of a study."""
-
-PRINTED_CHARACTERS = 60
-"""The largest number of characters of a text on a terminal."""
+SHOWN, PRINTED, IN_REPORT = 1000, 20, 50  # doubtful labels on a page, on a terminal and in the report of a study
+LONGEST, PRINTED_CHARACTERS = 300, 60  # characters of a text on a page and on a terminal
 
 _SIMILAR = {"equal": "equal text", "near": "nearly equal text"}
 

@@ -23,12 +23,7 @@ _RULES = (
 
 
 def label_figures(names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> list[LabelFigures]:
-    """Return the figures of each label, means over the seeds, in the order of `names`.
-
-    Args:
-        targets: The right entities of N texts, object [N].
-        answers: The entities that each of S seeds found, object [S, N].
-    """
+    """Return the figures of each label, means over the S seeds, from targets, object [N], and answers, [S, N]."""
     seeds = [by_label(Answered(targets, one), names) for one in answers]
     made = []
     for name in names:

@@ -37,17 +37,15 @@ if TYPE_CHECKING:  # the imports load torch
     from afina.predicting.prompting import Answer
 
 
-IN_A_SENTENCE = 8
-"""Up to this number of metrics, an evaluation is reported in sentences; more metrics are shown in a table."""
+IN_A_SENTENCE = 8  # more metrics are shown in a table
 
 
 def sentences(found: Evaluation) -> list[str]:
     names = headline_first(found.metrics, found.metric)
     figures = [metric_figure(name, found.metrics[name], found.label_names) for name in names]
     on = texts_evaluated(found.where, found.examples, found.held_out)
-    ends = (found.interval.low, found.interval.high)
-    has_none = isnan(ends[0]) and not isnan(found.metrics[found.metric])
-    interval = "no interval" if has_none else f"{interval_heading(found.metric)}: {span(ends)}"
+    has_none = isnan(found.interval.low) and not isnan(found.metrics[found.metric])
+    interval = "no interval" if has_none else f"{interval_heading(found.metric)}: {span(found.interval.ends)}"
     said = [f"{', '.join(figures[:2])} on {on} ({interval}){too_few(found.examples)}"]
     said += [", ".join(figures[2:])] if len(figures) <= IN_A_SENTENCE else []
     said += label_notes(found.label_names, found.unmeasured)
@@ -123,7 +121,7 @@ def as_json(found: Evaluation) -> dict[str, object]:
         "digest": found.digest,
         "task": found.task,
         **figures_as_json(found.metrics),
-        "interval": [null_where_undefined(found.interval.low), null_where_undefined(found.interval.high)],
+        "interval": [*map(null_where_undefined, found.interval.ends)],
         "intervals": _intervals(found),
         "metric": found.metric,
         "examples": found.examples,
@@ -149,7 +147,7 @@ def _intervals(found: Evaluation) -> dict[str, list[float | None]]:
         for name in found.metrics
         if METRICS[name].values is not None
     }
-    return {name: [null_where_undefined(one.low), null_where_undefined(one.high)] for name, one in ends.items()}
+    return {name: [*map(null_where_undefined, one.ends)] for name, one in ends.items()}
 
 
 def template_tables(answer: Answer) -> list[Table]:
@@ -181,6 +179,6 @@ def answer_sentence(answer: Answer) -> str:
     words = "; ".join(f"{name}: {', '.join(map(quoted, given))}" for name, given in answer.words.items())
     return (
         f"Untrained, asked in {quoted(answer.template)} ({words}): {figures} on "
-        f"{counted(answer.examples, 'held-out text')} (95 % of accuracy: {span((found.low, found.high))})"
+        f"{counted(answer.examples, 'held-out text')} (95 % of accuracy: {span(found.ends)})"
         f"{too_few(answer.examples)}."
     )

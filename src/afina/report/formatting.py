@@ -1,7 +1,4 @@
-"""Formatting for reports: settings, counts, seconds, bytes, shares and differences as text, and names of metrics.
-
-`afina.stats` defines the metrics.
-"""
+"""Formatting for reports: settings, counts, seconds, bytes, shares and differences as text, and names of metrics."""
 
 from __future__ import annotations
 
@@ -14,11 +11,8 @@ from afina.stats.intervals import FEWEST
 from afina.stats.metrics import METRICS
 from afina.studies.runs.record import Prompting, Record
 
-NOTHING = "–"
-"""The text that a table shows for a missing value."""
-
+NOTHING = "–"  # a missing value in a table
 UNDEFINED = "undefined"
-"""The text that a report shows for an undefined metric, such as the AUROC of texts that all have one label."""
 
 ACCURACY, F1 = "accuracy", "f1"
 

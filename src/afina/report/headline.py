@@ -42,29 +42,28 @@ class Headline:
     figures: tuple[Figure, ...]
 
 
-def of_recommendation(made: Recommendation, arms: Sequence[Arm]) -> Headline:
-    chosen = made.contender(made.recommended)
-    text = recommendation.headline(made, interval(made, arms))
-    arm = _arm(made, arms)
-    return Headline(text, figures_of(arm) if arm else _of_contender(made, chosen, interval(made, arms)))
+def of_recommendation(choice: Recommendation, arms: Sequence[Arm]) -> Headline:
+    chosen = choice.contender(choice.recommended)
+    text = recommendation.headline(choice, interval(choice, arms))
+    arm = _arm(choice, arms)
+    return Headline(text, figures_of(arm) if arm else _of_contender(choice, chosen, interval(choice, arms)))
 
 
-def interval(made: Recommendation, arms: Sequence[Arm]) -> Interval:
+def interval(choice: Recommendation, arms: Sequence[Arm]) -> Interval:
     """Return the 95 % interval of the recommended method's headline metric; None if it cannot be computed.
 
     A baseline has no run with its single predictions: only its accuracy has an interval (Wilson's).
     """
-    if arm := _arm(made, arms):
-        return arm.interval(made.metric)
-    value = made.contender(made.recommended).metrics[made.metric]
-    if not METRICS[made.metric].counted or isnan(value):
+    if arm := _arm(choice, arms):
+        return arm.interval(choice.metric)
+    value = choice.contender(choice.recommended).metrics[choice.metric]
+    if not METRICS[choice.metric].counted or isnan(value):
         return None
-    found = wilson(round(value * made.examples), made.examples)
-    return found.low, found.high
+    return wilson(round(value * choice.examples), choice.examples).ends
 
 
-def _arm(made: Recommendation, arms: Sequence[Arm]) -> Arm | None:
-    key = made.contender(made.recommended).key
+def _arm(choice: Recommendation, arms: Sequence[Arm]) -> Arm | None:
+    key = choice.contender(choice.recommended).key
     return next((arm for arm in arms if key in {record.key for record in arm.records}), None)
 
 
@@ -83,28 +82,28 @@ def figures_of(arm: Arm) -> tuple[Figure, ...]:
     record = arm.record
     seeds = f"mean of {len(arm.seeds)} seeds" if len(arm.seeds) > 1 else "one seed"
     texts = f"{count(record.examples)} evaluation texts, {seeds}"
-    made = [_first(record.metric, arm.headline, arm.interval(record.metric), texts)]
+    figures = [_first(record.metric, arm.headline, arm.interval(record.metric), texts)]
     where = record.place
     trained = arm.mean(lambda one: one.seconds.train) if arm.trained else None
     time = NOTHING if trained is None else seconds_in_words(trained)
-    made.append(Figure("Training time", time, where if arm.trained else "this method trains nothing"))
+    figures.append(Figure("Training time", time, where if arm.trained else "this method trains nothing"))
     if (use := record.endpoint) is not None:
         fee = arm.mean(fee_per_1000)
         note = f"of 1,000 texts, at {use.host}" if fee is not None else f"prices unknown, at {use.host}"
-        return (*made, Figure("Cost", NOTHING if fee is None else money(fee), note))
+        return (*figures, Figure("Cost", NOTHING if fee is None else money(fee), note))
     on_gpu = all(measured_on_gpu(one) for one in arm.records)
     used = arm.mean(lambda one: one.memory.allocated_peak if on_gpu else one.memory.rss_peak)
     what = "peak of allocated GPU memory" if on_gpu else "peak of the process"
     if (devices := record.devices) is not None:
         what = f"{what.removesuffix(' of the process')} of the first of {devices.count} processes"
-    made.append(Figure("Memory", NOTHING if used is None else size(used), what))
-    return tuple(made)
+    figures.append(Figure("Memory", NOTHING if used is None else size(used), what))
+    return tuple(figures)
 
 
-def _of_contender(made: Recommendation, chosen: Contender, found: Interval) -> tuple[Figure, ...]:
+def _of_contender(choice: Recommendation, chosen: Contender, found: Interval) -> tuple[Figure, ...]:
     """The figures of a recommended baseline without a language model, which has no run."""
     return (
-        _first(made.metric, chosen.metrics[made.metric], found, f"{count(made.examples)} held-out texts"),
+        _first(choice.metric, chosen.metrics[choice.metric], found, f"{count(choice.examples)} held-out texts"),
         Figure("Training time", "seconds", "fitted without a language model"),
         Figure("Memory", "not measured", "no language model is loaded"),
     )

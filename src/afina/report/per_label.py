@@ -17,11 +17,8 @@ BY_LABEL, CONFUSIONS, CONFUSION = "Figures by label", "The most frequent confusi
 MOST = 30
 """The report shows figures of this many labels, the most frequent; with more labels, it has no confusion matrix."""
 
-FITS = 12
-"""A table on the terminal shows at most this number of labels."""
-
-MOST_CONFUSED = 15
-"""A list of confusions has at most this number of pairs of labels."""
+FITS = 12  # labels in a table on the terminal
+MOST_CONFUSED = 15  # pairs of labels in a list of confusions
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,4 @@
-"""How a report presents each kind of task (classes, number, labels, text, entities): words, notes, tables and plots.
-
-Other modules of the package `afina.report` do not depend on the kind of a task.
-"""
+"""How a report presents each kind of task (classes, number, labels, text, entities): words, notes, tables and plots."""
 
 from __future__ import annotations
 
@@ -34,7 +31,6 @@ Draw = Callable[[Sequence[Arm]], Sequence[Plot | None]]
 
 
 NO_ANSWER = "(no answer)"
-"""The words for a missing answer, such as the refusal of a model behind an API."""
 
 
 class Presentation(ABC):

@@ -1,7 +1,4 @@
-"""The progress of runs in words: the lines of a log, and the texts of a progress bar or table.
-
-The functions take the events of a `Watcher` and return texts, which the command line and notebooks show.
-"""
+"""The progress of runs in words: the lines of a log, and the texts of a progress bar or table."""
 
 from __future__ import annotations
 

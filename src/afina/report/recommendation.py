@@ -1,7 +1,4 @@
-"""The recommendation of `afina choose` in a few sentences, and the table of the methods that were tried.
-
-All functions of the module are pure.
-"""
+"""The recommendation of `afina choose` in a few sentences, and the table of the methods that were tried."""
 
 from __future__ import annotations
 
@@ -48,28 +45,27 @@ from afina.studies.choosing.recommendation import (
 from afina.studies.choosing.recorded_curves import FEW_LABELS, RECORDED, RECORDED_ON
 from afina.studies.runs.record import EndpointUse
 
-MOST = 4
-"""A recommendation names at most this number of other methods in its sentences; its table has all methods."""
+MOST = 4  # other methods that the sentences name; the table has all
 Interval = tuple[float, float] | None
 """The 95 % interval of the recommended method's headline metric; None if it cannot be computed."""
 
 
-def sentences(made: Recommendation, interval: Interval = None) -> tuple[str, ...]:
+def sentences(choice: Recommendation, interval: Interval = None) -> tuple[str, ...]:
     """Return the recommendation in sentences, the recommended method first."""
-    chosen = made.contender(made.recommended)
+    chosen = choice.contender(choice.recommended)
     if chosen.endpoint is not None:
-        said = _of_endpoint(made, chosen, chosen.endpoint)
+        said = _of_endpoint(choice, chosen, chosen.endpoint)
     else:
-        said = _of_method(made, chosen) if chosen.trained else _of_simple(made, chosen)
-    answer = f"{_nothing_trained(made)}{headline(made, interval)} on {made.examples:,} held-out texts."
-    answer += _speed(made, chosen)
-    unasked = [no_words_note(made.unasked, made.train_examples)] if made.unasked else []
-    told = (*second_answer(made), *_of_few(made), *said, *_of_rival(made))
-    return (answer, *unasked, *told, *_of_labels(made), more_minutes(made), more_labels(made))
+        said = _of_method(choice, chosen) if chosen.trained else _of_simple(choice, chosen)
+    answer = f"{_nothing_trained(choice)}{headline(choice, interval)} on {choice.examples:,} held-out texts."
+    answer += _speed(choice, chosen)
+    unasked = [no_words_note(choice.unasked, choice.train_examples)] if choice.unasked else []
+    told = (*second_answer(choice), *_of_few(choice), *said, *_of_rival(choice))
+    return (answer, *unasked, *told, *_of_labels(choice), more_minutes(choice), more_labels(choice))
 
 
-def _of_labels(made: Recommendation) -> list[str]:
-    found = made.labels
+def _of_labels(choice: Recommendation) -> list[str]:
+    found = choice.labels
     if found is None:
         return []
     return [
@@ -80,38 +76,38 @@ def _of_labels(made: Recommendation) -> list[str]:
     ]
 
 
-def _nothing_trained(made: Recommendation) -> str:
-    if any(one.trained for one in made.contenders):
+def _nothing_trained(choice: Recommendation) -> str:
+    if any(one.trained for one in choice.contenders):
         return ""
-    return f"No language model was trained in {made.minutes:g} minutes, so only untrained methods were compared. "
+    return f"No language model was trained in {choice.minutes:g} minutes, so only untrained methods were compared. "
 
 
-def _of_few(made: Recommendation) -> list[str]:
+def _of_few(choice: Recommendation) -> list[str]:
     """A sentence on how far few texts decided; empty if recorded trainings took no part."""
-    if made.train_examples >= FEW_LABELS or made.kind not in RECORDED or not METRICS[made.metric].share:
+    if choice.train_examples >= FEW_LABELS or choice.kind not in RECORDED or not METRICS[choice.metric].share:
         return []
-    if not any(one.trained for one in made.contenders):
+    if not any(one.trained for one in choice.contenders):
         return []
-    texts = number_of_texts(made.train_examples)
-    if made.examples >= FEW_LABELS:
+    texts = number_of_texts(choice.train_examples)
+    if choice.examples >= FEW_LABELS:
         return [f"With {texts} to train on, the choice also uses recorded trainings on other tasks."]
     return [
-        f"With {texts} to train on and {made.examples:,} held out, your texts can hardly tell methods apart. Recorded "
-        f"trainings of three other tasks with few labels count more than your texts. With {FEW_LABELS} training texts "
-        "or more, your texts count more."
+        f"With {texts} to train on and {choice.examples:,} held out, your texts can hardly tell methods apart. "
+        "Recorded trainings of three other tasks with few labels count more than your texts. With "
+        f"{FEW_LABELS} training texts or more, your texts count more."
     ]
 
 
-def second_answer(made: Recommendation) -> tuple[str, ...]:
+def second_answer(choice: Recommendation) -> tuple[str, ...]:
     """Return the sentences on the student of the recommended model; empty if no texts without labels were given."""
-    student = made.student
+    student = choice.student
     if student is None:
-        return (f"No student was trained: {made.no_student}.",) if made.no_student else ()
+        return (f"No student was trained: {choice.no_student}.",) if choice.no_student else ()
     times, backbone = student.of_teacher / student.milliseconds, student.name.partition(ON)[2]
     few = student.available is not None and student.unlabelled < student.available
     texts = f"{student.unlabelled:,} of the {student.available:,}" if few else f"{student.unlabelled:,}"
     more = " More minutes would use more of the texts without labels." if few else ""
-    figure = f"{metric_name(made.metric)} {share(student.metrics[made.metric])}"
+    figure = f"{metric_name(choice.metric)} {share(student.metrics[choice.metric])}"
     return (
         f"{backbone}, distilled: {figure}{_less(student)}, {times:,.2g} times as fast "
         f"({student.milliseconds:,.3g} ms for a single text here, and {student.of_teacher:,.3g} ms with "
@@ -132,18 +128,18 @@ def _less(student: Student) -> str:
     return f", {words} {'more' if sign > 0 else 'less'}"
 
 
-def _speed(made: Recommendation, chosen: Contender) -> str:
+def _speed(choice: Recommendation, chosen: Contender) -> str:
     """Return a sentence on the milliseconds per prediction; empty without a latency limit, or for a baseline."""
-    if made.latency is None or chosen.key is None or chosen.endpoint is not None:
+    if choice.latency is None or chosen.key is None or chosen.endpoint is not None:
         return ""
-    on = chosen.name.partition(ON)[2] or next(iter(made.latencies))
-    measured = made.latencies.get(chosen.name) or made.latencies[on]
-    return f" An answer to a single text takes {measured:,.3g} ms here; at most {made.latency:g} ms are allowed."
+    on = chosen.name.partition(ON)[2] or next(iter(choice.latencies))
+    measured = choice.latencies.get(chosen.name) or choice.latencies[on]
+    return f" An answer to a single text takes {measured:,.3g} ms here; at most {choice.latency:g} ms are allowed."
 
 
-def headline(made: Recommendation, interval: Interval = None) -> str:
+def headline(choice: Recommendation, interval: Interval = None) -> str:
     """Return the recommended method in about ten words, such as `Use LoRA: accuracy 0.88 (0.78 to 0.95)`."""
-    chosen = made.contender(made.recommended)
+    chosen = choice.contender(choice.recommended)
     if chosen.endpoint is not None:
         use = f"{chosen.name} at {chosen.endpoint.host}"
     elif chosen.trained:
@@ -152,29 +148,29 @@ def headline(made: Recommendation, interval: Interval = None) -> str:
         use = f"the untrained model, asked in words ({title(chosen.name)})"
     else:
         use = f"{chosen.name}, without a language model"
-    figure = figure_with_interval(made.metric, chosen.metrics[made.metric], interval)
-    return f"Use {use}: {metric_name(made.metric)} {figure}"
+    figure = figure_with_interval(choice.metric, chosen.metrics[choice.metric], interval)
+    return f"Use {use}: {metric_name(choice.metric)} {figure}"
 
 
-def more_minutes(made: Recommendation) -> str:
-    waiting = [name for name, one in made.dropped.items() if one.why in ("start", "train", "overrun")]
-    trained = [one for one in made.contenders if one.trained]
+def more_minutes(choice: Recommendation) -> str:
+    waiting = [name for name, one in choice.dropped.items() if one.why in ("start", "train", "overrun")]
+    trained = [one for one in choice.contenders if one.trained]
     read = max((one.examples or 0 for one in trained), default=0)
     more = []
     if waiting:
         verb = "try" if any(map(_is_asked, waiting)) else "train"
         more.append(f"{'also ' if trained else ''}{verb} {_names(waiting)}")
-    if trained and made.train_examples >= FEW_LABELS and read < READ * made.train_examples:
-        more.append(f"read all {made.train_examples:,} training texts instead of {read:,}")
+    if trained and choice.train_examples >= FEW_LABELS and read < READ * choice.train_examples:
+        more.append(f"read all {choice.train_examples:,} training texts instead of {read:,}")
     in_steps = [one for one in trained if one.rate is not None]
     passes = min((round((one.steps or 0) * BATCH / max(1, one.examples or 1)) for one in in_steps), default=EPOCHS)
-    short = [one for one in trained if made.is_short(one)]
+    short = [one for one in trained if choice.is_short(one)]
     if trained and passes < EPOCHS and (short or not more):
         more.append(f"train {EPOCHS} epochs instead of {passes}")
-    if all_held_out := _held_out_in_part(made):
-        more.append(f"evaluate on all {all_held_out:,} held-out texts instead of {made.examples:,}")
+    if all_held_out := _held_out_in_part(choice):
+        more.append(f"evaluate on all {all_held_out:,} held-out texts instead of {choice.examples:,}")
     all_short = bool(short) and len(short) == len(in_steps)
-    smaller = _SMALLER if all_short and made.backbone != MINILM and not TARGETS[made.kind].written else ""
+    smaller = _SMALLER if all_short and choice.backbone != MINILM and not TARGETS[choice.kind].written else ""
     if more:
         return f"More minutes would {' and '.join(more)}.{smaller}"
     if not trained:
@@ -182,23 +178,23 @@ def more_minutes(made: Recommendation) -> str:
     return f"More minutes would change little: {_settings(len(trained))} trained completely."
 
 
-def _held_out_in_part(made: Recommendation) -> int:
+def _held_out_in_part(choice: Recommendation) -> int:
     """Return the number of all held-out texts if there was no time to evaluate on all of them; else 0."""
-    read = made.data.evaluation_examples
-    return made.held_out if made.held_out is not None and read is not None and read < made.held_out else 0
+    read = choice.data.evaluation_examples
+    return choice.held_out if choice.held_out is not None and read is not None and read < choice.held_out else 0
 
 
 _SMALLER = f" A smaller backbone, such as {MINILM}, trains in less time."
 
 
-def more_labels(made: Recommendation) -> str:
+def more_labels(choice: Recommendation) -> str:
     """Return a sentence on whether more labelled texts would help, judged by a training on half of the texts."""
-    fewer = made.fewer
+    fewer = choice.fewer
     if fewer is None:
         return "Whether more labels would help was not measured: there were too few texts or minutes."
-    whole, half = made.contender(fewer.name).metrics[made.metric], fewer.metrics[made.metric]
+    whole, half = choice.contender(fewer.name).metrics[choice.metric], fewer.metrics[choice.metric]
     seen = (
-        f"{title(fewer.name)} has {metric_name(made.metric)} {share(half)} when trained on half of the texts "
+        f"{title(fewer.name)} has {metric_name(choice.metric)} {share(half)} when trained on half of the texts "
         f"({fewer.examples:,}) and {share(whole)} when trained on all"
     )
     if fewer.comparison.verdict == "better":
@@ -214,55 +210,55 @@ def _settings(count: int) -> str:
     return "the only planned setting was" if count == 1 else f"all {count} planned settings were"
 
 
-def _of_method(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
-    trained = [one for one in made.contenders if one.trained]
-    others = [one for one in trained if _way(one) != _way(chosen)] + _simple(made)
+def _of_method(choice: Recommendation, chosen: Contender) -> tuple[str, str, str]:
+    trained = [one for one in choice.contenders if one.trained]
+    others = [one for one in trained if _way(one) != _way(chosen)] + _simple(choice)
     best: dict[object, str] = {}
-    for one in sorted(others, key=lambda one: -_gain(made, one)):
-        if _gain(made, one) > -inf:  # its best rate
-            figure = share(one.metrics[made.metric])
+    for one in sorted(others, key=lambda one: -_gain(choice, one)):
+        if _gain(choice, one) > -inf:  # its best rate
+            figure = share(one.metrics[choice.metric])
             best.setdefault(_way(one) if one.method else one.name, f"{title(one.name)} {figure}")
     beside = ", ".join([*best.values()][:MOST])
     memory = f" and {size(chosen.memory)} of memory" if chosen.memory else ""
-    products = f", with products in {made.products}" if _lowers_products(made, chosen) else ""
-    mine = [one for one in made.comparisons if chosen.name in (one.first, one.second)]
+    products = f", with products in {choice.products}" if _lowers_products(choice, chosen) else ""
+    mine = [one for one in choice.comparisons if chosen.name in (one.first, one.second)]
     name = capitalised(title(chosen.name))
     assert chosen.trainable is not None
     assert chosen.total is not None
     return (
-        f"{capitalised(_why_it(made, chosen))}."
+        f"{capitalised(_why_it(choice, chosen))}."
         + (f" Other methods on the held-out texts: {beside}." if beside else "")
-        + _not_chosen(made, chosen, others),
+        + _not_chosen(choice, chosen, others),
         f"{name} trains {chosen.trainable:,} parameters ({100 * chosen.trainable / chosen.total:.3g} % of the model) "
         f"and took {chosen.seconds:,.0f} s of training on {chosen.examples:,} texts{products}{memory}."
-        + (f" {name} took only {_steps(chosen)}, and may be better with more." if made.is_short(chosen) else ""),
+        + (f" {name} took only {_steps(chosen)}, and may be better with more." if choice.is_short(chosen) else ""),
         _sure(mine, title(chosen.name)),
     )
 
 
-def _not_chosen(made: Recommendation, chosen: Contender, others: Sequence[Contender]) -> str:
+def _not_chosen(choice: Recommendation, chosen: Contender, others: Sequence[Contender]) -> str:
     """Return a sentence, with a space, on a method that is better on the held-out texts but was not chosen; else ""."""
-    ahead = [one for one in others if _gain(made, one) > _gain(made, chosen) > -inf]
+    ahead = [one for one in others if _gain(choice, one) > _gain(choice, chosen) > -inf]
     if not ahead:
         return ""
-    best = max(ahead, key=lambda one: _gain(made, one))
-    if not best.trained and made.train_examples < FEW_LABELS:
+    best = max(ahead, key=lambda one: _gain(choice, one))
+    if not best.trained and choice.train_examples < FEW_LABELS:
         reason = f"but {title(chosen.name)} was better in recorded trainings with few labels."
-    elif best.trained and not any(_is_better(one, best.name, chosen.name) for one in made.comparisons):
+    elif best.trained and not any(_is_better(one, best.name, chosen.name) for one in choice.comparisons):
         reason = "but not significantly. Only a significant difference on these texts would change the choice."
     else:
         return ""
     return f" {capitalised(title(best.name))} is better on these texts, {reason}"
 
 
-def _lowers_products(made: Recommendation, chosen: Contender) -> bool:
-    return made.products != FLOAT and chosen.method is not None and make(chosen.method).multiplies_frozen
+def _lowers_products(choice: Recommendation, chosen: Contender) -> bool:
+    return choice.products != FLOAT and chosen.method is not None and make(chosen.method).multiplies_frozen
 
 
-def _gain(made: Recommendation, one: Contender) -> float:
+def _gain(choice: Recommendation, one: Contender) -> float:
     """The headline metric, negated if lower is better; -inf without a figure."""
-    figure = one.metrics.get(made.metric, nan)
-    return -inf if isnan(figure) else -figure if METRICS[made.metric].lower else figure
+    figure = one.metrics.get(choice.metric, nan)
+    return -inf if isnan(figure) else -figure if METRICS[choice.metric].lower else figure
 
 
 def _way(one: Contender) -> tuple[str | None, str | None]:
@@ -270,15 +266,15 @@ def _way(one: Contender) -> tuple[str | None, str | None]:
     return one.backbone, one.method
 
 
-def _why_it(made: Recommendation, chosen: Contender) -> str:
-    sign, name = -1 if METRICS[made.metric].lower else 1, title(chosen.name)
-    trained = [one for one in made.contenders if one.trained]
+def _why_it(choice: Recommendation, chosen: Contender) -> str:
+    sign, name = -1 if METRICS[choice.metric].lower else 1, title(chosen.name)
+    trained = [one for one in choice.contenders if one.trained]
     if len(trained) == 1:
         return f"{name} is the only method that could be trained in the given time and memory"
     asked = [one for one in trained if one.validation is not None] or [chosen]
     seen = max(asked, key=lambda one: -inf if one.validation is None else sign * one.validation)
     if seen.validation is None and chosen.ended is not None:
-        return f"{name} had the lowest loss on the validation texts, where {metric_name(made.metric)} is undefined"
+        return f"{name} had the lowest loss on the validation texts, where {metric_name(choice.metric)} is undefined"
     if chosen.validation == seen.validation:
         level = [one for one in asked if one.validation == seen.validation and one.name != chosen.name]
         names = f", level with {listed([title(one.name) for one in level])}" if level else ""
@@ -286,7 +282,7 @@ def _why_it(made: Recommendation, chosen: Contender) -> str:
         further = ", and was better in recorded trainings on other tasks" if ahead else ""
         return f"{name} was best on {_validation_texts(chosen)}{names}{further}"
     first = max(asked, key=lambda one: -1.0 if one.weighed is None else one.weighed)
-    if chosen.weighed is not None and chosen.weighed == first.weighed and made.train_examples < FEW_LABELS:
+    if chosen.weighed is not None and chosen.weighed == first.weighed and choice.train_examples < FEW_LABELS:
         return (
             f"{title(seen.name)} was better on {_validation_texts(chosen, counted=True)}, but "
             f"{name} was better in recorded trainings on other tasks"
@@ -297,7 +293,7 @@ def _why_it(made: Recommendation, chosen: Contender) -> str:
             "and better in recorded trainings on other tasks"
         )
     before = seen if chosen.weighed is None else first
-    if any(_is_better(one, chosen.name, before.name) for one in made.comparisons):
+    if any(_is_better(one, chosen.name, before.name) for one in choice.comparisons):
         return (
             f"{title(before.name)} was best on the validation texts, but {name} is significantly better on the "
             "held-out texts"
@@ -313,23 +309,23 @@ def _validation_texts(chosen: Contender, *, counted: bool = False) -> str:
     return f"the {count(texts)} validation texts" if counted or 1 < texts < FEW_LABELS else "the validation texts"
 
 
-def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
+def _of_simple(choice: Recommendation, chosen: Contender) -> tuple[str, str, str]:
     """Return the reason, the costs and the verdicts of a recommended method without training."""
-    tried = [one for one in made.contenders if one.trained]
-    trained = [one for one in tried if not made.is_short(one)]
+    tried = [one for one in choice.contenders if one.trained]
+    trained = [one for one in tried if not choice.is_short(one)]
     if trained:
-        best = max(trained, key=lambda one: _gain(made, one))
-        figure = f"{metric_name(made.metric)} {share(best.metrics[made.metric])}"
+        best = max(trained, key=lambda one: _gain(choice, one))
+        figure = f"{metric_name(choice.metric)} {share(best.metrics[choice.metric])}"
         why = f"No trained language model is better: the best, {title(best.name)}, has {figure}."
-        if _gain(made, best) > _gain(made, chosen) > -inf:
+        if _gain(choice, best) > _gain(choice, chosen) > -inf:
             why = (
                 f"{capitalised(title(best.name))} has {figure} on the held-out texts, but {title(chosen.name)} was "
                 "better in recorded trainings with few labels."
             )
-        name = floors.FLOORS[made.kind].learned if chosen.name in floors.CONSTANTS else chosen.name
+        name = floors.FLOORS[choice.kind].learned if chosen.name in floors.CONSTANTS else chosen.name
         adapted = {one.name for one in trained}
         compared = [
-            one for one in made.comparisons if name in (one.first, one.second) and adapted & {one.first, one.second}
+            one for one in choice.comparisons if name in (one.first, one.second) and adapted & {one.first, one.second}
         ]
         settle = _sure(compared, title(name))
     else:
@@ -349,36 +345,36 @@ def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
         costs = f"{capitalised(chosen.name)} was fitted in seconds" + (
             ", and its adapter needs no backbone."
             if chosen.adapter
-            else f"; no adapter was saved, because {floors.FLOORS[made.kind].unsaved(chosen.name)}."
+            else f"; no adapter was saved, because {floors.FLOORS[choice.kind].unsaved(chosen.name)}."
         )
     return why, costs, settle
 
 
-def _of_endpoint(made: Recommendation, chosen: Contender, use: EndpointUse) -> tuple[str, str, str]:
-    assert made.instead_of is not None
-    other = made.contender(made.instead_of)
-    mine = [one for one in made.comparisons if chosen.name in (one.first, one.second)]
+def _of_endpoint(choice: Recommendation, chosen: Contender, use: EndpointUse) -> tuple[str, str, str]:
+    assert choice.instead_of is not None
+    other = choice.contender(choice.instead_of)
+    mine = [one for one in choice.comparisons if chosen.name in (one.first, one.second)]
     saved = f"; its adapter is in {other.adapter}" if other.adapter else ""
     return (
         f"{chosen.name} is significantly better than {title(other.name)}. Without a model behind an API, "
-        f"{title(other.name)} would be recommended: {metric_name(made.metric)} "
-        f"{share(other.metrics[made.metric])}{saved}.",
+        f"{title(other.name)} would be recommended: {metric_name(choice.metric)} "
+        f"{share(other.metrics[choice.metric])}{saved}.",
         f"{_costs(use)} Nothing was trained, so there is no adapter, and every text is sent to {use.host}.",
         _sure(mine, chosen.name),
     )
 
 
-def _of_rival(made: Recommendation) -> list[str]:
+def _of_rival(choice: Recommendation) -> list[str]:
     found = []
-    for one in made.contenders:
-        if one.endpoint is None or one.name == made.recommended:
+    for one in choice.contenders:
+        if one.endpoint is None or one.name == choice.recommended:
             continue
-        compared = [each for each in made.comparisons if {each.first, each.second} == {one.name, made.recommended}]
+        compared = [each for each in choice.comparisons if {each.first, each.second} == {one.name, choice.recommended}]
         verdict = compared[0].seen_from(one.name) if compared else None
         words = "not compared with" if verdict is None else _AGAINST.get(verdict, "not significantly better than")
         found.append(
-            f"{one.name} at {one.endpoint.host} has {metric_name(made.metric)} {share(one.metrics[made.metric])}, "
-            f"{words} {title(made.recommended)}. {_costs(one.endpoint)}"
+            f"{one.name} at {one.endpoint.host} has {metric_name(choice.metric)} {share(one.metrics[choice.metric])}, "
+            f"{words} {title(choice.recommended)}. {_costs(one.endpoint)}"
         )
     return found
 
@@ -403,10 +399,10 @@ def _is_better(one: Comparison, name: str, than: str) -> bool:
     return {one.first, one.second} == {name, than} and one.seen_from(name) == "better"
 
 
-def _simple(made: Recommendation) -> list[Contender]:
+def _simple(choice: Recommendation) -> list[Contender]:
     """The evaluated methods without training, except baselines that always predict the same."""
     same = floors.CONSTANTS
-    return [one for one in made.contenders if not one.trained and one.name not in same and one.metrics]
+    return [one for one in choice.contenders if not one.trained and one.name not in same and one.metrics]
 
 
 def _sure(compared: Sequence[Comparison], name: str) -> str:
@@ -428,8 +424,8 @@ _VERDICT_WORDS = {
 }
 
 
-def evidence(made: Recommendation) -> Table:
-    names = _metrics(made)
+def evidence(choice: Recommendation) -> Table:
+    names = _metrics(choice)
     headings = (*map(metric_heading, names), "Trained on", "Steps", "Training (s)", "Process, peak")
     lines = [
         (
@@ -437,27 +433,28 @@ def evidence(made: Recommendation) -> Table:
             *(NOTHING if figure is None else share(figure) for figure in map(one.metrics.get, names)),
             *(NOTHING if figure is None else count(figure) for figure in (one.examples, one.steps, one.seconds)),
             NOTHING if one.memory is None else size(one.memory),
-            (setting_note(one, made.metric) or one.setting or _asked(one))
-            + ("; too few steps to tell how good the method is" if made.is_short(one) else ""),
+            (setting_note(one, choice.metric) or one.setting or _asked(one))
+            + ("; too few steps to tell how good the method is" if choice.is_short(one) else ""),
         )
-        for one in made.contenders
+        for one in choice.contenders
     ]
-    part = f"of the {all_held_out:,} " if (all_held_out := _held_out_in_part(made)) else ""
+    few = too_few(choice.examples)
+    part = f"of the {all_held_out:,} " if (all_held_out := _held_out_in_part(choice)) else ""
     notes = [
-        f"Figures are of {made.examples:,} {part}held-out texts. These texts do not select a setting, unless a "
+        f"Figures are of {choice.examples:,} {part}held-out texts. These texts do not select a setting, unless a "
         "difference on them is significant or a method without training is better. Trained on: how many of the "
-        f"{made.train_examples:,} training texts a method was trained on.",
-        *([f"Figures on {number_of_texts(made.examples)}{too_few(made.examples)}."] if too_few(made.examples) else []),
-        *([_VALIDATION] if any(one.validation is not None for one in made.contenders) else []),
-        *([_GUESS] if made.kind not in RECORDED and any(one.trained for one in made.contenders) else []),
-        *_unrecorded(made),
-        *([_time(made)] if made.stages else []),
-        *([_AT_ONCE.format(made.at_once)] if made.at_once > 1 else []),
-        *([_latencies(made)] if made.latency is not None else []),
-        *ask_notes([one.ask for one in made.contenders if one.adapter]),
-        *_left_out(made.dropped),
+        f"{choice.train_examples:,} training texts a method was trained on.",
+        *([f"Figures on {number_of_texts(choice.examples)}{few}."] if few else []),
+        *([_VALIDATION] if any(one.validation is not None for one in choice.contenders) else []),
+        *([_GUESS] if choice.kind not in RECORDED and any(one.trained for one in choice.contenders) else []),
+        *_unrecorded(choice),
+        *([_time(choice)] if choice.stages else []),
+        *([_AT_ONCE.format(choice.at_once)] if choice.at_once > 1 else []),
+        *([_latencies(choice)] if choice.latency is not None else []),
+        *ask_notes([one.ask for one in choice.contenders if one.adapter]),
+        *_left_out(choice.dropped),
     ]
-    first = sorted(made.comparisons, key=lambda one: made.recommended not in (one.first, one.second))
+    first = sorted(choice.comparisons, key=lambda one: choice.recommended not in (one.first, one.second))
     details = [*(f"{capitalised(titled(one).sentence)}." for one in first), *([ONE_SEED] if first else [])]
     columns = (Column("", "left"), *map(Column, headings), Column("Note", "left"))
     return Table(EVIDENCE, columns, tuple(lines), tuple(notes), details=tuple(details))
@@ -469,10 +466,10 @@ _GUESS = (
 )
 
 
-def _unrecorded(made: Recommendation) -> list[str]:
+def _unrecorded(choice: Recommendation) -> list[str]:
     """A note on backbones without recorded learning curves, which have the order of a recorded one of the same type."""
-    others = [one for one in made.backbones if one not in RECORDED_ON.values()]
-    if not others or made.kind not in RECORDED:
+    others = [one for one in choice.backbones if one not in RECORDED_ON.values()]
+    if not others or choice.kind not in RECORDED:
         return []
     return [
         f"No training was recorded on {listed(others)}: the order and the expected advantages are those of "
@@ -486,11 +483,11 @@ _AT_ONCE = (
 )
 
 
-def _latencies(made: Recommendation) -> str:
-    each = ", ".join(f"{title(name)} {time:,.3g} ms" for name, time in made.latencies.items())
+def _latencies(choice: Recommendation) -> str:
+    each = ", ".join(f"{title(name)} {time:,.3g} ms" for name, time in choice.latencies.items())
     return (
         f"Answers to single texts, on the machine that chose: {each} (median of held-out texts, before training, "
-        f"float32). Allowed: {made.latency:g} ms."
+        f"float32). Allowed: {choice.latency:g} ms."
     )
 
 
@@ -509,9 +506,9 @@ def _names(names: Sequence[str]) -> str:
     return listed([*titles[: MOST - 1], f"{len(titles) - MOST + 1} other settings"])
 
 
-def _time(made: Recommendation) -> str:
-    parts = ", ".join(f"{name} {taken:,.0f} s" for name, taken in made.stages.items() if taken >= 0.5)
-    return f"Choosing took {made.seconds:,.0f} s: {parts or 'each stage less than a second'}."
+def _time(choice: Recommendation) -> str:
+    parts = ", ".join(f"{name} {taken:,.0f} s" for name, taken in choice.stages.items() if taken >= 0.5)
+    return f"Choosing took {choice.seconds:,.0f} s: {parts or 'each stage less than a second'}."
 
 
 _VALIDATION = (
@@ -520,9 +517,9 @@ _VALIDATION = (
 )
 
 
-def _metrics(made: Recommendation) -> list[str]:
-    there = next((one.metrics for one in made.contenders if one.metrics), {})
-    return list(dict.fromkeys([made.metric, *there]))[:2]
+def _metrics(choice: Recommendation) -> list[str]:
+    there = next((one.metrics for one in choice.contenders if one.metrics), {})
+    return list(dict.fromkeys([choice.metric, *there]))[:2]
 
 
 def _asked(one: Contender) -> str:

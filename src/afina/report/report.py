@@ -1,8 +1,4 @@
-"""The class `Report`: the tables, verdicts and plots of results, and the files of a report.
-
-The package `afina.report.writers` writes the formats of a report, such as HTML. This module can be imported without
-torch.
-"""
+"""The class `Report`: the tables, verdicts and plots of results, and the files of a report."""
 
 from __future__ import annotations
 
@@ -24,11 +20,11 @@ from afina.report.examples.answered_texts import AnsweredRun, FoundTexts, RunCho
 from afina.report.examples.disagreements import EvaluationTexts, sections_of
 from afina.report.formatting import listed
 from afina.report.headline import Headline, figures_of, interval
-from afina.report.plots import comparison, learning_curve, svg, training
+from afina.report.plots import comparison, race, svg, training
 from afina.report.plots.svg import Plot
 from afina.report.presentation import PRESENTATIONS, Presentation
 from afina.report.recommendation import title, titled
-from afina.report.sections import Notes, Section, tuning_table
+from afina.report.sections import AnswerBlock, Notes, Prose, Section, tuning_table
 from afina.report.tables import ANSWERS, COST, EVIDENCE, PERFORMANCE, Table, all_tables
 from afina.report.verdicts import CURVES, Verdicts
 from afina.report.writers import json_csv, markdown
@@ -274,17 +270,16 @@ class Report:
         return made + sections.provenance(self.arms, self.results.command)
 
     def _first(self, plots: Mapping[str, Sequence[Plot]]) -> list[Section]:
-        failed = self.failed
-        answer = plots.get(ANSWER, ())
-        made = [
-            sections.of_recommendation(self.sentences, table, answer, plots.get(table.title, ()))
-            for table in self.evidence
-        ]
-        made += [sections.of_conclusion(self.sentences, answer)] if self.sentences and not self.evidence else []
-        if self.arms or self.evidence:
-            made += sections.failures(failed)
-        else:
-            made += sections.no_results(failed, self.results.waiting)
+        answer, made = AnswerBlock(self.sentences, tuple(plots.get(ANSWER, ()))), list[Section]()
+        for table in self.evidence:
+            shown = sections.of_table(table, *plots.get(table.title, ()))
+            made.append(Section("Recommendation", (answer, *shown.blocks)))
+        if self.sentences and not self.evidence:
+            made.append(Section("Conclusion", (answer,)))
+        if not self.arms and not self.evidence:
+            why = sections.without_results(self.failed, self.results.waiting)
+            made.append(Section("Nothing to compare yet", (Prose(why),)))
+        made += sections.failures(self.failed)
         if self.arms:
             tables = [*self.findings, *self.tables]
             made += [sections.of_table(table, *plots.get(table.title, ())) for table in tables]
@@ -305,8 +300,8 @@ class Report:
         timed = has_several_backbones(self.arms) and are_comparable(self.arms)
         with svg.drawing():
             made: dict[str, Callable[[], Sequence[Plot | None]]] = {
-                EVIDENCE: lambda: [comparison.trainings_in_time(asked)] if asked else [],
-                CURVES: lambda: [learning_curve.learning_curves(self.arms)] if is_curve(self.arms) else [],
+                EVIDENCE: lambda: [race.trainings_in_time(asked)] if asked else [],
+                CURVES: lambda: [comparison.learning_curves(self.arms)] if is_curve(self.arms) else [],
                 ANSWER: lambda: [self._forest()],
                 PERFORMANCE: lambda: [comparison.headline(self.arms), comparison.against_parameters(self.arms)],
                 ANSWERS: lambda: [comparison.against_answers(self.arms)] if timed else [],

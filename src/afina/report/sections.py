@@ -1,7 +1,4 @@
-"""The sections of a report: prose, notes, tables and plots, in the order in which they are read.
-
-The package `afina.report.writers` writes sections as HTML, Markdown and text.
-"""
+"""The sections of a report: prose, notes, tables and plots, in the order in which they are read."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from afina.data.kinds import FIXED, columns_in_words
 from afina.data.reading_options import ReadingOptions
 from afina.methods import make
 from afina.models.backbone_spec import FLOAT
-from afina.report.arms import Arm, differing, has_several_backbones, products_of, training
+from afina.report.arms import Arm, differing, has_several_backbones, products_of, records_of, training
 from afina.report.examples.marked_answers import MarkedExamples
 from afina.report.examples.side_by_side import Examples
 from afina.report.formatting import (
@@ -91,24 +88,8 @@ class Section:
 
 
 def of_table(table: Table, *plots: Plot) -> Section:
-    return Section(table.title, (table, *_notes_of(table), *plots))
-
-
-def _notes_of(table: Table) -> list[Notes]:
     notes = (*table.notes, *table.details)
-    return [Notes(notes)] if notes else []
-
-
-def of_recommendation(
-    sentences: Sequence[str], evidence: Table, answer: Sequence[Plot] = (), plots: Sequence[Plot] = ()
-) -> Section:
-    return Section(
-        "Recommendation", (AnswerBlock(tuple(sentences), tuple(answer)), evidence, *_notes_of(evidence), *plots)
-    )
-
-
-def of_conclusion(sentences: Sequence[str], answer: Sequence[Plot] = ()) -> Section:
-    return Section("Conclusion", (AnswerBlock(tuple(sentences), tuple(answer)),))
+    return Section(table.title, (table, *([Notes(notes)] if notes else []), *plots))
 
 
 def failures(failed: Sequence[Failure]) -> list[Section]:
@@ -121,10 +102,6 @@ def failures(failed: Sequence[Failure]) -> list[Section]:
 def without_results(failed: Sequence[Failure], waiting: int) -> str:
     """Return a sentence about a study without a finished run; `waiting` is the number of runs not yet tried."""
     return "Every run failed." if failed and not waiting else "No run has finished."
-
-
-def no_results(failed: Sequence[Failure], waiting: int) -> list[Section]:
-    return [Section("Nothing to compare yet", (Prose(without_results(failed, waiting)),)), *failures(failed)]
 
 
 def what_was_run(arms: Sequence[Arm]) -> Section:
@@ -141,7 +118,7 @@ def provenance(arms: Sequence[Arm], command: Sequence[str]) -> list[Section]:
 
 
 def _asked(arms: Sequence[Arm]) -> list[str]:
-    records = [record for arm in arms for record in arm.records]
+    records = records_of(arms)
     opened = [record for record in records if record.endpoint is None]
 
     def each(value: Callable[[Record], str]) -> str:
@@ -207,7 +184,7 @@ def _by_run(asked: Sequence[dict[str, object]]) -> list[str]:
 
 
 def _runs(arms: Sequence[Arm]) -> Table:
-    records = [record for arm in arms for record in arm.records]
+    records = records_of(arms)
     by_run = _by_run([_training(record) for record in records if record.endpoint is None] or [{}])
     lines = []
     for arm in arms:
@@ -248,7 +225,7 @@ def _adapters(arms: Sequence[Arm]) -> Table:
 def _environments(arms: Sequence[Arm]) -> list[Block]:
     arms = [arm for arm in arms if arm.record.endpoint is None] or arms  # where a model behind an API runs is unknown
     several, distinct = has_several_backbones(arms), list[tuple[Environment, str, list[str], set[str]]]()
-    backbones = backbone_digests([record for arm in arms for record in arm.records]) if several else []
+    backbones = backbone_digests(records_of(arms)) if several else []
     for arm in arms:
         for record in arm.records:
             made, where = f"{arm.label}, seed {record.seed}", record.environment
@@ -286,10 +263,8 @@ def _environment(
 ) -> Notes:
     """Return the notes on an environment.
 
-    Args:
-        together: How many processes computed a run together, if several did (`Devices.shown`).
-        products: The types of products of the runs that were made there.
-        asks: Whether all runs asked a model behind an API, so that nothing was computed here.
+    `together`: how many processes computed a run together (`Devices.shown`). `asks`: whether all runs asked a model
+    behind an API, so that nothing was computed here.
     """
     others = " or ".join(sorted({*products} - {FLOAT}))
     some = f" in the runs with `products` {others}" * (FLOAT in products)
@@ -314,9 +289,7 @@ def _environment(
 def notes(arms: Sequence[Arm], data: ReadingOptions, found: int = 0, told: Sequence[str] = ()) -> list[str]:
     """Return the notes below the first table.
 
-    Args:
-        found: The number of results, with equal results of which only one is used.
-        told: Sentences on where the study differs from its study file or options.
+    `found`: the number of results, with equal ones of which one is used. `told`: where the study differs from its file.
     """
     if not arms:
         return []
@@ -327,7 +300,7 @@ def notes(arms: Sequence[Arm], data: ReadingOptions, found: int = 0, told: Seque
 
 
 def _on_texts(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
-    records = [record for arm in arms for record in arm.records]
+    records = records_of(arms)
     files = {(one.task, one.train_examples, one.examples) for one in records if named(one.task) is None}
     made = [f"{split_of(*one)}." for one in sorted(files)]
     made += dict.fromkeys(f"Columns: {columns_in_words(one.columns)}." for one in records if one.columns)
@@ -357,7 +330,7 @@ def doubts(arms: Sequence[Arm]) -> list[str]:
 
 
 def _cut_and_few(arms: Sequence[Arm]) -> list[str]:
-    records = [record for arm in arms for record in arm.records]
+    records = records_of(arms)
     several = has_several_backbones(arms)
     cut = {
         (one.truncated, one.train_examples, one.examples, one.training.get("max_length"), one.backbone * several)

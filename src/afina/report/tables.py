@@ -1,8 +1,4 @@
-"""Tables of a report: performance, parameters and training time, memory; also parameter counts before training.
-
-The headings and notes of a table describe its figures, and docs/reference/figures.md defines them. The package
-`writers` writes tables.
-"""
+"""Tables of a report: performance, parameters and training time, memory; also parameter counts before training."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from dataclasses import dataclass, replace
 from math import isnan
 from typing import TYPE_CHECKING, Literal
 
-from afina.report.arms import Arm, Value
+from afina.report.arms import Arm, Value, keeping, records_of
 from afina.report.formatting import (
     NOTHING,
     UNDEFINED,
@@ -40,7 +36,6 @@ EVIDENCE = "Evidence"
 PERFORMANCE, COST, MEMORY, GPU_MEMORY = "Performance", "Parameters and training time", "Memory", "GPU memory"
 ANSWERS, FURTHER = "Time and memory of answers", "Further figures"
 EACH_SEED = "Each seed by itself"
-"""The heading of the folded part of a table that has the rows of single seeds."""
 
 STATE, ALLOCATED_END, RESERVED_PEAK = "State", "GPU allocated, end", "GPU reserved, peak"
 
@@ -87,7 +82,7 @@ def all_tables(
     if not arms:
         return []
     computed = any(arm.record.endpoint is None for arm in arms)
-    on_gpu = [kept for arm in arms if (kept := arm.where(measured_on_gpu)) is not None]
+    on_gpu = keeping(arms, measured_on_gpu)
     return [
         table_of(PERFORMANCE, _performance(arms, published), arms, notes, _sources(arms, published)),
         *([table_of(FURTHER, further, arms, [_FURTHER_NOTE])] if (further := _further(arms, published)) else []),
@@ -146,7 +141,7 @@ def _performance(arms: Sequence[Arm], published: Published | None) -> list[Measu
     made = []
     for metric in metrics_of(arms[0].record)[:2]:
         made += [*_of_metric(metric, arms, published), _interval(metric)]
-    same = len({record.examples for arm in arms for record in arm.records}) == 1
+    same = len({record.examples for record in records_of(arms)}) == 1
     return [*made, replace(measure("Evaluated texts", lambda record: record.examples, count), minor=same)]
 
 
@@ -207,7 +202,8 @@ def _cost(headed: bool) -> list[Measure]:
 
 
 def _cost_notes(arms: Sequence[Arm], headed: bool) -> list[str]:
-    totals = {record.total for arm in arms for record in arm.records if record.endpoint is None}
+    records = records_of(arms)
+    totals = {record.total for record in records if record.endpoint is None}
     of = f"{min(totals):,}, the parameters" if len(totals) == 1 else "the parameters"
     model = "classifier (backbone and head)" if headed else "language model"
     return [
@@ -215,25 +211,23 @@ def _cost_notes(arms: Sequence[Arm], headed: bool) -> list[str]:
         f"{model} before a method adds any.",
         "Training time is the `train` phase: optimiser steps only, without loading, encoding, evaluation and saving. "
         "Tokens are real ones; there is no padding.",
-        *_at_once(arms),
-        *_together(arms),
-        *_processors(arms),
+        *_at_once(records),
+        *_together(records),
+        *_processors(records),
     ]
 
 
-def _at_once(arms: Sequence[Arm]) -> list[str]:
-    beside = [record.at_once for arm in arms for record in arm.records if record.at_once > 1]
+def _at_once(records: Sequence[Record]) -> list[str]:
+    beside = [record.at_once for record in records if record.at_once > 1]
     if not beside:
         return []
-    runs = len([record for arm in arms for record in arm.records])
     return [
-        f"{len(beside)} of {runs} runs shared the machine with others, up to {max(beside)} at once: training times and "
-        "tokens per second are those beside the others, each with its share of the processors."
+        f"{len(beside)} of {len(records)} runs shared the machine with others, up to {max(beside)} at once: training "
+        "times and tokens per second are those beside the others, each with its share of the processors."
     ]
 
 
-def _together(arms: Sequence[Arm]) -> list[str]:
-    records = [record for arm in arms for record in arm.records]
+def _together(records: Sequence[Record]) -> list[str]:
     made = [record.devices for record in records if record.devices is not None]
     if not made:
         return []
@@ -246,8 +240,8 @@ def _together(arms: Sequence[Arm]) -> list[str]:
     ]
 
 
-def _processors(arms: Sequence[Arm]) -> list[str]:
-    ran = Counter(record.environment.processor for arm in arms for record in arm.records)
+def _processors(records: Sequence[Record]) -> list[str]:
+    ran = Counter(record.environment.processor for record in records)
     if len(ran) < 2:
         return []
     said = ", ".join(f"{processor} ({counted(number, 'run')})" for processor, number in ran.items())

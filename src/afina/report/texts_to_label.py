@@ -12,7 +12,6 @@ from afina.sentence import Sentence
 from afina.studies.labelling.next_texts import CHOSEN, FEWEST, NextTexts, RandomSample
 
 _CELL = 'JSON such as [{"start": 0, "end": 5, "label": "PER"}], or with [] if a text has no entity'
-"""The content of a cell of entities, in words."""
 
 
 def sentences(found: NextTexts, out: Path, labelled: Path | None, protected: int) -> list[str]:
@@ -53,8 +52,8 @@ def sample_sentence(sample: RandomSample) -> str:
     if sample.estimate is None:
         verb = "has" if sample.texts == 1 else "have"
         return f"{texts} {verb} a label; with {FEWEST} such texts or more, {metric_name(sample.metric)} is estimated."
-    mean, ends = sample.estimate.mean, sample.estimate.interval
-    shown = figure_with_interval(sample.metric, mean, None if isnan(ends.low) else (ends.low, ends.high))
+    mean, interval = sample.estimate.mean, sample.estimate.interval
+    shown = figure_with_interval(sample.metric, mean, None if isnan(interval.low) else interval.ends)
     return (
         f"{metric_name(sample.metric)} on all texts, estimated on {texts}: {shown}, by a linear probe fitted to the "
         f"{sample.trained_on:,} other labelled texts."
@@ -66,6 +65,6 @@ def as_json(found: NextTexts, out: Path) -> dict[str, Any]:
     if (sample := found.sample) is not None:
         made["random"] = {"texts": sample.texts, "metric": sample.metric, "trained_on": sample.trained_on}
         if (one := sample.estimate) is not None:
-            ends = None if isnan(one.interval.low) else [one.interval.low, one.interval.high]
+            ends = None if isnan(one.interval.low) else list(one.interval.ends)
             made["random"] |= {"value": one.mean, "interval": ends}
     return made

@@ -1,7 +1,4 @@
-"""Verdicts: for each pair of methods, which is better, with a confidence interval; also the learning curves.
-
-`afina.stats.comparison` has the statistics of comparing two methods.
-"""
+"""Verdicts: for each pair of methods, which is better, with a confidence interval; also the learning curves."""
 
 from __future__ import annotations
 
@@ -43,7 +40,6 @@ SIGNIFICANT = (
 )
 
 ONE_SEED = "One seed was run, so the verdicts do not say how other seeds would do."
-"""The caveat in a report whose methods were run with one seed."""
 
 
 @dataclass(frozen=True)
@@ -155,8 +151,7 @@ def baseline_table(baselines: Sequence[MeasuredBaseline], arms: Sequence[Arm]) -
 
 
 def _interval(one: MeasuredBaseline, metric: str) -> str:
-    found = intervals.estimate_of_answers([one.answered], METRICS[metric]).interval
-    return span((found.low, found.high))
+    return span(intervals.estimate_of_answers([one.answered], METRICS[metric]).interval.ends)
 
 
 def against(baselines: Sequence[MeasuredBaseline], arms: Sequence[Arm]) -> list[Comparison]:
@@ -206,7 +201,7 @@ def verdict_table(found: Verdicts) -> Table | None:
             one.second,
             one.verdict,
             metric_difference(one.difference, one.metric),
-            " to ".join(metric_difference(end, one.metric) for end in (one.interval.low, one.interval.high)),
+            " to ".join(metric_difference(end, one.metric) for end in one.interval.ends),
             p_value(one.adjusted),
         )
         for one in found.compared
@@ -246,7 +241,7 @@ def verdicts_as_json(found: Verdicts) -> dict[str, object]:
     return {
         "verdicts": [
             {name: value for name, value in asdict(one).items() if name not in ("examples", "unit")}
-            | {"interval": [one.interval.low, one.interval.high], "words": one.words}
+            | {"interval": list(one.interval.ends), "words": one.words}
             for one in found.compared
         ],
         "not_comparable": [asdict(one) for one in found.not_comparable],

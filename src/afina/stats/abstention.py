@@ -19,22 +19,7 @@ The promise has two assumptions:
   not fall when the threshold is lowered. Confidence without any information, where R is the same everywhere, is
   allowed.
 
-The argument: let t[0] > t[1] > ... be LADDER, m[i] the number of calibration texts that t[i] answers, and j the first
-index with R(t[j]) > most. Given m[i], the number of errors at t[i] has the binomial distribution (m[i], R(t[i])), so
-t[j] is accepted with a probability of at most 1 - CONFIDENCE, for every m[j]. A chosen threshold that breaks the
-promise has an index of j or more, and all tested thresholds up to it were accepted. Hence one of two things has
-happened.
-
-- The test began at t[j] or before, which means m[j] >= start, and t[j] was accepted. Given m[j], this has a probability
-  of at most 1 - CONFIDENCE.
-- The test began at t[k] with k > j, which means m[k] >= start > m[k - 1], and t[k] was accepted. Given m[k], the event
-  m[k - 1] < start means that few of the m[k] texts lie above t[k - 1], where errors are at most as frequent as below.
-  The number of errors is therefore stochastically at least binomial (m[k], R(t[k])), and the probability of acceptance
-  at most 1 - CONFIDENCE.
-
-The events of different m[j] and k exclude each other, so their total probability is at most 1 - CONFIDENCE. A threshold
-that is chosen as the lowest one with a small enough error on the calibration texts has no such promise, because the
-lowest one of many thresholds is the one with the luckiest sample.
+docs/background/benchmarks.md has the argument, and measures how often the promise is kept.
 """
 
 from __future__ import annotations
@@ -91,11 +76,7 @@ class AnsweredShare:
 
 @dataclass(frozen=True)
 class Threshold:
-    """A tested threshold of abstention.
-
-    `value` is the lowest confidence at which a text is answered. None: no threshold keeps the promise with the asked
-    confidence, so no text can be answered. `found` are the numbers of calibration texts.
-    """
+    """The lowest confidence at which a text is answered (None: no threshold keeps the promise), and its counts."""
 
     value: float | None
     found: AnsweredShare
@@ -135,11 +116,7 @@ def start_of(texts: int, most: float) -> int:
 
 
 def find_threshold(confidence: np.ndarray, wrong: np.ndarray, most: float) -> Threshold:
-    """Return the lowest threshold whose error is at most `most`, as the module describes.
-
-    `confidence` is that of each calibration text, from 0 to 1, float [N], and `wrong` whether its answer is wrong, bool
-    [N].
-    """
+    """Return the lowest threshold whose error is at most `most`, from the confidences, [N], of calibration texts."""
     answered, errors = (_at_least(part) for part in (confidence, confidence[wrong]))
     tested = answered >= start_of(len(confidence), most)
     passed = p_values(errors, answered, most) <= 1 - CONFIDENCE

@@ -1,17 +1,14 @@
 """Active learning: choose, from the features of unlabelled texts, the texts whose labels teach a model most.
 
-The functions are pure functions of arrays. docs/background/benchmarks.md says how many labels the rule saves.
+docs/background/benchmarks.md says how many labels the rule saves.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-SPAN = 10
-"""Uncertain texts are chosen among the SPAN times as many texts whose predictions are least certain."""
-
-ITERATIONS = 50
-"""The largest number of iterations of k-means."""
+SPAN = 10  # times as many texts among which uncertain ones are chosen
+ITERATIONS = 50  # of k-means, at most
 
 
 def diverse(features: np.ndarray, count: int, weights: np.ndarray | None = None) -> np.ndarray:

@@ -13,8 +13,7 @@ import numpy as np
 
 from afina.stats.answered import MISSING, UNDEFINED, Answered, Order, mean_of_defined, of_ratio
 
-BINS = 15
-"""The number of bins of the calibration error, the same as in Guo et al. (ICML 2017)."""
+BINS = 15  # of the calibration error, as in Guo et al. (ICML 2017)
 
 
 def accuracy(gold: np.ndarray, predicted: np.ndarray) -> float:
@@ -271,8 +270,7 @@ def _counted(answered: Answered) -> tuple[np.ndarray, np.ndarray]:
     return 2.0 * (targets & answers), targets.astype(float) + answers
 
 
-DEFAULT_THRESHOLD = 0.5
-"""A label is predicted if its probability is at least this threshold, unless another threshold was fitted."""
+DEFAULT_THRESHOLD = 0.5  # least probability of a predicted label, unless another was fitted
 
 
 def fit_temperature(loss: Callable[[float], float]) -> float:

@@ -1,7 +1,4 @@
-"""Paired comparison of two methods: which is better, how certain that is, and how much more data would settle it.
-
-The functions are pure. The two compared methods have the same examples and seeds.
-"""
+"""Paired comparison of two methods: which is better, how certain that is, and how much more data would settle it."""
 
 from __future__ import annotations
 
@@ -19,11 +16,10 @@ from afina.stats.metrics import METRICS, Metric
 from afina.stats.significance import MOST_EXAMPLES, Evidence, holm, mcnemar
 
 FEWEST = 100
-"""The smallest number of examples from which `more_seeds` and `more_examples` are computed. Their calculation takes the
-observed difference for the true one. In simulations of two classifiers with a true difference of 2 points (10 % of the
-texts discordant), so many more examples settled the comparison in 0.49, 0.59, 0.69 and 0.78 of studies with 16, 64, 100
-and 200 examples, in place of 0.8; with a true difference of 5 points (15 % discordant), in 0.57, 0.79, 0.85 and 0.93.
-With 16 examples, the numbers for the same two classifiers ranged from 42 to 19,000 (5th to 95th percentile)."""
+"""The smallest number of examples from which `more_seeds` and `more_examples` are computed, because their calculation
+takes the observed difference for the true one. In simulations of two classifiers with a true difference of 2 points,
+the numbers from 16 examples ranged from 42 to 19,000 (5th to 95th percentile), and so many more examples settled the
+comparison in 0.49, 0.59, 0.69 and 0.78 of studies with 16, 64, 100 and 200 examples, in place of 0.8."""
 
 Verdict = Literal["better", "worse", "equivalent", "undecided"]
 

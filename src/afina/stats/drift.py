@@ -16,14 +16,10 @@ import numpy as np
 
 from afina.stats.significance import CHANCE, holm
 
-LEVEL = 0.01
-"""The default probability of a false alarm in one comparison of two samples."""
+LEVEL = 0.01  # probability of a false alarm in one comparison of two samples
+EFFECT = 0.1  # share of texts, below which a difference is called small
 
-EFFECT = 0.1
-"""The default size of a difference, as a share of texts, below which the difference is called small."""
-
-EXPECTED = 5.0
-"""The smallest expected count of a category in the chi-squared test; rarer categories are merged (Cochran 1954)."""
+EXPECTED = 5.0  # least expected count of a category in the chi-squared test (Cochran 1954)
 
 State = Literal["none", "few", "small", "drift"]
 

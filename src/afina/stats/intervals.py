@@ -41,6 +41,10 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        return self.low, self.high
+
     def contains(self, value: float) -> bool:
         return self.low <= value <= self.high
 

@@ -17,14 +17,10 @@ import numpy as np
 from afina.stats import problems
 from afina.stats.intervals import exact_bounds
 
-ROBUST = 3.5
-"""The modified z-score above which a number is doubtful (Iglewicz and Hoaglin 1993)."""
+ROBUST = 3.5  # modified z-score above which a number is doubtful (Iglewicz and Hoaglin 1993)
+NORMAL = 0.000465  # share of normally distributed residuals whose modified z-score is above ROBUST
 
-NORMAL = 0.000465
-"""The share of normally distributed residuals whose modified z-score is above ROBUST."""
-
-_TO_DEVIATION = 1.4826
-"""The standard deviation of a normal distribution, divided by its median absolute deviation."""
+_TO_DEVIATION = 1.4826  # a normal standard deviation, divided by its median absolute deviation
 
 SHARES = tuple(tenth / 10 for tenth in range(1, 10))
 """The shares of the flipped labels at whose suspicions `wrong_share` compares flipped and given labels."""
@@ -116,11 +112,7 @@ def of_numbers(targets: np.ndarray, predicted: np.ndarray) -> LabelIssues:
 
 @dataclass(frozen=True, eq=False)
 class DoubtfulWords:
-    """The n words of a text whose tags are doubtful, in the order of the text.
-
-    `suggested` is the most probable tag of each, and `suspicion` how doubtful the most doubtful tag of the text is;
-    higher is more doubtful.
-    """
+    """The n words of a text whose tags are doubtful, with the most probable tag of each, and the largest suspicion."""
 
     places: np.ndarray
     suggested: np.ndarray
@@ -166,10 +158,7 @@ def confused_classes(targets: np.ndarray, answers: np.ndarray, classes: int) -> 
 
 @dataclass(frozen=True)
 class WrongShare:
-    """An estimate (rather too high than too low) of the share of labels that are wrong at random.
-
-    `at_most` is the upper end of a one-sided 95 % confidence interval.
-    """
+    """An estimate, rather too high, of the share of randomly wrong labels; `at_most` of its one-sided 95 % interval."""
 
     share: float
     at_most: float

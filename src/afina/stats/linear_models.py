@@ -1,8 +1,6 @@
 """Linear models by scikit-learn on any features, with regularization chosen by cross-validation.
 
-The linear model is logistic regression for classes, ridge regression for a number, and one logistic regression per
-label for several labels. The baselines (on TF-IDF features) and the method `linear_probe` (on hidden states) use this
-module.
+The baselines (on TF-IDF features) and the method `linear_probe` (on hidden states) use this module.
 """
 
 from __future__ import annotations
@@ -18,17 +16,11 @@ import numpy as np
 
 FOLDS = 3
 
-NEVER = -1e4
-"""The bias of a class or label without training texts, so low that its predicted probability is 0 in float64."""
+NEVER = -1e4  # bias of a class or label without training texts: probability 0 in float64
+UNSEEN = -40.0  # the same in `fit_dense`: probability 4e-18, representable in float32
 
-UNSEEN = -40.0
-"""The bias of a class or label without training texts in `fit_dense`: probability 4e-18, representable in float32."""
-
-MOST_ITERATIONS = 1000
-"""The largest number of L-BFGS iterations of one fit (scikit-learn's `max_iter`)."""
-
-_SMALLEST = 1e-12
-"""A log loss replaces smaller probabilities by this value."""
+MOST_ITERATIONS = 1000  # of L-BFGS in one fit
+_SMALLEST = 1e-12  # smaller probabilities count as this in a log loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,13 +48,15 @@ class LinearKind(ABC):
 
     Attributes:
         scoring: scikit-learn's name of the metric by which the baselines' regularization is chosen.
-        parameter: scikit-learn's name of the regularization parameter, "C" or "alpha".
+        parameter: scikit-learn's name of the regularization parameter, "C" or "alpha"; `prefix` stands before it if it
+            belongs to the inner model of a wrapper.
         dtype: The type of the features in `fit_dense`.
         stops_early: Whether `fit_dense` tries strengths of regularization only until the loss rises.
     """
 
     scoring: ClassVar[str]
     parameter: ClassVar[str] = "C"
+    prefix: ClassVar[str] = ""
     dtype: ClassVar[type[np.floating[Any]]] = np.float64
     stops_early: ClassVar[bool] = False
 
@@ -73,12 +67,12 @@ class LinearKind(ABC):
     def model(self, *, intercept: bool = True) -> Any:
         """Return an unfitted scikit-learn model with `C` = 1, or `alpha` = 1 / (2 C) for ridge regression."""
 
-    @abstractmethod
     def grid(self, strengths: Sequence[float]) -> dict[str, Sequence[float]]:
         """Return scikit-learn's parameter grid for these values of `C`; ridge regression has `alpha` = 1 / (2 C)."""
+        return {f"{self.prefix}{self.parameter}": strengths}
 
-    @abstractmethod
-    def strength(self, model: Any) -> float: ...
+    def strength(self, model: Any) -> float:
+        return float(model.get_params()[f"{self.prefix}{self.parameter}"])
 
     def folds(self, targets: np.ndarray) -> Any:
         """Return a scikit-learn cross-validation splitter with FOLDS folds; None if there are too few texts."""
@@ -106,12 +100,6 @@ class LinearClasses(LinearKind):
 
     def model(self, *, intercept: bool = True) -> Any:
         return _logistic(intercept)
-
-    def grid(self, strengths: Sequence[float]) -> dict[str, Sequence[float]]:
-        return {"C": strengths}
-
-    def strength(self, model: Any) -> float:
-        return float(model.C)
 
     def folds(self, targets: np.ndarray) -> Any:
         from sklearn.model_selection import StratifiedKFold
@@ -168,10 +156,7 @@ class LinearNumber(LinearKind):
         return Ridge(alpha=1 / 2, fit_intercept=intercept)
 
     def grid(self, strengths: Sequence[float]) -> dict[str, Sequence[float]]:
-        return {"alpha": [1 / (2 * strength) for strength in strengths]}
-
-    def strength(self, model: Any) -> float:
-        return float(model.alpha)
+        return super().grid([1 / (2 * strength) for strength in strengths])
 
     def rows(self, model: Any, width: int, features: int) -> tuple[np.ndarray, np.ndarray]:
         return np.asarray(model.coef_, np.float64).reshape(1, features), np.array([float(model.intercept_)])
@@ -182,17 +167,12 @@ class LinearNumber(LinearKind):
 
 class LinearLabels(LinearKind):
     scoring = "f1_micro"
+    prefix = "estimator__"
 
     def model(self, *, intercept: bool = True) -> Any:
         from sklearn.multiclass import OneVsRestClassifier
 
         return OneVsRestClassifier(_logistic(intercept))
-
-    def grid(self, strengths: Sequence[float]) -> dict[str, Sequence[float]]:
-        return {"estimator__C": strengths}
-
-    def strength(self, model: Any) -> float:
-        return float(model.estimator.C)
 
     def rows(self, model: Any, width: int, features: int) -> tuple[np.ndarray, np.ndarray]:
         """Return weights and biases with one row per label.
@@ -263,24 +243,20 @@ def best_setting(
     settings = list(ParameterGrid(grid))
     scores = []
     for learnt, seen in folds:
-        made = features(learnt, seen)
-        if made is None:
+        parts = features(learnt, seen)
+        if parts is None:
             return {}
-        inputs, asked = made
+        inputs, asked = parts
         given = {} if weights is None else {"sample_weight": weights[learnt]}
         fitted = [clone(model).set_params(**setting).fit(inputs, targets[learnt], **given) for setting in settings]
         scores.append([score(one, asked, targets[seen]) for one in fitted])
     return dict(settings[int(np.argmax(np.mean(scores, axis=0)))])
 
 
-MOST_COMPARED = 20_000
-"""The largest number of examples on which `fit_dense` chooses regularization; the final fit uses all examples."""
+MOST_COMPARED = 20_000  # examples on which `fit_dense` chooses regularization
+STRENGTHS = tuple(10.0**power for power in range(-5, 3))  # values of `C` that `fit_dense` tries
 
-STRENGTHS = tuple(10.0**power for power in range(-5, 3))
-"""The values of `C`, the inverse strength of regularization, that `fit_dense` tries."""
-
-WITHOUT_FOLDS = 0.01
-"""The value of `C` in `fit_dense` if there are too few examples for cross-validation."""
+WITHOUT_FOLDS = 0.01  # value of `C` if there are too few examples for cross-validation
 
 
 def fit_dense(
@@ -346,8 +322,7 @@ _PARTS, _PARTS_TOGETHER = 2.5, 4.0
 """Number of copies of the compared features, beside the features, at the peak of a cross-validation: of one fold and
 of the fold before; or of all folds together, if the linear kind stops early."""
 
-_SCALED = 2
-"""Number of copies of all features while their standard deviations are computed."""
+_SCALED = 2  # copies of all features while their standard deviations are computed
 
 
 def fit_bytes(linear: LinearKind, rows: int, width: int, strength: float | None = None) -> int:
@@ -391,8 +366,7 @@ def _before_the_loss_rises(
     return {name: best}
 
 
-HELD = -1
-"""The fold, in a cross-fitting, of examples from which no model learns, such as evaluation texts."""
+HELD = -1  # fold of examples from which no model learns, such as evaluation texts
 
 
 def cross_fitted(

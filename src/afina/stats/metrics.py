@@ -1,9 +1,4 @@
-"""The list of all metrics with their names, their functions, and the properties that confidence intervals need.
-
-The formulas of the metrics are in `classification.py`, `regression.py`, `text.py`, `bleu_chrf_nist.py`
-and `entities.py`.
-docs/reference/figures.md defines each metric for users.
-"""
+"""The list of all metrics with their names, their functions, and the properties that confidence intervals need."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Counts of n-grams in many texts at once, as integer arrays, and of the n-grams an answer shares with references.
-
-`text.py` (ROUGE, token F1) and `bleu_chrf_nist.py` make metrics of these counts.
-"""
+"""Counts of n-grams in many texts at once, as integer arrays, and of the n-grams an answer shares with references."""
 
 from __future__ import annotations
 

@@ -20,8 +20,7 @@ from afina.stats.metrics import Metric
 CHANCE = 0.8
 """The probability that the proposed seeds or examples give a verdict, if the true difference is the observed one."""
 
-MOST_SEEDS, MOST_EXAMPLES = 1_000, 1_000_000
-"""The largest numbers of additional seeds and examples that `Evidence.needed` tries."""
+MOST_SEEDS, MOST_EXAMPLES = 1_000, 1_000_000  # that `Evidence.needed` tries
 
 
 @dataclass(frozen=True)

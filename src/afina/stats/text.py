@@ -19,8 +19,7 @@ from afina.stats.ngrams import Paired, longest_common
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = frozenset(string.punctuation)
-REPEATED = 4
-"""`repeated_values` measures the share of repeated n-grams of this many words, as in Welleck et al. (ICLR 2020)."""
+REPEATED = 4  # words of the n-grams of `repeated_values`, as in Welleck et al. (ICLR 2020)
 
 
 def normalised(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from afina.report.arms import Arm, Value, lines
+from afina.report.arms import Arm, Value, keeping, lines, records_of
 from afina.report.formatting import NOTHING, share, span
 from afina.report.tables import Measure, Table, measure, table_of
 from afina.schema import null_where_undefined
@@ -18,10 +18,8 @@ if TYPE_CHECKING:  # the import loads torch
 ABSTENTION = "Abstention"
 
 ANSWERS_NOTHING = "no text is answered"
-"""The words for the threshold of an adapter for which no threshold keeps the promise."""
 
 KEPT, IN_DOUBT, BROKEN, UNTESTED = "kept", "in doubt", "broken", "untested"
-"""Whether a promised error was kept on some texts (`verdict`)."""
 
 
 def verdict(promised: float, found: AnsweredShare) -> str:
@@ -49,8 +47,8 @@ _WORDS = {
 def sentence(found: AnsweredShare, promised: float | None) -> str:
     said = f"{found.answered:,} of {found.texts:,} texts are answered (coverage {share(found.coverage)})"
     if found.answered:
-        interval = (found.error_interval.low, found.error_interval.high)
-        said += f", with an error of {share(found.error)} among them (95 % interval {span(interval)})"
+        interval = span(found.error_interval.ends)
+        said += f", with an error of {share(found.error)} among them (95 % interval {interval})"
     kept = "" if promised is None else f" {_WORDS[verdict(promised, found)].format(promised=promised)}"
     return f"{said}.{kept}"
 
@@ -63,14 +61,13 @@ def of_one_method(arm: Arm) -> list[str]:
 
 def as_json(measured: MeasuredAbstention) -> dict[str, object]:
     found, promised = measured.found, measured.promised
-    ends = (found.error_interval.low, found.error_interval.high) if found.answered else None
     return {
         "threshold": measured.threshold,
         "answered": found.answered,
         "coverage": null_where_undefined(found.coverage),
         "errors": found.errors,
         "error": null_where_undefined(found.error),
-        "error_interval": None if ends is None else list(ends),
+        "error_interval": list(found.error_interval.ends) if found.answered else None,
         "promised_error": promised,
         "promise": None if promised is None else verdict(promised, found),
     }
@@ -87,7 +84,7 @@ def abstention_table(arms: Sequence[Arm]) -> Table | None:
         measure("Error among answered", lambda record: _of(record).evaluation.share.error, share),
         Measure("95 % interval", _interval),
     ]
-    texts = sorted({_of(record).calibration.texts for arm in measured for record in arm.records})
+    texts = sorted({_of(record).calibration.texts for record in records_of(measured)})
     number = f"{texts[0]:,}" if len(texts) == 1 else f"{texts[0]:,} to {texts[-1]:,}"
     level = _of(measured[0].record).confidence
     notes = (
@@ -103,15 +100,13 @@ def abstention_table(arms: Sequence[Arm]) -> Table | None:
 def abstention_as_json(arms: Sequence[Arm]) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     for arm in lines(_measured(arms)):
-        seed = arm.record.seed if len(arm.results) == 1 else "mean"
         figures = {name: null_where_undefined(arm.mean(value)) for name, value in _FIGURES.items()}
-        found.append({"method": arm.label, "seed": seed, **figures})
+        found.append({**arm.row_name, **figures})
     return found
 
 
 def _measured(arms: Sequence[Arm]) -> list[Arm]:
-    kept = [arm.where(lambda record: record.abstention is not None) for arm in arms]
-    return [arm for arm in kept if arm is not None]
+    return keeping(arms, lambda record: record.abstention is not None)
 
 
 def _of(record: Record) -> Abstention:
@@ -140,7 +135,7 @@ def _interval(arm: Arm) -> str:
     found = _of(arm.record).evaluation.share
     if len(arm.results) > 1 or not found.answered:
         return NOTHING
-    return span((found.error_interval.low, found.error_interval.high))
+    return span(found.error_interval.ends)
 
 
 def _broken(arm: Arm) -> str:

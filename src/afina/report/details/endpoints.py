@@ -1,8 +1,4 @@
-"""The report's table of models behind an API: the time and the cost of their answers, and what has no answer.
-
-The table also has the other methods, whose answers are computed on this machine, so that both kinds of costs stand side
-by side.
-"""
+"""The report's table of models behind an API: the time and the cost of their answers, and what has no answer."""
 
 from __future__ import annotations
 
@@ -30,15 +26,13 @@ from afina.studies.runs.record import EndpointUse, Record
 
 ENDPOINTS = "Models behind an API"
 
-MOST_ROWS = 10
-"""A note names at most this number of texts without an answer; tables.json and the records have all."""
+MOST_ROWS = 10  # texts without an answer that a note names
 
 
 def endpoint_table(arms: Sequence[Arm], *, texts: bool = True) -> Table | None:
     """Return a table of the time and cost of each method's answers; None if no model behind an API was asked.
 
-    Args:
-        texts: Whether a note may show answers that are no label: an answer may repeat words of a text.
+    `texts`: whether a note may show answers that are no label, which may repeat words of a text.
     """
     asked = [arm for arm in arms if arm.record.endpoint is not None]
     if not asked:

@@ -13,10 +13,8 @@ PRICE = (
     "Each frozen weight is then rounded to {bits} bits, so results can differ a little; the adapter is for a backbone "
     "in this precision only."
 )
-"""The disadvantages of frozen weights in int8 or nf4, in two clauses."""
 
 _BITS = {"int8": 8, "nf4": 4}
-"""The number of bits of a frozen weight, for each precision that a forecast suggests."""
 
 
 def forecast_table(forecasts: Sequence[Forecast]) -> Table:

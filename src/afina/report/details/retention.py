@@ -5,15 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
-from afina.report.arms import Arm, Value, lines
+from afina.report.arms import Arm, Value, keeping, lines
 from afina.report.formatting import metric_heading, metric_value, share
 from afina.report.tables import Measure, Table, measure, table_of
 from afina.studies.runs.record import Record, Retention
 
 RETENTION = "Retention"
 
-FIGURES = ("before", "after", "change")
-"""The fields of `Retention` that are columns of the table: losses on neutral sentences, and their difference."""
+FIGURES = ("before", "after", "change")  # fields of `Retention` that are columns of the table
 
 
 def retention_table(arms: Sequence[Arm]) -> Table | None:
@@ -39,16 +38,14 @@ def retention_as_json(arms: Sequence[Arm]) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     for arm in lines(measured_arms(arms)):
         low, high = change_ends(arm)
-        seed = arm.record.seed if len(arm.results) == 1 else "mean"
         figures = {name: arm.mean(figure_of(name)) for name in FIGURES}
-        found.append({"method": arm.label, "seed": seed, **figures, "change_low": low, "change_high": high})
+        found.append({**arm.row_name, **figures, "change_low": low, "change_high": high})
     return found
 
 
 def measured_arms(arms: Sequence[Arm]) -> list[Arm]:
     """Return the methods that measured their forgetting, each with only the seeds of these runs."""
-    kept = [arm.where(lambda record: record.retention is not None) for arm in arms]
-    return [arm for arm in kept if arm is not None]
+    return keeping(arms, lambda record: record.retention is not None)
 
 
 def _retention(record: Record) -> Retention:

@@ -26,8 +26,7 @@ from afina.stats.entity_alignment import Entity
 from afina.studies.results import Results
 from afina.studies.runs.record import Record, Result
 
-MOST_LISTED = 100
-"""The most confusions that are listed if the labels are too many for a matrix."""
+MOST_LISTED = 100  # confusions, if the labels are too many for a matrix
 
 
 @dataclass(frozen=True)
@@ -110,8 +109,7 @@ class AnsweredRow:
 class FoundTexts:
     """The texts that a run answered in a certain way, those with the most probable answer or the most errors first.
 
-    Attributes:
-        count: The number of all such texts; `texts` may have fewer.
+    `count` is the number of all such texts; `texts` may have fewer.
     """
 
     method: str
@@ -159,7 +157,6 @@ def find_texts(
     answer has the label `predicted`.
 
     Args:
-        arms: The arms of the results.
         used: The run whose adapter to use; None if it has no record.
         given: None: any label.
         predicted: None: any label. If both are None: the texts with a wrong answer.

@@ -27,8 +27,7 @@ from afina.studies.runs.record import Record
 
 DISAGREEMENTS, EXAMPLES, ERRORS = "Where the methods disagree", "Examples", "Examples of errors"
 SHOWN = 20
-LONGEST = 280
-"""A text in the table of disagreements is cut after this number of characters."""
+LONGEST = 280  # characters of a text in the table of disagreements
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,8 @@ from afina.report.formatting import count, counted, listed
 from afina.stats.entities import EntityError, errors
 from afina.stats.entity_alignment import Entity
 
-LONGEST = 600
-"""A text is cut after about this number of characters, around its first error."""
-
-SHOWN = 8
-"""The most texts that a report shows because of an error."""
+LONGEST = 600  # characters around the first error of a text
+SHOWN = 8  # texts with errors
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,4 @@
-"""Answers that are texts, side by side: input, references, and each method's answer beside its nearest reference.
-
-A report that must not show texts has a table of numbers instead of the answers.
-"""
+"""Answers that are texts, side by side: input, references, and each method's answer beside its nearest reference."""
 
 from __future__ import annotations
 
@@ -19,17 +16,10 @@ from afina.report.examples.word_differences import Piece, Words, cut, nearest, p
 from afina.report.formatting import brief, listed, metric_name, share
 from afina.report.tables import Column, Table
 
-SHOWN = 6
-"""The number of examples that a report shows, evenly spaced over the evaluation texts."""
-
-DIFFERING = 10
-"""The largest number of texts that a report shows because methods disagree on them."""
-
-LONGEST = 600
-"""An input, a reference or an answer is cut after this number of characters."""
-
-FIRST = 2
-"""The first references that an example shows in addition to the references that are nearest to an answer."""
+SHOWN = 6  # examples, evenly spaced over the evaluation texts
+DIFFERING = 10  # texts that are shown because methods disagree on them
+LONGEST = 600  # characters of an input, a reference or an answer
+FIRST = 2  # references that an example shows beside those that are nearest to an answer
 
 ALIKE = 1 / 3
 """The least likeness (`Words.likeness`) of answer and nearest reference at which their differences are marked.
@@ -38,7 +28,6 @@ If less alike, nearly all words would be marked.
 """
 
 METRIC = "rouge_l"
-"""The metric (ROUGE-L) that is shown for each single answer."""
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,20 @@
-"""Plots that compare methods: headline metric, differences, Pareto fronts, order of trainings.
-
-docs/reference/figures.md defines what each plot of a report shows.
-"""
+"""Plots that compare methods: headline metric, differences, Pareto fronts, learning curves."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate, cycle
-from typing import Any, Literal
 
 from afina.report.answer_costs import milliseconds_a_text
-from afina.report.arms import Arm, Value
+from afina.report.arms import Arm, Value, records_of
 from afina.report.details.retention import change_ends, figure_of, measured_arms
 from afina.report.formatting import brief, metric_heading, share
 from afina.report.plots import svg
-from afina.report.plots.svg import Plot, canvas, finish, rows_of, scatter
-from afina.report.recommendation import title
+from afina.report.plots.svg import Plot, canvas, finish, legend, rows_of, scatter
 from afina.report.tables import measured_on_gpu
+from afina.report.verdicts import by_method
 from afina.stats.comparison import Comparison
 from afina.stats.metrics import METRICS
-from afina.studies.choosing.recommendation import Recommendation
 
 
 def headline(arms: Sequence[Arm]) -> Plot:
@@ -44,8 +38,7 @@ def headline(arms: Sequence[Arm]) -> Plot:
     )
 
 
-ROWS = 10
-"""A forest plot has at most this number of rows, those with the smallest differences."""
+ROWS = 10  # of a forest plot: the smallest differences
 
 
 def forest(name: str, compared: Sequence[Comparison]) -> Plot | None:
@@ -64,7 +57,7 @@ def forest(name: str, compared: Sequence[Comparison]) -> Plot | None:
     for row, one in enumerate(shown):
         sign, other = (1, one.second) if one.first == name else (-1, one.first)
         middle = unit * sign * one.difference
-        low, high = sorted(unit * sign * end for end in (one.interval.low, one.interval.high))
+        low, high = sorted(unit * sign * end for end in one.interval.ends)
         verdict = one.seen_from(name)
         tone = svg.INK if verdict == "undecided" else svg.colour(0)
         axes.plot([low, high], [row, row], color=tone, linewidth=2)
@@ -125,7 +118,7 @@ def against_time(arms: Sequence[Arm]) -> Plot | None:
 
 
 def against_memory(arms: Sequence[Arm]) -> Plot | None:
-    on_gpu = all(measured_on_gpu(record) for arm in arms for record in arm.records)
+    on_gpu = all(map(measured_on_gpu, records_of(arms)))
     return _against_cost(
         arms,
         "memory",
@@ -229,58 +222,27 @@ def _gib(size: int | None) -> float | None:
     return None if size is None else size / 2**30
 
 
-def trainings_in_time(made: Recommendation) -> Plot | None:
-    """Return a plot of trainings by the time of their end: filled on validation texts, hollow on held-out texts."""
-    shown = [one for one in made.contenders if one.ended is not None and one.validation is not None]
-    if not shown:
-        return None
-    metric = METRICS[made.metric]
-    figure, axes = canvas(3.2 + 0.17 * (len(shown) + 4))
-    ends = [(one.ended or 0.0) / 60 for one in shown]
-    aside = [one.validation or 0.0 for one in shown]
+def learning_curves(arms: Sequence[Arm]) -> Plot:
+    """Return a plot of the learning curve of each method: headline metric with 95 % interval by training texts."""
+    methods = by_method(arms)
+    figure, axes = canvas(3.2 + 0.17 * len(methods))
     said = []
-    axes.step(ends, [*accumulate(aside, min if metric.lower else max)], where="post", color=svg.INK, linewidth=1)
-    for place, (one, end, value) in enumerate(zip(shown, ends, aside, strict=True)):
-        style: dict[str, Any] = {"color": svg.colour(place), "markersize": 7, "clip_on": False}
-        axes.plot([end], [value], svg.marker(place), **style)
-        axes.plot([end], [one.metrics[made.metric]], svg.marker(place), fillstyle="none", **style)
-        said.append(
-            f"{brief(title(one.name))} after {end:.1f} minutes: {share(value)} on validation texts, "
-            f"{share(one.metrics[made.metric])} on held-out texts"
-        )
-    simple = [one for one in made.contenders if not one.trained and one.metrics]
-    for one, dashes in zip(simple, cycle(DASHES), strict=False):
-        axes.axhline(one.metrics[made.metric], color=svg.INK, linewidth=0.8, linestyle=dashes)
-        said.append(f"{brief(title(one.name))}: {share(one.metrics[made.metric])} on held-out texts")
-    axes.set_xlabel("Minutes from the start")
-    axes.set_ylabel(metric_heading(made.metric))
-    axes.margins(0.12)
-    axes.set_xlim(left=0)
-    _race_legend(figure, [title(one.name) for one in shown], [title(one.name) for one in simple])
-    caption = (
-        "Each training at the minute of its end. Filled markers: validation texts, on which a setting is selected. "
-        "Hollow markers: held-out texts. Solid line: the best figure on validation texts so far. Broken lines: methods "
-        "without training, on held-out texts."
-    )
-    return finish(figure, "race", "Trainings in order of time", said, caption)
-
-
-DASHES: tuple[Literal["--", ":", "-."], ...] = ("--", ":", "-.")
-"""The line styles of methods without training in `trainings_in_time`."""
-
-
-def _race_legend(figure: Any, names: list[str], simple: list[str]) -> None:
-    from matplotlib.lines import Line2D
-
-    handles: list[Any] = [
-        Line2D([], [], color=svg.colour(place), marker=svg.marker(place), linestyle="none")
-        for place in range(len(names))
-    ]
-    hollow: dict[str, Any] = {"color": svg.INK, "marker": "o", "fillstyle": "none", "linestyle": "none"}
-    handles += [Line2D([], [], **hollow), Line2D([], [], **hollow | {"fillstyle": "full"})]
-    handles += [
-        Line2D([], [], color=svg.INK, linewidth=0.8, linestyle=dashes)
-        for _, dashes in zip(simple, cycle(DASHES), strict=False)
-    ]
-    words = [*map(brief, names), "held-out texts", "validation texts", *map(brief, simple)]
-    figure.legend(handles, words, loc="outside lower left", ncols=2)
+    for number, (name, those) in enumerate(methods.items()):
+        # Methods are shifted along the axis, so that intervals do not hide each other.
+        tone, shift = svg.colour(those[0].place), 1.03 ** (number - (len(methods) - 1) / 2)
+        sizes, values = [arm.size * shift for arm in those], [arm.headline for arm in those]
+        axes.plot(sizes, values, color=tone, marker=svg.marker(those[0].place), markersize=6, linewidth=1.4)
+        for size, arm in zip(sizes, those, strict=True):
+            low, high = arm.interval(arm.record.metric) or (arm.headline, arm.headline)
+            axes.plot([size, size], [low, high], color=tone, linewidth=1.2, alpha=0.6)
+        said.append(f"{brief(name)} " + ", ".join(f"{share(arm.headline)} with {arm.size:,}" for arm in those))
+    sizes = sorted({arm.size for arm in arms})
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.set_xticks([], minor=True)
+    metric = metric_heading(arms[0].record.metric)
+    axes.set_xlabel("Training texts (logarithmic)")
+    axes.set_ylabel(metric)
+    legend(axes, [those[0] for those in methods.values()], names=list(methods))
+    caption = "Means over the seeds; the lines are 95 % intervals. Verdicts says which methods differ."
+    return finish(figure, "sizes", f"{metric} by the number of training texts", said, caption)

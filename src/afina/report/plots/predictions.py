@@ -169,8 +169,7 @@ def _formatted(f1: float) -> str:
     return UNDEFINED if isnan(f1) else f"{f1:.3f}"
 
 
-POINTS = 1500
-"""A scatter plot has at most this number of points per method; of more points, every k-th point is drawn."""
+POINTS = 1500  # of a method in a scatter plot
 
 
 def predicted_against_given(arms: Sequence[Arm]) -> list[Plot]:

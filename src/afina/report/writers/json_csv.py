@@ -31,9 +31,6 @@ from afina.studies.results import Results
 from afina.studies.runs.record import Memory, Record, Seconds
 from afina.studies.trials import Tuned
 
-MEAN = "mean"
-"""The value of `seed` in a table row with the means over all seeds of a method."""
-
 PUBLISHED = "published"
 """The value of `seed` in a table row with figures of others."""
 
@@ -97,10 +94,7 @@ def _seconds(phase: str) -> Value:
 def _lines(arms: Sequence[Arm], columns: Columns) -> JsonRows:
     made: JsonRows = []
     for arm in lines(arms):
-        found: dict[str, object] = {
-            "method": arm.label,
-            "seed": arm.record.seed if len(arm.results) == 1 else MEAN,
-        }
+        found = arm.row_name
         for column, value in columns.items():
             found |= _mean(column, [value(record) for record in arm.records])
         made.append(found)

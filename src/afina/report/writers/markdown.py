@@ -1,7 +1,4 @@
-"""The writer of `report.md`: Markdown that is readable as plain text and when rendered.
-
-The modules `sections` and `tables` have the content of the report. This module returns text and writes no file.
-"""
+"""The writer of `report.md`: Markdown that is readable as plain text and when rendered."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from afina.schema import figures_as_json, null_where_undefined
 from afina.studies.choosing.recommendation import Contender, Recommendation
 
 
-def as_json(made: Recommendation, out: Path, interval: Interval = None) -> dict[str, Any]:
+def as_json(choice: Recommendation, out: Path, interval: Interval = None) -> dict[str, Any]:
     """Return a recommendation as JSON values with stable keys; paths of adapters begin with the output directory `out`.
 
     The JSON object has the key `backbones`, and each row the key `backbone`, only if several backbones were compared.
@@ -23,44 +23,44 @@ def as_json(made: Recommendation, out: Path, interval: Interval = None) -> dict[
     `labels` only if doubtful labels were counted.
     """
     return {
-        "task": made.task,
-        "backbone": made.backbone,
-        **({"backbones": list(made.backbones)} if made.backbones else {}),
-        "kind": made.kind,
-        "metric": made.metric,
-        "recommended": made.recommended,
-        "recommendation": list(sentences(made, interval)),
-        "adapter": None if made.adapter is None else str(out / made.adapter),
-        **({"instead_of": made.instead_of} if made.instead_of is not None else {}),
-        "rows": [_row(contender, made, out) for contender in made.contenders],
-        "comparisons": [titled(one).words for one in made.comparisons],
-        "dropped": {name: why_left_out(one) for name, one in made.dropped.items()},
-        "fewer": _fewer(made),
-        **_student(made, out),
-        **({"labels": made.labels.model_dump(mode="json")} if made.labels else {}),
-        "train_examples": made.train_examples,
-        "examples": made.examples,
-        "minutes": made.minutes,
-        "seconds": made.seconds,
-        "stages": made.stages,
-        **({"products": made.products} if made.products != FLOAT else {}),
-        **({"latency": made.latency, "latencies": made.latencies} if made.latency is not None else {}),
+        "task": choice.task,
+        "backbone": choice.backbone,
+        **({"backbones": list(choice.backbones)} if choice.backbones else {}),
+        "kind": choice.kind,
+        "metric": choice.metric,
+        "recommended": choice.recommended,
+        "recommendation": list(sentences(choice, interval)),
+        "adapter": None if choice.adapter is None else str(out / choice.adapter),
+        **({"instead_of": choice.instead_of} if choice.instead_of is not None else {}),
+        "rows": [_row(contender, choice, out) for contender in choice.contenders],
+        "comparisons": [titled(one).words for one in choice.comparisons],
+        "dropped": {name: why_left_out(one) for name, one in choice.dropped.items()},
+        "fewer": _fewer(choice),
+        **_student(choice, out),
+        **({"labels": choice.labels.model_dump(mode="json")} if choice.labels else {}),
+        "train_examples": choice.train_examples,
+        "examples": choice.examples,
+        "minutes": choice.minutes,
+        "seconds": choice.seconds,
+        "stages": choice.stages,
+        **({"products": choice.products} if choice.products != FLOAT else {}),
+        **({"latency": choice.latency, "latencies": choice.latencies} if choice.latency is not None else {}),
     }
 
 
-def _row(contender: Contender, made: Recommendation, out: Path) -> dict[str, Any]:
+def _row(contender: Contender, choice: Recommendation, out: Path) -> dict[str, Any]:
     return {
         "name": contender.name,
         "accuracy": null_where_undefined(contender.metrics.get(ACCURACY)),
         "f1": null_where_undefined(contender.metrics.get(F1)),
         "metrics": figures_as_json(contender.metrics),
         "method": contender.method,
-        **({"backbone": contender.backbone} if made.backbones else {}),
+        **({"backbone": contender.backbone} if choice.backbones else {}),
         "rate": contender.rate,
         "ended": contender.ended,
-        "race": setting_note(contender, made.metric),
+        "race": setting_note(contender, choice.metric),
         "validation": contender.validation,
-        "validation_accuracy": contender.validation if made.metric == ACCURACY else None,
+        "validation_accuracy": contender.validation if choice.metric == ACCURACY else None,
         "validation_examples": contender.validation_examples,
         "weighed": contender.weighed,
         "examples": contender.examples,
@@ -73,16 +73,16 @@ def _row(contender: Contender, made: Recommendation, out: Path) -> dict[str, Any
     }
 
 
-def _fewer(made: Recommendation) -> dict[str, Any] | None:
-    fewer = made.fewer
+def _fewer(choice: Recommendation) -> dict[str, Any] | None:
+    fewer = choice.fewer
     if fewer is None:
         return None
     return {"name": fewer.name, "examples": fewer.examples, "metrics": figures_as_json(fewer.metrics)}
 
 
-def _student(made: Recommendation, out: Path) -> dict[str, Any]:
-    if (student := made.student) is None:
-        return {"no_student": made.no_student} if made.no_student else {}
+def _student(choice: Recommendation, out: Path) -> dict[str, Any]:
+    if (student := choice.student) is None:
+        return {"no_student": choice.no_student} if choice.no_student else {}
     found = student.model_dump(mode="json") | {"adapter": str(out / student.adapter)}
     found["metrics"] = figures_as_json(student.metrics)
     return {"student": found}
