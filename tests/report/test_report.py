@@ -69,18 +69,15 @@ def test_a_study_has_three_tables_with_a_row_for_every_result() -> None:
             "PreLayer (46,080, head frozen)",
         ]
         assert all(len(row) == len(table.columns) for row in table.rows)
+        assert "Seeds" not in headings(table), "there is only one"
 
 
-def test_percentages_follow_the_papers_convention() -> None:
+def test_costs_follow_the_papers_convention_and_a_run_without_training_has_no_time() -> None:
     table = by_title(every_result())["Parameters and training time"]
     assert cells(table, "Trainable") == ["0", "124,441,344", "148,992", "39,383,808", "46,080"]
     assert cells(table, "of which head") == ["0", "1,536", "1,536", "0", "0"]
     assert cells(table, "% of total") == ["0", "100", "0.1197", "31.6485", "0.0370"]
     assert "124,441,344" in text_of(table)
-
-
-def test_a_run_without_training_has_no_time_and_no_speed() -> None:
-    table = by_title(every_result())["Parameters and training time"]
     assert cells(table, "Training time (s)") == ["–", "100.00", "100.00", "100.00", "100.00"]
     assert cells(table, "Tokens/s") == ["–", "2,500", "2,500", "2,500", "2,500"]
 
@@ -97,11 +94,8 @@ def test_accuracy_stands_beside_the_number_of_evaluation_texts_and_the_most_freq
     assert [table.rows[0][i] for i in (0, 1, 3, 5)] == ["LoRA", "0.6123", "0.5500", "1,000"]
     assert "Always answering `positive`, the most frequent label, has accuracy 0.6000." in table.notes
     assert "F1 is of the class `positive`" in text_of(table)
-
-
-def test_with_more_than_two_classes_f1_is_said_to_be_the_mean_over_them() -> None:
-    table = by_title([result(label_names=("a", "b", "c"))])["Performance"]
-    assert "F1 is the plain mean over the 3 classes" in text_of(table)
+    several = by_title([result(label_names=("a", "b", "c"))])["Performance"]
+    assert "F1 is the plain mean over the 3 classes" in text_of(several)
 
 
 def test_a_run_that_gives_every_text_the_same_label_is_called_out() -> None:
@@ -138,10 +132,6 @@ def test_several_seeds_have_one_row_of_mean_and_deviation_and_a_row_each_behind_
 def test_seeds_are_named_in_few_words(seeds: tuple[int, ...], words: str) -> None:
     (arm,) = arms([result(seed=seed) for seed in seeds])
     assert arm.seeds_in_words == words
-
-
-def test_one_seed_needs_no_column_for_it() -> None:
-    assert all("Seeds" not in headings(table) for table in tables_of(every_result()))
 
 
 def test_two_runs_of_one_method_carry_the_names_that_the_study_gave_them() -> None:

@@ -6,25 +6,16 @@ import csv
 import io
 import json
 import re
-import resource
-import subprocess
-import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
-from afina.events import Listener
 from afina.report.arms import arms
 from afina.report.examples.disagreements import EvaluationTexts
 from afina.report.plots import comparison, predictions, svg
 from afina.report.plots.comparison import pareto_front
-from afina.report.report import CSV, FILES, JSON, MARKDOWN, Report
-from afina.studies.runs.record import Record
-from afina.studies.runs.run import Run
-from afina.studies.study import Study
-from command import InventedExecutor
-from records import GOLD, TRAINED, carried_out, result, results
+from afina.report.report import CSV, JSON, MARKDOWN, Report
+from records import TRAINED, result, results
 
 HOSTILE = "<script>alert(1)</script>"
 ANSWERS = {"full": (0, 1, 1, 0, 0), "lora": (0, 1, 0, 0, 1)}
@@ -193,39 +184,3 @@ def test_figures_are_raw_numbers_in_csv_and_json_alike() -> None:
     } == found
     low, high = (content["tables"]["performance"][0][f"accuracy_{end}"] for end in ("low", "high"))
     assert low < 0.6 < high
-
-
-class Disagreeing(InventedExecutor):
-    """Each method answers as ANSWERS says."""
-
-    def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
-        return carried_out(out, ANSWERS[run.method], GOLD, run.method, run.label, key=run.key, study=study)
-
-
-def timed(code: str, *arguments: str) -> tuple[float, subprocess.CompletedProcess[str]]:
-    """Processor seconds that a process of Python's takes."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, done
-
-
-@pytest.mark.slow
-def test_a_report_takes_less_than_three_seconds_of_a_processor_and_no_torch(tmp_path: Path) -> None:
-    content = {"name": "shown", "backbone": "gpt2", "task": "sst2", "methods": {"full": {}, "lora": {}}}
-    Study.parse(content, "test").run(tmp_path, command=["afina"], executor=Disagreeing())
-    code = (
-        "import sys\nfrom afina.cli import main\nsys.argv = ['afina', 'report', sys.argv[1]]\n"
-        "try:\n    main()\nfinally:\n    heavy = {'torch', 'transformers', 'peft', 'matplotlib.pyplot'}\n"
-        "    assert not heavy & set(sys.modules)"
-    )
-    for _ in range(6):  # the first may have fonts to look for
-        taken, done = timed(code, str(tmp_path))
-        assert (done.returncode, done.stderr) == (0, "")
-        if taken < 3.0:
-            break
-    else:  # on slow processors, by what importing what it needs takes there
-        assert taken < 2.5 * timed("import matplotlib.figure, pydantic, scipy.optimize, scipy.stats")[0]
-    assert done.stdout.split() == [str(tmp_path / name) for name in FILES]
-    assert "<svg" in (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "a report uses no network" in (tmp_path / "report.md").read_text(encoding="utf-8")

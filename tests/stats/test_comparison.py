@@ -108,15 +108,6 @@ def test_words_in_points_and_as_numbers() -> None:
     assert (same.margin_in_words, replace(same, metric="f1", margin=0.01).margin_in_words) == ("0.0512", "1 point")
 
 
-def test_undecided_says_what_would_settle_it() -> None:
-    found = one(*errors(np.random.default_rng(3), 1, 150, (0.60, 0.61)), "rmse", margin=0.001)
-    assert found.verdict == "undecided"
-    assert found.more_examples
-    assert "Undecided between A and B: difference in RMSE " in found.words
-    assert f"about {found.more_examples:,} more examples would probably settle it" in found.words
-    assert found.words.endswith("(One seed: this says nothing of other seeds.)")
-
-
 def test_a_comparison_is_read_back_as_it_was_stored_and_older_ones_are_of_accuracy() -> None:
     kind = TypeAdapter(Comparison)
     found = one(*errors(np.random.default_rng(3), 1, 150, (0.6, 0.7)), "rmse")

@@ -151,8 +151,7 @@ def test_the_values_are_those_of_the_jackknife(metric: Metric, rounded: bool) ->
 def test_the_spread_of_the_values_is_that_of_the_figure_over_samples() -> None:
     """Of 400 samples of 400 examples each; the standard error of a standard deviation is 3.5 %.
 
-    `test_text_metrics.py` compares metrics of texts, which take longer, with the bootstrap. `test_coverage.py`
-    simulates entities.
+    Metrics of texts, which take longer, and of entities are compared with the jackknife alone.
     """
     for kind in ("classes", "number", "labels"):
         generator, first = np.random.default_rng(3), METRICS[of_kind(kind)[0]]

@@ -139,22 +139,6 @@ def test_texts_are_counted_in_blocks_with_the_same_result(monkeypatch: pytest.Mo
 # Uncertainty
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CORPUS)
-def test_standard_errors_are_those_of_the_bootstrap(name: str) -> None:
-    """200 resamples of 60 texts: a standard error of 5 %.
-
-    For NIST, the bootstrap's is a tenth too small, as is that of the infinitesimal jackknife: rare n-grams are weighed
-    by how rare they are, and a resample has them more than once.
-    """
-    generator = np.random.default_rng(0)
-    answered = texts(generator, 60)
-    metric = METRICS[name]
-    again = [metric.value(part(answered, generator.integers(0, 60, 60))) for _ in range(200)]
-    found = float(metric.values(answered).std(ddof=1)) / 60**0.5
-    assert 0.9 * np.std(again) < found < 1.25 * np.std(again)
-
-
 @pytest.mark.parametrize("name", CORPUS)
 def test_one_text_and_texts_that_are_all_alike_have_values(name: str) -> None:
     metric = METRICS[name]

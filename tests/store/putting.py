@@ -49,17 +49,6 @@ def put_many(number: int, address: str, size: int) -> Iterator[list[str]]:
         yield ["done", put(blobs, data)]
 
 
-def put_and_remove(number: int, address: str, times: int) -> int:
-    """With others at the same place; returns how many listings came to an end."""
-    blobs, data = open_blobs(address), content(0, 1000)
-    for _ in range(times):
-        place = put(blobs, data)
-        list(blobs.all())
-        blobs.size(place)
-        blobs.remove(place)
-    return times
-
-
 def verify(blobs: Blobs, place: str) -> bool:
     """Whether what lies there is what its place says; True where nothing does."""
     if blobs.size(place) is None:

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from processes import Crew
 from proxy import Proxy
-from putting import content, place_of, put, put_again_and_again, put_and_remove, put_many, verify
+from putting import content, place_of, put, put_again_and_again, put_many, verify
 
 from afina import file_io
 from afina.blobs import Blobs, LocalBlobs
@@ -77,19 +78,14 @@ def test_what_is_put_twice_is_there_once(blobs: Blobs) -> None:
     assert [(kept.place, kept.size) for kept in blobs.all()] == [(place_of(b"same"), 4)]
 
 
-def test_removing_removes_one_copy_and_what_is_gone_can_be_removed(blobs: Blobs) -> None:
+def test_removing_removes_one_copy_and_what_is_gone_can_be_removed_and_put_again(blobs: Blobs) -> None:
     old, new = put(blobs, b"same", "0000000a"), put(blobs, b"same", "0000000b")
     blobs.remove(old)
     blobs.remove(old)
     assert (blobs.size(old), blobs.size(new)) == (None, 4)
     assert [kept.place for kept in blobs.all()] == [new]
-
-
-def test_what_was_removed_can_be_put_again(blobs: Blobs) -> None:
-    place = put(blobs, b"again")
-    blobs.remove(place)
-    assert put(blobs, b"again") == place
-    assert blobs.size(place) == 5
+    assert put(blobs, b"same", "0000000a") == old
+    assert blobs.size(old) == 4
 
 
 def test_all_lists_every_place_with_its_size_and_age(blobs: Blobs) -> None:
@@ -145,11 +141,6 @@ def test_processes_that_put_the_same_place_at_once_all_find_it_whole(crew: Crew,
     ended = crew.run(put_again_and_again, 4, address, 200_000, 4)
     assert [each.value for each in ended] == [4] * 4
     assert [kept.size for kept in open_blobs(address).all()] == [200_000]
-
-
-@pytest.mark.slow
-def test_processes_may_remove_what_others_list_and_put(crew: Crew, address: str) -> None:
-    assert [each.value for each in crew.run(put_and_remove, 4, address, 8)] == [8] * 4
 
 
 @pytest.mark.slow
@@ -390,23 +381,24 @@ def test_an_answer_that_is_well_formed_and_wrong_is_for_the_reader_to_find(
     assert verify(remote, place)
 
 
-@pytest.mark.parametrize("size", [1000, 2 * PART])
-def test_an_upload_that_breaks_off_leaves_nothing_at_its_place(remote: RemoteBlobs, proxy: Proxy, size: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "fault"),
+    [
+        *((size, {"fault": "reset upload", "method": "PUT"}) for size in (1000, 2 * PART)),
+        (2 * PART, {"fault": "status", "method": "POST", "holds": "uploadId", "status": 500}),
+    ],
+    ids=["whole", "a part", "the end of the parts"],
+)
+def test_an_upload_that_breaks_off_leaves_nothing_at_its_place(
+    remote: RemoteBlobs, proxy: Proxy, size: int, fault: dict[str, Any]
+) -> None:
     data = content(0, size)
-    proxy.inject("reset upload", method="PUT")
+    proxy.inject(**fault)
     assert isinstance(refused(remote, lambda blobs: put(blobs, data)), NotFound)
     proxy.heal()
     assert remote.size(place_of(data)) is None
-    assert remote.size(put(remote, data)) == size
-
-
-def test_an_upload_in_parts_whose_end_fails_leaves_nothing_at_its_place(remote: RemoteBlobs, proxy: Proxy) -> None:
-    data = content(0, 2 * PART)
-    proxy.inject("status", method="POST", holds="uploadId", status=500)
-    refused(remote, lambda blobs: put(blobs, data))
-    proxy.heal()
-    assert remote.size(place_of(data)) is None
     assert list(remote.all()) == []
+    assert remote.size(put(remote, data)) == size
 
 
 def test_one_killed_amid_an_upload_in_parts_leaves_nothing_at_its_place(

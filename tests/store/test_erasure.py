@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -175,22 +175,13 @@ def test_who_is_no_client_is_not_erased(store: AdapterStore, client: str, error:
     assert seen(store) == before
 
 
-def test_half_written_files_of_long_ago_go_with_an_erasure(
-    store: AdapterStore, make_old: Callable[[Path], None]
-) -> None:
+def test_half_written_files_of_long_ago_go_with_an_erasure(store: AdapterStore) -> None:
     root = store.address.directory
     assert root
     leftover = root / "blobs" / ".tmp-somebody"
     leftover.mkdir()
     (leftover / "body").write_text(PERSONAL["labels"])
-    make_old(leftover)
+    os.utime(leftover, (0, 0))
     store.erase(CLIENT, reason="asked to")
     check_erased(store)
     assert not leftover.exists()
-
-
-@pytest.fixture
-def make_old() -> Callable[[Path], None]:
-    import os
-
-    return lambda path: os.utime(path, (0, 0))

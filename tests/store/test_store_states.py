@@ -205,21 +205,13 @@ class States(RuleBasedStateMachine):
             shutil.rmtree(self.root)
 
 
-QUICK = settings(
-    max_examples=6,
-    stateful_step_count=16,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-
-
 def test_a_store_is_what_was_done_to_it() -> None:
-    run_state_machine_as_test(States, settings=QUICK)
-
-
-@pytest.mark.slow
-def test_a_store_is_what_was_done_to_it_in_many_more_orders() -> None:
-    more = settings(QUICK, max_examples=10, stateful_step_count=40, derandomize=False)
-    run_state_machine_as_test(States, settings=more)
+    quick = settings(
+        max_examples=6,
+        stateful_step_count=16,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    run_state_machine_as_test(States, settings=quick)

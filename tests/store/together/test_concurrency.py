@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import contending
 import pytest
@@ -79,27 +81,16 @@ def test_of_those_that_compare_and_swap_one_wins_each_round(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("many", "seconds"), [(MANY, 1.0), pytest.param(2 * MANY, 40.0, marks=pytest.mark.endurance)])
 def test_readers_writers_gc_and_verify_beside_each_other(
-    store: AdapterStore, url: str, adapters: Adapters, crew: Crew
+    store: AdapterStore, url: str, adapters: Adapters, crew: Crew, many: int, seconds: float
 ) -> None:
-    ended = crew.run(contending.take_part, MANY, url, str(adapters.directory), 1.0)
+    ended = crew.run(contending.take_part, many, url, str(adapters.directory), seconds)
     for one in ended:
         assert (one.status, one.error) == (0, None), one
     storing.check_whole(store, adapters.digests)
     storing.check_clean(store)
     storing.check_whole(store, adapters.digests)
-
-
-@pytest.mark.endurance
-def test_readers_writers_gc_and_verify_beside_each_other_for_long(
-    store: AdapterStore, url: str, adapters: Adapters, crew: Crew
-) -> None:
-    ended = crew.run(contending.take_part, 2 * MANY, url, str(adapters.directory), 40.0)
-    for one in ended:
-        assert (one.status, one.error) == (0, None), one
-    assert all(sum(one.value.values()) for one in ended)
-    storing.check_whole(store, adapters.digests)
-    storing.check_clean(store)
 
 
 @pytest.mark.slow
@@ -185,6 +176,20 @@ def test_what_cannot_be_put_leaves_no_lease(
     assert storing.tables(store)["leases"] == []
 
 
+def before_it(monkeypatch: pytest.MonkeyPatch, method: str, do: Callable[[], object]) -> list[str]:
+    """Do something when this method of LocalBlobs is first called; the place that it was called with."""
+    original, seen = getattr(LocalBlobs, method), list[str]()
+
+    def late(self: LocalBlobs, place: str) -> Any:
+        if not seen:
+            seen.append(place)
+            do()
+        return original(self, place)
+
+    monkeypatch.setattr(LocalBlobs, method, late)
+    return seen
+
+
 def removed_and_again(store: AdapterStore, adapters: Adapters) -> None:
     """Its bytes are elsewhere then."""
     store.delete("acme/reviews@1", reason="a test")
@@ -196,15 +201,7 @@ def test_what_is_removed_while_it_is_read_is_not_there_and_no_damage(
     store: AdapterStore, adapters: Adapters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.publish(adapters.directory / "b0h0", "acme/reviews", message="a test")
-    original, seen = LocalBlobs.file, []
-
-    def late(self: LocalBlobs, place: str):  # type: ignore[no-untyped-def]
-        if not seen:
-            seen.append(place)
-            removed_and_again(store, adapters)
-        return original(self, place)
-
-    monkeypatch.setattr(LocalBlobs, "file", late)
+    seen = before_it(monkeypatch, "file", lambda: removed_and_again(store, adapters))
     with raises(NotFound, code="version.missing", version=1, known=[2], reference="acme/reviews@1"):
         store.adapter("acme/reviews@1")
     assert seen
@@ -216,17 +213,13 @@ def test_what_others_published_elsewhere_meanwhile_is_read_from_there(
 ) -> None:
     store.publish(adapters.directory / "b0h0", "acme/reviews", message="a test")
     store.publish(adapters.directory / "b0h0", "beta/other", message="a test")
-    original, seen = LocalBlobs.file, []
 
-    def late(self: LocalBlobs, place: str):  # type: ignore[no-untyped-def]
-        if not seen:
-            seen.append(place)
-            store.erase("acme", reason="a test")
-            store.erase("beta", reason="a test")
-            store.publish(adapters.directory / "b0h0", "acme/reviews", message="a test")
-        return original(self, place)
+    def erase_and_publish() -> None:
+        store.erase("acme", reason="a test")
+        store.erase("beta", reason="a test")
+        store.publish(adapters.directory / "b0h0", "acme/reviews", message="a test")
 
-    monkeypatch.setattr(LocalBlobs, "file", late)
+    seen = before_it(monkeypatch, "file", erase_and_publish)
     assert store.adapter("acme/reviews@1").digest == adapters.digests["b0h0"]
     assert seen
 
@@ -235,15 +228,7 @@ def test_verify_takes_no_blob_for_lost_that_was_published_again_meanwhile(
     store: AdapterStore, adapters: Adapters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.publish(adapters.directory / "b0h0", "acme/reviews", message="a test")
-    original, seen = LocalBlobs.size, []
-
-    def late(self: LocalBlobs, place: str) -> int | None:
-        if not seen:
-            seen.append(place)
-            removed_and_again(store, adapters)
-        return original(self, place)
-
-    monkeypatch.setattr(LocalBlobs, "size", late)
+    seen = before_it(monkeypatch, "size", lambda: removed_and_again(store, adapters))
     assert store.verify() == []
     assert seen
 

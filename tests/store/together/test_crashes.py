@@ -35,14 +35,13 @@ REACHED = {
 }
 """The steps that an operation comes to."""
 
-FIRST = {
-    operation: [step for step in reached if step.partition(":")[0] == operation]
-    for operation, reached in REACHED.items()
-}
-"""Of these, the operation's own."""
-
-SOME = ("init: in the transaction", "publish: in the transaction", "gc: condemned", "erase: committed")
-"""On PostgreSQL the others take long together."""
+IN_POSTGRES = [
+    ("init", "init: in the transaction"),
+    ("publish", "publish: in the transaction"),
+    ("gc", "gc: condemned"),
+    ("erase", "erase: committed"),
+]
+"""Of each kind of step one: together, all take long."""
 
 PAIRS = [(operation, step) for operation, reached in REACHED.items() for step in reached]
 
@@ -163,14 +162,7 @@ def test_killed_at_a_step_it_keeps_what_it_had_and_the_same_again_comes_to_the_e
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("operation", "step"),
-    [
-        pytest.param(*pair, marks=() if pair[1] in SOME else pytest.mark.slow)
-        for pair in PAIRS
-        if pair[1] in FIRST[pair[0]]
-    ],
-)
+@pytest.mark.parametrize(("operation", "step"), IN_POSTGRES)
 def test_on_postgres_too(
     operation: str,
     step: str,
@@ -192,9 +184,28 @@ def test_on_postgres_too(
 # Killed at random
 
 
-def lives(crew: Crew, store: AdapterStore, url: str, adapters: Adapters, seed: int, seconds: float) -> None:
+def _check_shared(store: AdapterStore, acknowledged: list[Any]) -> None:
+    """Every version and move that a process was told of is in the log once, and each move begins where one ended."""
+    if not acknowledged:
+        return
+    versions = {version.number: version.digest for version in store.versions("shared/all")}
+    for made, _ in acknowledged:
+        assert versions[made["version"]] == made["digest"]
+    created = [made["version"] for made, _ in acknowledged if made["created"]]
+    assert len(created) == len(set(created))
+    moves = [(one.details["from"], one.details["to"]) for one in store.history("shared/all", alias="production")]
+    assert [start for start, _ in moves] == [None, *(to for _, to in moves[:-1])]
+    for move in {(move["from"], move["to"]) for _, move in acknowledged}:
+        assert moves.count(move) >= sum((told["from"], told["to"]) == move for _, told in acknowledged)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [1, pytest.param(60, marks=pytest.mark.endurance)])
+def test_killed_at_random_nothing_acknowledged_is_lost(
+    store: AdapterStore, url: str, adapters: Adapters, crew: Crew, seconds: float
+) -> None:
     """Processes do what they like for so long, each killed and another put in its place again and again."""
-    random = Random(seed)
+    random = Random(1)
     clients = ["anna", "bert", "cleo"]
     told = {client: Life(adapters.digests) for client in clients}
     shared: list[Any] = []
@@ -230,33 +241,6 @@ def lives(crew: Crew, store: AdapterStore, url: str, adapters: Adapters, seed: i
     _check_shared(store, shared)
     storing.check_clean(store)
     storing.check_whole(store, adapters.digests)
-
-
-def _check_shared(store: AdapterStore, acknowledged: list[Any]) -> None:
-    """Every version and move that a process was told of is in the log once, and each move begins where one ended."""
-    if not acknowledged:
-        return
-    versions = {version.number: version.digest for version in store.versions("shared/all")}
-    for made, _ in acknowledged:
-        assert versions[made["version"]] == made["digest"]
-    created = [made["version"] for made, _ in acknowledged if made["created"]]
-    assert len(created) == len(set(created))
-    moves = [(one.details["from"], one.details["to"]) for one in store.history("shared/all", alias="production")]
-    assert [start for start, _ in moves] == [None, *(to for _, to in moves[:-1])]
-    for move in {(move["from"], move["to"]) for _, move in acknowledged}:
-        assert moves.count(move) >= sum((told["from"], told["to"]) == move for _, told in acknowledged)
-
-
-@pytest.mark.slow
-def test_killed_at_random_nothing_acknowledged_is_lost(
-    store: AdapterStore, url: str, adapters: Adapters, crew: Crew
-) -> None:
-    lives(crew, store, url, adapters, seed=1, seconds=1)
-
-
-@pytest.mark.endurance
-def test_killed_at_random_for_a_minute(store: AdapterStore, url: str, adapters: Adapters, crew: Crew) -> None:
-    lives(crew, store, url, adapters, seed=2, seconds=60)
 
 
 def test_what_a_killed_process_made_beside_the_blobs_is_swept(
