@@ -209,7 +209,7 @@ def test_bits_of_the_database_that_flip_are_found_or_show_in_nothing(
     content = (whole / DATABASE).read_bytes()
     full = [offset for offset, byte in enumerate(content) if byte]
     store, outcomes = AdapterStore(path), set()
-    for turn in range(40):
+    for turn in range(20):
         for leftover in path.glob(f"{DATABASE}-*"):
             leftover.unlink()
         shutil.copyfile(whole / DATABASE, path / DATABASE)
