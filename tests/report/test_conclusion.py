@@ -167,10 +167,11 @@ def test_the_report_begins_with_it_as_a_page_as_text_and_as_json() -> None:
 
 def test_memory_of_several_processes_is_said_to_be_that_of_the_first() -> None:
     devices = Devices(count=2, rss_peaks=(3 * 2**30, 4 * 2**30), allocated_peaks=(None, None))
-    pages = [Report.of(results([answering("lora", range(9), devices=one)])).page() for one in (None, devices)]
-    assert [">peak of the process<" in page for page in pages] == [True, False]
-    assert ">peak of the first of 2 processes<" in pages[1]
-    assert "memory is that of the first process (the largest peak of a process is 4.00 GiB)" in pages[1]
+    alone, several = (Report.of(results([answering("lora", range(9), devices=one)])) for one in (None, devices))
+    notes = [report.headline.figures[2].note for report in (alone, several) if report.headline]
+    assert notes == ["peak of the process", "peak of the first of 2 processes"]
+    told = " ".join(note for table in several.tables for note in table.notes)
+    assert "memory is that of the first process (the largest peak of a process is 4.00 GiB)" in told
 
 
 def test_where_nothing_has_finished_there_is_no_conclusion() -> None:

@@ -10,6 +10,7 @@ from afina.report.details.endpoints import ENDPOINTS
 from afina.report.details.fitted_heads import FITTED
 from afina.report.details.retention import RETENTION
 from afina.report.examples.disagreements import WITHHELD
+from afina.report.plots import comparison, svg
 from afina.report.report import JSON, Report
 from afina.report.tables import COST, MEMORY, Table
 from afina.studies.runs.record import HeadFit, Result, Retention, UnlabelledCounts
@@ -80,7 +81,10 @@ def test_retention_is_a_table_a_plot_and_rows_of_json() -> None:
     rows = json.loads(report.files(("tables.json",))["tables.json"])["tables"]["retention"]
     assert [row["method"] for row in rows] == ["LoRA", "head only"]
     assert (rows[0]["change"], round(rows[0]["change_low"], 6)) == (0.3, 0.28)
-    assert "against forgetting" in report.page()
+    with svg.drawing():
+        drawn = comparison.against_retention(report.arms)
+    assert drawn is not None
+    assert drawn.title.endswith("against forgetting")
 
 
 def test_seeds_are_averaged_in_the_table_of_retention() -> None:

@@ -115,7 +115,8 @@ def test_a_recommendation_stands_before_all_that_its_finalists_did() -> None:
     text = report.markdown()
     assert text.index("## Recommendation") < text.index("Use LoRA: accuracy ") < text.index(TFIDF)
     assert text.index("Figures are of 5 held-out texts") < text.index("## Performance")
-    assert "Use LoRA" in report.page()
+    assert report.headline is not None
+    assert report.headline.text.startswith("Use LoRA")
     assert report.summary()["recommended"] == "lora"
     alone = Report.of(replace(results([], "choose"), recommendation=made)).markdown()
     assert "Use LoRA" in alone
