@@ -10,7 +10,7 @@ import numpy as np
 from afina.report.arms import Arm
 from afina.report.formatting import count
 from afina.report.per_label import LabelFigures
-from afina.report.tables import Column, Table
+from afina.report.tables import Table, columns_of
 from afina.stats.answered import Answered
 from afina.stats.entities import ERROR_KINDS, ErrorKind, by_label, errors
 
@@ -45,14 +45,14 @@ def as_json(targets: np.ndarray, answers: np.ndarray) -> Mapping[str, float | in
 
 def table(arms: Sequence[Arm]) -> Table:
     rows = tuple((arm.label, *map(_number, mean_counts(arm.targets, arm.answers).values())) for arm in arms)
-    columns = (Column("Method", "left"), *(Column(kind.capitalize()) for kind in ERROR_KINDS))
+    columns = columns_of(["Method"], map(str.capitalize, ERROR_KINDS))
     there = sum(map(len, arms[0].targets))
     return Table(ERRORS, columns, rows, (f"Of {count(there)} right entities. Means over the seeds. {_RULES}",))
 
 
 def terminal_table(targets: np.ndarray, answers: np.ndarray, of: str = "") -> Table:
     rows = tuple((kind.capitalize(), _number(times)) for kind, times in mean_counts(targets, answers).items())
-    return Table(f"{ERRORS}, {of}" if of else ERRORS, (Column("Error", "left"), Column("Entities")), rows)
+    return Table(f"{ERRORS}, {of}" if of else ERRORS, columns_of(["Error"], ["Entities"]), rows)
 
 
 def _number(times: float) -> str:

@@ -27,7 +27,7 @@ from afina.report.formatting import (
     too_few,
 )
 from afina.report.presentation import PRESENTATIONS
-from afina.report.tables import Column, Table
+from afina.report.tables import Table, columns_of
 from afina.schema import figures_as_json, null_where_undefined
 from afina.stats import intervals
 from afina.stats.metrics import METRICS
@@ -110,7 +110,7 @@ def tables(found: Evaluation) -> list[Table]:
         rows = tuple((metric_heading(name), share(found.metrics[name])) for name in names[2:])
         undefined = [name for name in names if isnan(found.metrics[name])]
         needed = [f"{metric_heading(name)} is undefined: it needs {METRICS[name].needs}." for name in undefined]
-        return [Table("Further figures", (Column("Metric", "left"), Column("Value")), rows, tuple(needed))]
+        return [Table("Further figures", columns_of(["Metric"], ["Value"]), rows, tuple(needed))]
     return PRESENTATIONS[found.kind].terminal_tables(found.label_names, answered.targets, answered.answers[None])
 
 
@@ -158,7 +158,7 @@ def template_tables(answer: Answer) -> list[Table]:
         (quoted(one.template), share(one.accuracy), share(one.with_offset))
         for one in sorted(answer.compared, key=lambda one: -one.by(answer.offset))
     )
-    columns = (Column("Template", "left"), Column("Accuracy"), Column("With offset"))
+    columns = columns_of(["Template"], ["Accuracy", "With offset"])
     notes = (f"On {count(answer.compared[0].examples)} training texts. {_used(answer)}",)
     return [Table("Templates", columns, rows, notes)]
 

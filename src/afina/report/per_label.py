@@ -9,7 +9,7 @@ import numpy as np
 
 from afina.report.arms import Arm
 from afina.report.formatting import brief, count, share
-from afina.report.tables import Column, Table
+from afina.report.tables import Table, columns_of
 from afina.schema import figures_as_json
 from afina.stats.answered import MISSING
 
@@ -72,7 +72,7 @@ def terminal_table(found: Sequence[LabelFigures], of: str = "", having: str = "T
     shown = sorted(found, key=lambda one: -one.support)
     few = (f"The {FITS} most frequent of {len(found)} labels.",) if len(found) > FITS else ()
     rows = tuple((brief(one.name), *_figures(one)) for one in shown[:FITS])
-    columns = (Column("Label", "left"), *_FIGURES, Column(having))
+    columns = columns_of(["Label"], [*_FIGURES, having])
     return Table(_of(BY_LABEL, of), columns, rows, few)
 
 
@@ -80,13 +80,12 @@ def terminal_confusion(names: Sequence[str], counts: np.ndarray, of: str = "", s
     notes = (f"{seeds} seeds added up.",) if seeds > 1 else ()
     named = [brief(name) for name in names]
     if len(names) > FITS:
-        columns = (*(Column(name, "left") for name in ("Right", "Answered")), Column("Texts"))
         most = most_confused(counts)
         listed = tuple((named[right], named[predicted], count(times)) for right, predicted, times in most)
-        return Table(_of(CONFUSIONS, of), columns, listed, notes)
-    headings = (Column("Right", "left"), *(Column(f"answered {name}") for name in named))
+        return Table(_of(CONFUSIONS, of), columns_of(["Right", "Answered"], ["Texts"]), listed, notes)
+    columns = columns_of(["Right"], [f"answered {name}" for name in named])
     rows = tuple((name, *map(count, row)) for name, row in zip(named, counts.tolist(), strict=True))
-    return Table(_of(CONFUSION, of), headings, rows, notes)
+    return Table(_of(CONFUSION, of), columns, rows, notes)
 
 
 def _of(title: str, of: str) -> str:
@@ -101,11 +100,11 @@ def table(arms: Sequence[Arm], found: Sequence[Sequence[LabelFigures]], having: 
             rows.append((arm.label, one.name, *_figures(one)))
     names = len(arms[0].record.label_names)
     few = f" The {MOST} most frequent of {names} labels." if names > MOST else ""
-    columns = (Column("Method", "left"), Column("Label", "left"), *_FIGURES, Column(f"{having} that have it"))
+    columns = columns_of(["Method", "Label"], [*_FIGURES, f"{having} that have it"])
     return Table(BY_LABEL, columns, tuple(rows), (f"Means over the seeds. {_UNDEFINED}{few}",))
 
 
-_FIGURES = tuple(map(Column, ("Precision", "Recall", "F1")))
+_FIGURES = ("Precision", "Recall", "F1")
 
 
 def _figures(one: LabelFigures) -> tuple[str, ...]:
@@ -118,7 +117,7 @@ def confusions(arms: Sequence[Arm]) -> Table:
         names = arm.record.label_names
         for right, predicted, times in most_confused(confused(arm.targets, arm.answers, len(names))):
             rows.append((arm.label, names[right], names[predicted], count(times)))
-    columns = (*(Column(name, "left") for name in ("Method", "Right", "Answered")), Column("Texts"))
+    columns = columns_of(["Method", "Right", "Answered"], ["Texts"])
     return Table(CONFUSIONS, columns, tuple(rows), ("Seeds added up.",))
 
 

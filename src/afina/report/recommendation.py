@@ -26,7 +26,7 @@ from afina.report.formatting import (
     size,
     too_few,
 )
-from afina.report.tables import EVIDENCE, Column, Table
+from afina.report.tables import EVIDENCE, Column, Table, columns_of
 from afina.report.verdicts import ONE_SEED, SIGNIFICANT
 from afina.stats.comparison import Comparison, difference_text
 from afina.stats.metrics import METRICS
@@ -456,7 +456,7 @@ def evidence(choice: Recommendation) -> Table:
     ]
     first = sorted(choice.comparisons, key=lambda one: choice.recommended not in (one.first, one.second))
     details = [*(f"{capitalised(titled(one).sentence)}." for one in first), *([ONE_SEED] if first else [])]
-    columns = (Column("", "left"), *map(Column, headings), Column("Note", "left"))
+    columns = (*columns_of([""], headings), Column("Note", "left"))
     return Table(EVIDENCE, columns, tuple(lines), tuple(notes), details=tuple(details))
 
 

@@ -38,7 +38,7 @@ from afina.report.formatting import (
 )
 from afina.report.plots.svg import Plot
 from afina.report.presentation import PRESENTATIONS
-from afina.report.tables import Column, Table
+from afina.report.tables import Column, Table, columns_of
 from afina.stats.metrics import METRICS
 from afina.studies.backbones import on_backbone
 from afina.studies.runs.record import Environment, Record
@@ -194,11 +194,7 @@ def _runs(arms: Sequence[Arm]) -> Table:
         amounts = [f"{record.steps:,}", f"{record.tokens:,}"] if record.steps else [NOTHING, NOTHING]
         lines.append((arm.label, in_words(_settings_of(record)) or NOTHING, *asked, *amounts))
     headings = [key.replace("_", " ").capitalize() for key in by_run]
-    columns = (
-        Column("Method", "left"),
-        Column("Hyperparameters", "left"),
-        *map(Column, [*headings, "Steps", "Tokens"]),
-    )
+    columns = columns_of(["Method", "Hyperparameters"], [*headings, "Steps", "Tokens"])
     return Table("Runs", columns, tuple(lines))
 
 
@@ -219,7 +215,7 @@ def _adapters(arms: Sequence[Arm]) -> Table:
         for arm in arms
         for record in arm.records
     )
-    return Table("Adapters", tuple(Column(name, "left") for name in ("Method", "Seed", "Path", "Digest")), lines)
+    return Table("Adapters", columns_of(["Method", "Seed", "Path", "Digest"]), lines)
 
 
 def _environments(arms: Sequence[Arm]) -> list[Block]:
@@ -432,8 +428,7 @@ def tuning_table(tuned: Sequence[Tuned], names: Mapping[str, str] = MappingProxy
     return Table(
         "Tuning budget",
         (
-            Column("Method", "left"),
-            *map(Column, ("Candidates", "Stopped early", "Steps", "Seconds")),
+            *columns_of(["Method"], ["Candidates", "Stopped early", "Steps", "Seconds"]),
             Column("Chosen setting", "left"),
         ),
         tuple(lines),

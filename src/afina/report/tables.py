@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
 from typing import TYPE_CHECKING, Literal
@@ -47,6 +47,11 @@ class Column:
     heading: str
     align: Literal["left", "right"] = "right"
     minor: bool = False
+
+
+def columns_of(left: Iterable[str], right: Iterable[str] = ()) -> tuple[Column, ...]:
+    """Return columns with these headings: first those that are aligned to the left."""
+    return (*(Column(heading, "left") for heading in left), *map(Column, right))
 
 
 @dataclass(frozen=True)
@@ -302,7 +307,7 @@ def counts_table(backbone: str, counted: BackboneCounts) -> Table:
     why = "The published study counts PreLayer without the head, which a run trains too, unless train_head is false."
     return Table(
         f"{backbone}: {counted.total:,} parameters with a head for two labels",
-        (Column("Method", "left"), *map(Column, ("Trainable", "% of total", "Body", "Head"))),
+        columns_of(["Method"], ["Trainable", "% of total", "Body", "Head"]),
         lines,
         (why,) if several else (),
     )

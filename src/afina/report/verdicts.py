@@ -27,7 +27,7 @@ from afina.report.formatting import (
     share,
     span,
 )
-from afina.report.tables import Column, Table
+from afina.report.tables import Column, Table, columns_of
 from afina.stats import intervals
 from afina.stats.comparison import Comparison, compare
 from afina.stats.metrics import METRICS
@@ -209,9 +209,9 @@ def verdict_table(found: Verdicts) -> Table | None:
     rows += [(one.first, one.second, "not comparable", NOTHING, NOTHING, NOTHING) for one in found.not_comparable]
     level, metric = (found.compared[0].level, found.compared[0].metric) if found.compared else (0.95, ACCURACY)
     columns = (
-        *(Column(name, "left") for name in ("Method", "compared with", "is")),
-        Column(f"Difference{difference_unit(metric)}"),
-        Column(f"{100 * level:g} % interval"),
+        *columns_of(
+            ["Method", "compared with", "is"], [f"Difference{difference_unit(metric)}", f"{100 * level:g} % interval"]
+        ),
         Column("p, adjusted", minor=True),
     )
     return Table(VERDICTS, columns, tuple(rows), tuple(_notes(found)), details=tuple(_details(found)))
@@ -266,7 +266,7 @@ def learning_curve_table(arms: Sequence[Arm]) -> Table | None:
         of_size = {arm.size: arm for arm in those}
         rows.append((name, *(_cell(of_size[size]) if size in of_size else NOTHING for size in sizes)))
     metric = arms[0].record.metric
-    columns = (Column("Method", "left"), *(Column(f"{count(size)} texts") for size in sizes))
+    columns = columns_of(["Method"], [f"{count(size)} texts" for size in sizes])
     steps = sorted({arm.record.steps for arm in arms if arm.trained})
     notes = (
         f"{metric_heading(metric)} with its 95 % interval, on the same evaluation texts, by the number of training "

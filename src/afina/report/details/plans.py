@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from afina.models.backbone_spec import FLOAT
 from afina.report.formatting import NOTHING, count, number_of_texts, seconds, size
-from afina.report.tables import Column, Table
+from afina.report.tables import Table, columns_of
 from afina.studies.planning.forecast import Forecast, Terms, shared_terms
 
 PRICE = (
@@ -37,7 +37,7 @@ def forecast_table(forecasts: Sequence[Forecast]) -> Table:
     headings = ("Trainable", "State", "Activations", "Peak", "On disk", *["Training (s)"] * timed, "Fits")
     return Table(
         f"Plan for {terms.backbone} on a CPU, training in {terms.computing}",
-        (Column("Method", "left"), *map(Column, headings)),
+        columns_of(["Method"], headings),
         rows,
         (
             f"What fits in {size(terms.memory)} of main memory: {_titles([o.title for o in forecasts if o.fits])}.",
@@ -120,7 +120,7 @@ def gpu_table(forecasts: Sequence[Forecast]) -> Table:
         fits = f"What fits in {size(terms.gpu)} of GPU memory: {_titles([o.title for o in forecasts if o.fits_gpu])}."
     return Table(
         f"Estimate for {terms.backbone} on a GPU, training in {terms.computing}",
-        (Column("Method", "left"), *map(Column, ("State", "Activations", "Evaluation", "Peak", "Fits"))),
+        columns_of(["Method"], ["State", "Activations", "Evaluation", "Peak", "Fits"]),
         rows,
         (
             fits,
@@ -210,10 +210,7 @@ def devices_table(forecasts: Sequence[Forecast], *, on_gpu: bool) -> Table:
     return Table(
         f"{'Estimate' if on_gpu else 'Plan'} for {terms.backbone} on each of {terms.devices} "
         f"{'GPUs' if on_gpu else 'CPUs'}, training in {terms.computing}",
-        (
-            *(Column(name, "left") for name in ("Method", "Backbone")),
-            *map(Column, ("State", "Activations", "Peak", "Fits")),
-        ),
+        columns_of(["Method", "Backbone"], ["State", "Activations", "Peak", "Fits"]),
         tuple(
             (
                 one.title,
@@ -258,10 +255,7 @@ def precision_table(plans: Sequence[Sequence[Forecast]]) -> Table:
     ]
     return Table(
         f"Memory of {terms.backbone} by precision, computing in {terms.dtype}",
-        (
-            *(Column(name, "left") for name in ("Method", "Precision")),
-            *map(Column, ("Training, CPU", "Training, GPU", "Serving", "Fits")),
-        ),
+        columns_of(["Method", "Precision"], ["Training, CPU", "Training, GPU", "Serving", "Fits"]),
         tuple(rows),
         (
             "Training: the peak of a run, as in the tables above. Serving: the weights of backbone, head and adapter "

@@ -21,7 +21,7 @@ from afina.report.examples.side_by_side import SideBySide, which_differ
 from afina.report.formatting import listed
 from afina.report.presentation import PRESENTATIONS
 from afina.report.sections import Notes, Section, of_table
-from afina.report.tables import Column, Table
+from afina.report.tables import Table, columns_of
 from afina.studies.runs.inputs import evaluation_of
 from afina.studies.runs.record import Record
 
@@ -187,7 +187,7 @@ def disagreement_table(arms: Sequence[Arm], evaluated: EvaluationTexts) -> Table
         "Row: place in the evaluation split, the first is 0.",
         *([f"Row numbers only: {reason}."] if texts is None and reason else []),
     ]
-    return Table(DISAGREEMENTS, tuple(Column(name, "left") for name in headings), rows, tuple(notes))
+    return Table(DISAGREEMENTS, columns_of(headings), rows, tuple(notes))
 
 
 def _left_out(arms: Sequence[Arm], compared: Sequence[Arm]) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 from afina.report.arms import Arm
 from afina.report.examples.word_differences import Piece, Words, cut, nearest, pieces
 from afina.report.formatting import brief, listed, metric_name, share
-from afina.report.tables import Column, Table
+from afina.report.tables import Table, columns_of
 
 SHOWN = 6  # examples, evenly spaced over the evaluation texts
 DIFFERING = 10  # texts that are shown because methods disagree on them
@@ -127,7 +127,7 @@ class SideBySide(FirstAnswers):
 
     def table(self, rows: Sequence[int], title: str, notes: Sequence[str]) -> Table:
         named = metric_name(METRIC)
-        columns = (Column("Row"), Column("Disagreement"), *(Column(f"{arm.label}, {named}") for arm in self.arms))
+        columns = columns_of([], ["Row", "Disagreement", *(f"{arm.label}, {named}" for arm in self.arms)])
         cells = tuple(
             (str(row), f"{self.disagreement[row]:.2f}", *(share(values[row]) for values in self.values)) for row in rows
         )
