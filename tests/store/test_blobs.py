@@ -259,6 +259,10 @@ def call(request: pytest.FixtureRequest) -> Callable[[RemoteBlobs], object]:
     return CALLS[request.param]
 
 
+WRITE_AND_READ = pytest.mark.parametrize("call", [CALLS["put in parts"], CALLS["file"]], ids=["put", "file"])
+"""Of calls that take long; that each call turns the service's errors into afina's is seen where it is not there."""
+
+
 def refused(blobs: RemoteBlobs, call: Callable[[RemoteBlobs], object]) -> AfinaError:
     """The error of a call that comes to one in time, and tells no secret."""
     start = time.monotonic()
@@ -273,6 +277,7 @@ def refused(blobs: RemoteBlobs, call: Callable[[RemoteBlobs], object]) -> AfinaE
 
 
 @pytest.mark.slow
+@WRITE_AND_READ
 def test_a_service_that_fails_once_is_asked_again(
     remote: RemoteBlobs, proxy: Proxy, call: Callable[[RemoteBlobs], object]
 ) -> None:
@@ -283,6 +288,7 @@ def test_a_service_that_fails_once_is_asked_again(
 
 
 @pytest.mark.slow
+@WRITE_AND_READ
 def test_a_service_that_always_fails_is_an_error_in_time(
     remote: RemoteBlobs, proxy: Proxy, call: Callable[[RemoteBlobs], object]
 ) -> None:
@@ -294,6 +300,7 @@ def test_a_service_that_always_fails_is_an_error_in_time(
 
 
 @pytest.mark.slow
+@WRITE_AND_READ
 def test_a_service_that_takes_requests_and_never_answers_is_an_error_in_time(
     proxy: Proxy, call: Callable[[RemoteBlobs], object]
 ) -> None:
