@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from afina.data.reading_options import ReadingOptions
 from afina.report import doubts as words
-from afina.studies.labelling.doubts import ConfusedLabels, DoubtfulLabel, Doubts, FlippedLabels
+from afina.report.examples.disagreements import WITHHELD
+from afina.report.report import Report
+from afina.studies.labelling.doubts import JSON_FILE, ConfusedLabels, DoubtfulLabel, Doubts, FlippedLabels
+from afina.studies.results import Results
+from records import answering, results
 
 
 def doubt(row: int, **changes: Any) -> DoubtfulLabel:
@@ -77,3 +86,37 @@ def test_the_page_escapes_texts_and_has_the_command() -> None:
     assert "afina train --task a.csv --without out/doubts.csv" in page
     assert "<script" not in page
     assert "delete from out/doubts.csv the rows whose labels are right" in page
+
+
+# In the report of a study
+
+
+def of_sst2(task: str = "sst2") -> Doubts:
+    return made(task=task, labels=(doubt(1, text="the phone refused to die"),)).sealed()
+
+
+def study(out: Path, without: str | None = None) -> Results:
+    made = results([answering("lora", range(10)), answering("head", range(20))], out=out)
+    return replace(made, data=ReadingOptions(without=without))
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_doubtful_labels_of_the_task_are_a_section(tmp_path: Path, beside: bool) -> None:
+    where = tmp_path / "doubts" if beside else tmp_path
+    of_sst2().write(where)
+    made = study(tmp_path, str(where / "doubts.csv") if beside else None)
+    report = Report.of(made).markdown()
+    assert "## Labels" in report
+    assert "1 label is doubtful (0.1%)" in " ".join(report.split())
+    assert "the phone refused to die" in report
+    withheld = Report.of(made, WITHHELD).markdown()
+    assert "1 label is doubtful" in " ".join(withheld.split())
+    assert "the phone" not in withheld
+
+
+def test_doubts_about_other_texts_are_not_shown_and_damaged_ones_are_told(tmp_path: Path) -> None:
+    assert "## Labels" not in Report.of(study(tmp_path)).markdown()
+    of_sst2("other.csv").write(tmp_path)
+    assert "## Labels" not in Report.of(study(tmp_path)).markdown()
+    (tmp_path / JSON_FILE).write_text("{}")
+    assert JSON_FILE in Report.of(study(tmp_path)).markdown().partition("## Labels")[2]

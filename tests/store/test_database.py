@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +16,7 @@ from sqlalchemy.pool import NullPool
 
 from afina.errors import CorruptStore, NotFound, Refused
 from afina.store.adapter_store import AdapterStore
+from afina.store.database.engine import write_ahead
 from afina.store.database.tables import metadata
 from raises import raises
 
@@ -113,3 +115,20 @@ def test_a_database_of_somebody_else_is_left_alone(store: AdapterStore) -> None:
     with raises(CorruptStore, code="store.database-damaged"):
         store.init()
     assert path.read_bytes()[100:] == content[100:]  # but for the header, which says how it is written
+
+
+def test_who_is_refused_at_once_tries_again_until_the_other_ends(tmp_path: Path) -> None:
+    file = tmp_path / "store.db"
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN EXCLUSIVE")
+    # no timeout of its own: SQLite refuses it at once, as it does two connections that turn the log on together
+    mine = sqlite3.connect(file, timeout=0, isolation_level=None)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        mine.execute("PRAGMA journal_mode = WAL")
+    ending = threading.Timer(0.2, other.execute, ["COMMIT"])
+    ending.start()
+    write_ahead(mine, patience=30)
+    ending.join()
+    assert mine.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    mine.close()
+    other.close()
