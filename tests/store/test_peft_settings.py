@@ -43,7 +43,8 @@ def test_what_a_run_writes_agrees(runs: Runs, method: str) -> None:
 
 
 def test_what_a_type_of_pefts_writes_agrees_and_a_scale_that_was_not_given_is_held_to_pefts_own() -> None:
-    manifest = {"method": "peft", "hyperparameters": {"type": "LOHA", "settings": {"r": 4}}, "backbone": "gpt2"}
+    own: dict[str, Any] = {"r": 4}
+    manifest = {"method": "peft", "hyperparameters": {"type": "LOHA", "settings": own}, "backbone": "gpt2"}
     settings = {
         "peft_type": "LOHA",
         "r": 4,
@@ -54,6 +55,10 @@ def test_what_a_type_of_pefts_writes_agrees_and_a_scale_that_was_not_given_is_he
     assert disagreement(manifest, settings) is None
     assert disagreement(manifest, settings | {"alpha": 800}) == "alpha is 800, the manifest says 8"
     assert disagreement(manifest, settings | {"r": 5}) == "r is 5, the manifest says 4"
+    excluding = settings | {"exclude_modules": ["h.0.c_attn"]}
+    assert disagreement(manifest, excluding) == "exclude_modules is ['h.0.c_attn'], the manifest says None"
+    own["exclude_modules"] = ["h.0.c_attn"]
+    assert disagreement(manifest, excluding) is None
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -27,28 +27,10 @@ from afina.methods.method import Method, plain_name
 from afina.models.adapter import PEFT_SETTINGS, Adapter
 
 MOST = 16_384
-
-MOST_STEPS = 1_000
-"""Of sequential computing steps."""
-
-MOST_WIDE = 1 << 24
-"""Of a size that counts the elements of a matrix."""
-
+MOST_STEPS = 1_000  # of sequential computing steps
+MOST_WIDE = 1 << 24  # of a size that counts the elements of a matrix
 MOST_NAMES = 4_096
-
-LONGEST = 1_000
-"""Of a pattern, in characters. All patterns of a table may be four times as long."""
-
-
-@dataclass(frozen=True)
-class Support:
-    """Whether afina trains adapters of a peft type, and opens those that peft saved.
-
-    A field is "" or the reason why not.
-    """
-
-    not_trained: str = ""
-    not_opened: str = ""
+LONGEST = 1_000  # of a pattern, in characters. All patterns of a table may be four times as long
 
 
 _OWN = "afina has a method of its own for it, with a faster path: {}"
@@ -56,46 +38,98 @@ _VIRTUAL = "it adds virtual tokens, which a packed row has no room for. Use afin
 _NOT_OPENED = "of the types that add virtual tokens, afina opens PROMPT_TUNING and PREFIX_TUNING"
 _NOT_ALONE = "what it computes depends on more than the text that is answered"
 _FETCHES = "it consists of other adapters, which it would fetch"
+_STARTS_APART = "attaching it changes the logits, so training would not start from the backbone"
 
-SUPPORT = {
-    **dict.fromkeys(
-        (
-            *("ADAMSS", "BEFT", "BOFT", "C3A", "DEFT", "DELORA", "FOURIERFT", "FROD", "GLORA", "GRALORA", "HIRA"),
-            *("HRA", "LN_TUNING", "LOHA", "LOKR", "MISS", "OFT", "OSF", "PEANUT", "PSOFT", "PVERA", "RANDLORA"),
-            *("ROAD", "SHIRA", "SUPERTUNING", "TINYLORA", "UNILORA", "VBLORA", "WAVEFT"),
-        ),
-        Support(),
+TRAINED: dict[str, tuple[str, ...]] = {
+    "ADAMSS": ("num_subspaces", "subspace_rank", "use_asa", "use_dynamic_rank", "svd_threshold", "random_seed"),
+    "BEFT": (),
+    "BOFT": ("boft_block_size", "boft_block_num", "boft_n_butterfly_factor", "boft_dropout", "fan_in_fan_out"),
+    "C3A": ("block_size", "block_size_pattern"),
+    "DEFT": ("decomposition_method", "init_scale", "alpha", "para", "fan_in_fan_out", "deft_dropout"),
+    "DELORA": ("delora_lambda", "module_dropout", "rank_pattern", "lambda_pattern"),
+    "FOURIERFT": ("n_frequency", "scaling", "random_loc_seed", "fan_in_fan_out", "n_frequency_pattern"),
+    "FROD": (
+        *("projection_prng_key", "save_projection", "frod_dropout", "fan_in_fan_out", "sparse_rate"),
+        *("regularization_alpha", "progressbar", "runtime_offload_base_weight"),
     ),
-    "LORA": Support(_OWN.format("lora")),
-    "IA3": Support(_OWN.format("ia3")),
-    "VERA": Support(_OWN.format("vera")),
-    **dict.fromkeys(("PROMPT_TUNING", "PREFIX_TUNING"), Support(_VIRTUAL)),
-    **dict.fromkeys(("MULTITASK_PROMPT_TUNING", "P_TUNING", "CARTRIDGE", "CPT"), Support(_VIRTUAL, _NOT_OPENED)),
-    "ADALORA": Support(
-        "it moves ranks between layers by a call after each step and adds to the loss; without, it is LoRA"
+    "GLORA": ("config_A_B", "config_C", "config_D_E"),
+    "GRALORA": ("hybrid_r", "alpha", "gralora_dropout", "gralora_k", "fan_in_fan_out"),
+    "HIRA": ("hira_dropout", "fan_in_fan_out", "rank_pattern"),
+    "HRA": ("apply_GS",),
+    "LN_TUNING": (),
+    "LOHA": ("rank_pattern", "alpha_pattern", "alpha", "rank_dropout", "module_dropout", "use_effective_conv2d"),
+    "LOKR": (
+        *("rank_pattern", "alpha_pattern", "alpha", "rank_dropout", "module_dropout", "use_effective_conv2d"),
+        *("decompose_both", "decompose_factor", "rank_dropout_scale"),
     ),
-    "ADAPTION_PROMPT": Support(
-        "it leaves the head frozen, replaces the attention that packs, and does not attach to LLaMA's",
-        "it replaces the attention of the model",
+    "MISS": ("miss_dropout", "mini_r"),
+    "OFT": (
+        *("oft_block_size", "module_dropout", "fan_in_fan_out", "coft", "eps", "block_share"),
+        *("use_cayley_neumann", "num_cayley_neumann_terms"),
     ),
-    "LILY": Support(
-        "its router averages over the whole batch, so a text's logits depend on the other texts", _NOT_ALONE
+    "OSF": ("effective_rank", "rank_pattern", "target_svd_config"),
+    "PEANUT": ("depth", "act_fn", "scaling"),
+    "PSOFT": (
+        *("psoft_alpha", "psoft_dropout", "fan_in_fan_out", "ab_svd_init", "psoft_svd", "psoft_svd_lowrank_niter"),
+        *("random_seed", "psoft_orth", "psoft_mag_b", "psoft_mag_a", "use_cayley_neumann"),
+        *("num_cayley_neumann_terms", "cayley_neumann_eps"),
     ),
-    "POLY": Support("it needs a task's number beside each text", _NOT_ALONE),
-    "SHADOW": Support(
-        "it computes beside the whole model, in a forward of its own, which packing goes past",
-        "it computes beside the whole model, by another model that it would fetch",
+    "PVERA": (
+        *("projection_prng_key", "save_projection", "pvera_dropout", "d_initial", "fan_in_fan_out"),
+        *("sample_at_inference", "generator_seed"),
     ),
-    "TRAINABLE_TOKENS": Support(
-        "it leaves the head frozen and trains tokens that are named one by one", "it trains no head"
+    "RANDLORA": (
+        *("projection_prng_key", "save_projection", "sparse", "very_sparse", "randlora_dropout", "fan_in_fan_out"),
+        "randlora_alpha",
     ),
-    "XLORA": Support(_FETCHES, _FETCHES),
+    "ROAD": ("variant", "group_size"),
+    "SHIRA": ("mask_type", "random_seed", "fan_in_fan_out"),
+    "SUPERTUNING": ("sparsity", "select_top", "lora_alpha", "lora_dropout", "save_precomputed_indices"),
+    "TINYLORA": (
+        *("u", "weight_tying", "projection_seed", "save_projection", "init_v_bound", "tinylora_dropout"),
+        "fan_in_fan_out",
+    ),
+    "WAVEFT": (
+        *("n_frequency", "scaling", "wavelet_family", "use_idwt", "random_loc_seed", "fan_in_fan_out"),
+        *("n_frequency_pattern", "proportional_parameters"),
+    ),
 }
-"""Whether afina trains and opens each peft type. afina trains the types for which a text in a padding-free row has the
-same result as alone, except for rounding. Types of later versions of peft are not listed, and afina opens them."""
+"""The peft types that the method `peft` trains, each with the settings that it has beside those of `COMMON`.
 
-TRAINED = tuple(kind for kind, support in SUPPORT.items() if not support.not_trained)
-"""The peft types that the method `peft` trains."""
+A test trains each type: a text in a padding-free row has the same result as alone, except for rounding."""
+
+COMMON = (
+    *("r", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
+    *("init_weights", "bias"),
+)
+"""Settings that most types in `TRAINED` have; peft rejects those that a type lacks."""
+
+NOT_TRAINED = {
+    "LORA": _OWN.format("lora"),
+    "IA3": _OWN.format("ia3"),
+    "VERA": _OWN.format("vera"),
+    **dict.fromkeys(("PROMPT_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING"), _VIRTUAL),
+    **dict.fromkeys(("P_TUNING", "CARTRIDGE", "CPT"), _VIRTUAL),
+    **dict.fromkeys(("UNILORA", "VBLORA"), _STARTS_APART),
+    "ADALORA": "it moves ranks between layers by a call after each step and adds to the loss; without, it is LoRA",
+    "ADAPTION_PROMPT": ("it leaves the head frozen, replaces the attention that packs, and does not attach to LLaMA's"),
+    "LILY": "its router averages over the whole batch, so a text's logits depend on the other texts",
+    "POLY": "it needs a task's number beside each text",
+    "SHADOW": "it computes beside the whole model, in a forward of its own, which packing goes past",
+    "TRAINABLE_TOKENS": "it leaves the head frozen and trains tokens that are named one by one",
+    "XLORA": _FETCHES,
+}
+"""By peft type, why afina does not train it."""
+
+NOT_OPENED = {
+    **dict.fromkeys(("MULTITASK_PROMPT_TUNING", "P_TUNING", "CARTRIDGE", "CPT"), _NOT_OPENED),
+    "ADAPTION_PROMPT": "it replaces the attention of the model",
+    **dict.fromkeys(("LILY", "POLY"), _NOT_ALONE),
+    "SHADOW": "it computes beside the whole model, by another model that it would fetch",
+    "TRAINABLE_TOKENS": "it trains no head",
+    "XLORA": _FETCHES,
+}
+"""By peft type, why afina does not open adapters that peft saved. All other types open, also of later versions."""
 
 MODULES = ("target_modules", "exclude_modules", "feedforward_modules")
 """Either a list of names, or a regular expression that must match a module's full name."""
@@ -131,7 +165,9 @@ _ANY = re.compile(
     r"|.*interval|asa_.*|base_model_name_or_path|revision|peft_version|auto_mapping|.*dropout|eps|loftq_config"
     r"|eva_config|corda_config|lora_ga_config|runtime_config"
 )
-"""Settings whose numbers are not sizes, so that no maximum applies."""
+"""Settings whose numbers are not sizes, so that they may be as large as a float32."""
+
+_LARGEST_FLOAT = 3e38
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
 
@@ -141,8 +177,8 @@ def check(saved: Mapping[str, Any]) -> None:
     kind = saved.get("peft_type")
     if not isinstance(kind, str):
         raise _refused("peft_type", kind, "expected the name of a type, such as LORA")
-    if reason := SUPPORT.get(kind, Support()).not_opened:
-        raise problems.PEFT_TYPE_NOT_OPENED(reason=reason, type=kind)
+    if kind in NOT_OPENED:
+        raise problems.PEFT_TYPE_NOT_OPENED(reason=NOT_OPENED[kind], type=kind)
     for name, why in _NEVER.items():
         if saved.get(name):
             raise _refused(name, saved[name], f"{why}, which afina does not support")
@@ -168,20 +204,21 @@ def check(saved: Mapping[str, Any]) -> None:
 
 
 def _check_sizes(name: str, value: Any) -> None:
-    most = MOST_STEPS if name in _STEPS else MOST_WIDE if name in _WIDE else MOST
     if _ANY.fullmatch(name):
-        return
-    for number in numbers(value):
+        most: float = _LARGEST_FLOAT
+    else:
+        most = MOST_STEPS if name in _STEPS else MOST_WIDE if name in _WIDE else MOST
+    for number in _numbers(value):
         if abs(number) > most:
             raise _refused(name, number, f"expected at most {most:,}")
 
 
-def numbers(value: Any) -> Iterator[float]:
+def _numbers(value: Any) -> Iterator[float]:
     if isinstance(value, int | float) and not isinstance(value, bool):
         yield value
     elif isinstance(value, dict | list):
         for each in value.values() if isinstance(value, dict) else value:
-            yield from numbers(each)
+            yield from _numbers(each)
 
 
 def _check_names(name: str, value: Any, *, plain: bool = True) -> None:
@@ -299,8 +336,6 @@ _STATED: dict[str, tuple[str, type[Method], dict[str, str]]] = {
 }
 """For each method: the peft type, afina's class, and peft's settings that must equal afina's hyperparameters."""
 
-_TYPED = "peft"
-
 _FREE = {
     *("task_type", "peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "inference_mode", "bias"),
     *("lora_dropout", "vera_dropout", "fan_in_fan_out", "init_lora_weights", "init_weights", "init_ia3_weights"),
@@ -332,11 +367,13 @@ def disagreement(manifest: Mapping[str, Any], settings: Mapping[str, Any], tenso
 
     peft's settings must select the module of each of the `tensors`.
     """
-    free: Collection[str] = _FREE
     name, given = str(manifest.get("method")), manifest.get("hyperparameters") or {}
     parts = [part for part in name.split("+") if part in _STATED]
-    if name == _TYPED and "type" in given:
-        kind, expected = given["type"], _of_type(given)
+    free: Collection[str]
+    if name == "peft" and "type" in given:
+        kind, own = given["type"], given.get("settings") or {}
+        free = _FREE | {setting for setting in MODULES if setting in own}
+        expected = {setting: value for setting, value in (_defaults(kind) | own).items() if setting not in free}
     elif len(parts) == 1:
         own = given if parts[0] == name else given.get(parts[0], {})
         kind, method, names = _STATED[parts[0]]
@@ -363,21 +400,11 @@ def disagreement(manifest: Mapping[str, Any], settings: Mapping[str, Any], tenso
     return _unreached(settings, list(tensors))
 
 
-def _of_type(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that `adapter_config.json` must have for a peft type: the user's and peft's defaults."""
+def _defaults(kind: str) -> dict[str, Any]:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.utils.peft_types import PeftType
 
-    if given["type"] not in list(PeftType):
-        return dict(given.get("settings") or {})
-    kind: Any = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(given["type"])]
-    usual: dict[str, Any] = {}
-    for each in fields(kind):
-        make: Any = each.default_factory
-        if each.name not in _FREE and (each.default is not MISSING or make is not MISSING):
-            usual[each.name] = each.default if each.default is not MISSING else make()
-    own = {key: value for key, value in (given.get("settings") or {}).items() if key not in MODULES}
-    return usual | own
+    return dict(vars(PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)]())) if kind in list(PeftType) else {}
 
 
 def _alike(found: Any, expected: Any) -> bool:

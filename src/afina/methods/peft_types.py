@@ -1,9 +1,8 @@
 """Methods for peft types without a class of their own in afina: to train any type, and to open what peft saved.
 
-In a study file, `[methods.peft]` trains a peft type, such as `type = "MISS"` with `settings = {r = 8}`, for which a
-text in a padding-free row has the same result as alone. `SavedPeft` opens an adapter that was made with peft and
-without afina. `peft_settings.SUPPORT` says which peft types are supported. docs/reference/peft-types.md describes all
-peft types; `tests/methods/test_peft_types.py` compares this page with peft.
+In a study file, `[methods.peft]` trains a peft type, such as `type = "MISS"` with `settings = {r = 8}`. `SavedPeft`
+opens an adapter that was made with peft and without afina. docs/reference/peft-types.md describes all peft types;
+`tests/methods/test_peft_types.py` compares this page with peft.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from afina.errors import InvalidStudy, UnknownName
 from afina.methods import peft_settings, problems
 from afina.methods.method import Method, check_names, plain_name
 from afina.methods.peft import OF_PEFT, PeftMethod, brief
-from afina.methods.peft_settings import SUPPORT, TRAINED, numbers
+from afina.methods.peft_settings import COMMON, NOT_TRAINED, TRAINED
 from afina.methods.prompt_and_prefix import PrefixTuning, PromptTuning, VirtualTokens
 from afina.models.architectures import architecture_of, is_head
 
@@ -30,18 +29,6 @@ if TYPE_CHECKING:
 
     from afina.models.kernels.layer_changes import BatchedAdapter
 
-
-_UNHEARD = {
-    ("ADAMSS", "use_asa"): "needs a call after each step",
-    ("PVERA", "sample_at_inference"): "lets the same text have other logits each time",
-}
-"""peft settings that must not be true, by peft type and setting, with the reason."""
-
-_RESERVED = {
-    *("peft_type", "task_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision"),
-    "inference_mode",
-}
-"""peft settings that the user must not give, because afina sets them."""
 
 _LOWERED = {"LN_TUNING"}
 """peft types whose trained parameters replace the body's own, and are computed in the body's dtype."""
@@ -73,14 +60,23 @@ class PeftType(PeftMethod):
     given: Annotated[dict[str, JsonValue], Field(alias="settings")] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.type not in SUPPORT:
+        if self.type in NOT_TRAINED:
+            raise problems.PEFT_TYPE_NOT_TRAINED(reason=NOT_TRAINED[self.type], type=self.type)
+        if self.type not in TRAINED:
             raise UnknownName("peft type", self.type, TRAINED, "method peft")
-        if reason := SUPPORT[self.type].not_trained:
-            raise problems.PEFT_TYPE_NOT_TRAINED(reason=reason, type=self.type)
-        for key, what in _UNHEARD.items():
-            if key[0] == self.type and self.given.get(key[1]):
-                raise problems.PEFT_SETTING_OWNED(reason=what, type=self.type, setting=key[1])
+        known = {*COMMON, *TRAINED[self.type]}
+        for key in self.given:
+            if key not in known:
+                raise UnknownName(f"setting of {self.type}", key, known, "method peft")
+        try:
+            peft_settings.check(self._given)
+        except InvalidStudy as error:
+            raise error.within("method peft: ") from None
         object.__setattr__(self, "title", f"{self.type} (peft)")
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        return {"peft_type": self.type} | self.given
 
     @classmethod
     def accepts(cls) -> set[str]:
@@ -91,44 +87,31 @@ class PeftType(PeftMethod):
         return {"type": self.type, "settings": dict(self.given)}
 
     def settings(self, model: Any) -> Any:
-        """Return peft's configuration of the type, checked by peft.
+        """Return peft's configuration of the type, in which patterns are replaced by module names.
 
-        Raises UnknownName for an unknown setting, and InvalidStudy for one that cannot be used.
+        Raises InvalidStudy for settings that cannot be used.
         """
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
         from peft.utils.peft_types import PeftType as Known
 
         if self.type not in list(Known):
             raise problems.PEFT_TYPE_NOT_INSTALLED(type=self.type)
-        kind: Any = PEFT_TYPE_TO_CONFIG_MAPPING[Known(self.type)]
         tuner = PEFT_TYPE_TO_TUNER_MAPPING[Known(self.type)]
-        known = {each.name for each in fields(kind)} - _RESERVED
-        for key in self.given:
-            if key not in known:
-                raise UnknownName(f"setting of {self.type}", key, known, "method peft")
         family = architecture_of(model)
-        filled: dict[str, Any] = {"task_type": "SEQ_CLS"} | self.given
-        if "fan_in_fan_out" in known:
-            filled.setdefault("fan_in_fan_out", family.fan_in_fan_out)
+        settings = self._given | {"task_type": "SEQ_CLS"}
+        if "fan_in_fan_out" in TRAINED[self.type]:
+            settings.setdefault("fan_in_fan_out", family.fan_in_fan_out)
         if model.config.model_type not in (getattr(tuner, "target_module_mapping", None) or {}):
-            filled.setdefault("target_modules", list(family.lora_targets))
-        filled = self._safe(filled, model)
+            settings.setdefault("target_modules", list(family.lora_targets))
         try:
-            return kind(**filled)
-        except OF_PEFT as error:
-            raise problems.PEFT_CONFIG_UNUSABLE(reason=brief(error), type=self.type) from None
-
-    def _safe(self, given: dict[str, Any], model: Any) -> dict[str, Any]:
-        """Return peft's settings, checked and with patterns replaced by module names.
-
-        The settings may come from an untrusted manifest.
-        """
-        try:
-            peft_settings.check(given | {"peft_type": self.type})
-            made = peft_settings.resolved(given | {"peft_type": self.type}, [name for name, _ in model.named_modules()])
+            settings = peft_settings.resolved(settings, [name for name, _ in model.named_modules()])
         except InvalidStudy as error:
             raise error.within("method peft: ") from None
-        return {key: value for key, value in made.items() if key in given}
+        del settings["peft_type"]
+        try:
+            return PEFT_TYPE_TO_CONFIG_MAPPING[Known(self.type)](**settings)
+        except OF_PEFT as error:
+            raise problems.PEFT_TYPE_UNUSABLE(reason=brief(error), type=self.type) from None
 
     def attach(self, model: Any) -> Any:
         """Raises InvalidStudy if the settings cannot be used, or if peft changes a weight of the backbone."""
@@ -136,7 +119,7 @@ class PeftType(PeftMethod):
         try:
             wrapped = super().attach(model)
         except OF_PEFT as error:
-            raise problems.PEFT_NOT_ATTACHABLE(reason=brief(error), type=self.type) from None
+            raise problems.PEFT_TYPE_UNUSABLE(reason=brief(error), type=self.type) from None
         there = set(wrapped.parameters())
         if any(parameter not in there or _mark(parameter) != mark for parameter, mark in before):
             raise problems.PEFT_CHANGES_BACKBONE(type=self.type)
@@ -174,8 +157,6 @@ def _as_its_weight(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...
     return inputs[0].to(next(module.parameters()).dtype), *inputs[1:]
 
 
-_LARGEST = 3e38
-
 ON_HELD_WEIGHTS = ("LORA", "IA3", "VERA")
 """Types that can be opened on int8 or NF4: afina computes their layers, or they read no frozen weight."""
 
@@ -204,11 +185,7 @@ class SavedPeft(PeftMethod):
         peft_settings.check(self.saved)
         # peft would warn about another base model, and would add to the lists that it gets
         given = {key: deepcopy(value) for key, value in self.saved.items() if key != "base_model_name_or_path"}
-        given = peft_settings.resolved(given, [name for name, _ in model.named_modules()])
-        floats = (value for value in numbers(self.saved) if isinstance(value, float))
-        if large := next((value for value in floats if abs(value) > _LARGEST), None):
-            raise problems.PEFT_SETTING_TOO_LARGE(found=large)
-        return _read(given)
+        return _read(peft_settings.resolved(given, [name for name, _ in model.named_modules()]))
 
     def attach(self, model: Any) -> Any:
         """Raises InvalidStudy also for a type whose layers read frozen weights that are int8 or NF4."""
@@ -372,7 +349,7 @@ def _read(given: Mapping[str, Any]) -> Any:
                 raise problems.PEFT_SETTING_UNKNOWN(found=str(value)[:80], setting=name, type=given["peft_type"])
         return PeftConfig.from_peft_type(**{name: value for name, value in given.items() if name in known})
     except OF_PEFT as error:
-        raise problems.PEFT_SETTINGS_UNREADABLE(reason=brief(error)) from None
+        raise _unusable(error) from None
 
 
 def _unusable(error: Exception) -> InvalidStudy:

@@ -229,20 +229,12 @@ _peft_settings_unusable = partial(Problem, InvalidStudy, "peft.settings-unusable
 SETTINGS_UNUSABLE = _peft_settings_unusable("method {method}: {reason}")
 PEFT_SETTING_UNUSABLE = _peft_settings_unusable("the adapter's peft setting {setting} is {found!r}: {reason}.")
 PEFT_SETTINGS_UNUSABLE = _peft_settings_unusable("the adapter's peft settings cannot be used ({reason}).")
-PEFT_SETTING_TOO_LARGE = _peft_settings_unusable(
-    "the adapter's peft settings cannot be used: {found:g} is larger than a float32. Correct them."
-)
 PEFT_VIRTUAL_TOKENS_INVALID = _peft_settings_unusable(
     "the adapter's peft settings have num_virtual_tokens {found!r:.40} and num_transformer_submodules "
     "{submodules!r:.40}. Expected a number of tokens, and one module."
 )
-PEFT_SETTINGS_UNREADABLE = _peft_settings_unusable("the adapter's peft settings cannot be read ({reason}).")
-PEFT_SETTING_OWNED = _peft_settings_unusable("method peft: {type}.{setting} {reason}. Leave it out.")
-PEFT_CONFIG_UNUSABLE = _peft_settings_unusable(
-    "method peft: the settings of {type} cannot be used ({reason}). Correct the settings."
-)
-PEFT_NOT_ATTACHABLE = _peft_settings_unusable(
-    "method peft: {type} cannot be attached ({reason}). Correct the settings."
+PEFT_TYPE_UNUSABLE = _peft_settings_unusable(
+    "method peft: {type} cannot be used with these settings ({reason}). Correct the settings."
 )
 VOCABULARY_RESIZED = _peft_settings_unusable(
     "the adapter's {tensor} has shape [{found}], the backbone's has [{expected}]: the vocabulary was resized for the "
