@@ -100,17 +100,12 @@ NEEDS_FLOATS = _method_precision_unsupported(
     "in another form. Use another method, or leave `precision` out."
 )
 TRAINS_HELD_WEIGHT = _method_precision_unsupported(
-    "method {method}: the method trains {parameter}, a matrix of the backbone, but with precision {precision} "
-    "the backbone's matrices stay frozen. Leave `precision` out, or use a method that adds to frozen weights, "
-    "such as lora."
+    "method {method}: the method trains {parameter}, a matrix of the backbone, which `precision` keeps frozen. Leave "
+    "`precision` out, or use a method that adds to frozen weights, such as lora."
 )
 PEFT_TYPE_NEEDS_FLOATS = _method_precision_unsupported(
     "the adapter's peft type {type} needs the backbone's weights as floats. On weights in another precision, "
     "afina opens {known}. If the adapter was trained on floats, leave `precision` out."
-)
-TRAINS_FROZEN_MATRIX = _method_precision_unsupported(
-    "method {method}: the method trains {parameter}, which this `precision` keeps frozen. Leave `precision` out, "
-    "or use a method that adds to frozen weights, such as lora."
 )
 
 _method_asks_endpoint = partial(Problem, InvalidStudy, "method.asks-endpoint")

@@ -48,7 +48,7 @@ class Selective(Method):
         """Raises InvalidStudy if a chosen weight is int8 or NF4."""
         chosen = self.chosen(model)
         if wanted := sorted(chosen & weight_names(model)[1]):
-            raise problems.TRAINS_FROZEN_MATRIX(parameter=wanted[0], method=self.name)
+            raise problems.TRAINS_HELD_WEIGHT(parameter=wanted[0], method=self.name)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(plain_name(name) in chosen)
         return model

@@ -148,8 +148,9 @@ class Adapter(ReprCard):
         if (wrong := made.mismatch()) is not None:
             if wrong.what == "words":
                 raise words_changed(path / VOCABULARY, wrong)
-            raise problems.TENSORS_CHANGED(
-                found=wrong.found, expected=wrong.stated, path=path, file=manifest.tensor_file
+            part = f"the tensors in {manifest.tensor_file} have"
+            raise problems.FILE_CHANGED(
+                _part=part, found=wrong.found, expected=wrong.stated, path=path, file=manifest.tensor_file
             )
         return made
 
@@ -273,4 +274,4 @@ def read_vocabulary(file: Path) -> tuple[str, ...]:
 
 def words_changed(file: Path, wrong: Mismatch) -> CorruptAdapter:
     """Return the error for a vocabulary file whose digest differs from the manifest."""
-    return problems.VOCABULARY_CHANGED(path=file, found=wrong.found, expected=wrong.stated)
+    return problems.FILE_CHANGED(_part="the file has", path=file, found=wrong.found, expected=wrong.stated)

@@ -215,7 +215,9 @@ class Backbone(ReprCard):
                     type(meta), stored, held=held, ignore_mismatched_sizes=True, **options
                 )
             except (OSError, ValueError, SafetensorError) as error:
-                raise problems.WEIGHTS_UNREADABLE(reason=first_line(error), backbone=self.address) from None
+                raise problems.FILE_UNREADABLE(
+                    _part="its weights", reason=first_line(error), backbone=self.address
+                ) from None
         vars(self)["_sources"], vars(self)["copy_note"] = sources, ""
         lacking = _lacking(found)
         self._fill(model.base_model, lacking, f"{model.base_model_prefix}.")
@@ -245,7 +247,9 @@ class Backbone(ReprCard):
                     opened = open_held(type(meta), self.path, stored, hold, place, **options)
                     model, found, vars(self)["_sources"] = opened.model, opened.found, opened.sources
             except (OSError, ValueError, SafetensorError) as error:
-                raise problems.WEIGHTS_UNREADABLE(reason=first_line(error), backbone=self.address) from None
+                raise problems.FILE_UNREADABLE(
+                    _part="its weights", reason=first_line(error), backbone=self.address
+                ) from None
         lacking = _lacking(found)
         self._fill(model.base_model, lacking, f"{model.base_model_prefix}.")
         if hold is not None and stored is None:

@@ -208,5 +208,7 @@ def checked(content: Mapping[str, Any], file: object) -> Manifest:
         field = f"field {problem.field}: " if problem.field else ""
         raise problems.FIELD_MALFORMED(_name=field, expected=problem.sentence, path=file, field=problem.field) from None
     if manifest.digest != stated:
-        raise problems.MANIFEST_CHANGED(found=manifest.digest, expected=stated, path=file, field="digest")
+        raise problems.FILE_CHANGED(
+            _part="the fields have", found=manifest.digest, expected=stated, path=file, field="digest"
+        )
     return manifest

@@ -150,7 +150,7 @@ class Objective(ABC):
         """
         self._check_weights(class_weights)
         if weights is not None and not self.texts_can_be_weighted:
-            raise problems.WEIGHTS_INAPPLICABLE(option="weights", kind=self.kind)
+            raise problems.KIND_LACKS(_lacking="weights of texts", option="weights", kind=self.kind)
         return self
 
     def check(
@@ -159,11 +159,11 @@ class Objective(ABC):
         """Raise InvalidStudy for settings of training that the kind of task does not support."""
         self._check_weights(class_weights)
         if smoothing and not self.has_probabilities:
-            raise problems.SMOOTHING_INAPPLICABLE(kind=self.kind, option="label_smoothing")
+            raise problems.KIND_LACKS(_lacking="labels to smooth", kind=self.kind, option="label_smoothing")
         if temperature and not self.has_probabilities:
-            raise problems.TEMPERATURE_INAPPLICABLE(kind=self.kind, option="temperature")
+            raise problems.KIND_LACKS(_lacking="probabilities", kind=self.kind, option="temperature")
         if abstention and not self.can_abstain:
-            raise problems.ABSTENTION_INAPPLICABLE(kind=self.kind, option="abstain_error")
+            raise problems.KIND_LACKS(_lacking="probabilities", kind=self.kind, option="abstain_error")
 
     def check_can_be_distilled(self) -> None:
         """Raise InvalidStudy if no student of this kind of task can learn from a teacher's outputs."""
@@ -172,7 +172,9 @@ class Objective(ABC):
 
     def _check_weights(self, class_weights: str | None) -> None:
         if class_weights and not self.can_be_weighted:
-            raise problems.CLASS_WEIGHTS_INAPPLICABLE(found=class_weights, option="class_weights", kind=self.kind)
+            raise problems.KIND_LACKS(
+                _lacking="class weights", found=class_weights, option="class_weights", kind=self.kind
+            )
 
     @classmethod
     def prompt(
@@ -237,7 +239,6 @@ class Objective(ABC):
         """Return the outputs of predictions, after the temperature or the unit of this objective, [N, width]."""
         return predictions.outputs
 
-    @abstractmethod
     def soft_losses(self, outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
         """Return how far each text's outputs are from the teacher's, float32 [B].
 
@@ -247,7 +248,10 @@ class Objective(ABC):
             outputs: The student's outputs, [B, width].
             targets: The teacher's outputs, as `soft_targets` returns them.
             temperature: The number by which both outputs are divided.
+
+        Raises InvalidStudy for a kind of task that cannot be distilled.
         """
+        raise problems.DISTILLATION_INAPPLICABLE(kind=self.kind)
 
     def distilled_loss(
         self,

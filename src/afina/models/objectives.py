@@ -408,7 +408,7 @@ class Texts(Objective):
     column: ClassVar[str] = "answer"
     has_probabilities: ClassVar[bool] = False
     texts_can_be_weighted: ClassVar[bool] = False
-    can_be_distilled: ClassVar[bool] = False
+    can_be_distilled: ClassVar[bool] = False  # outputs are losses of tokens, without probabilities of other tokens
     has_margin: ClassVar[bool] = False
 
     answer_tokens: int | None = None
@@ -452,10 +452,6 @@ class Texts(Objective):
     def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
         """Return the mean of `outputs` [M], which already are the losses of the target tokens."""
         return outputs.mean()
-
-    def soft_losses(self, outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
-        """Raise InvalidStudy, because `outputs` are losses of tokens, without the probabilities of other tokens."""
-        raise problems.DISTILLATION_INAPPLICABLE(kind=self.kind)
 
     def mean_loss(self, predictions: Predictions) -> float:
         """Return the mean negative log-likelihood of the tokens in the right answers, in nats."""

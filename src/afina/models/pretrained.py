@@ -128,11 +128,13 @@ def read_config(path: Path, address: str) -> PreTrainedConfig:
         TypeError,
         hub.StrictDataclassError,
     ) as error:  # also a field of a wrong type
-        raise problems.CONFIG_UNREADABLE(reason=first_line(error), backbone=address, file="config.json") from None
+        raise problems.FILE_UNREADABLE(
+            _part="config.json", reason=first_line(error), backbone=address, file="config.json"
+        ) from None
     check_family(config.model_type, address)
     for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
         if isinstance(size := getattr(config, name, 1), int) and size < 1:
-            raise problems.CONFIG_SIZE_INVALID(found=size, backbone=address, field=name)
+            raise problems.SIZE_INVALID(where=f"backbone {address}", found=size, backbone=address, field=name)
     if saved := getattr(config, "quantization_config", None):
         how = saved.get("quant_method") if isinstance(saved, dict) else None
         raise problems.WEIGHTS_QUANTISED(
@@ -164,7 +166,9 @@ def read_tokenizer(path: Path, address: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
-        raise problems.TOKENIZER_UNREADABLE(reason=first_line(error), backbone=address, file="tokenizer") from None
+        raise problems.FILE_UNREADABLE(
+            _part="the tokenizer", reason=first_line(error), backbone=address, file="tokenizer"
+        ) from None
     if not tokenizer.is_fast:
         raise problems.SLOW_TOKENIZER(backbone=address, file="tokenizer")
     return tokenizer

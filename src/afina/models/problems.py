@@ -8,17 +8,9 @@ from afina.errors import CorruptAdapter, InvalidData, InvalidStudy, NotFound, Pr
 from afina.problems import AGAIN
 
 _adapter_changed = partial(Problem, CorruptAdapter, "adapter.changed")
-TENSORS_CHANGED = _adapter_changed(
-    "{path}: the tensors in {file} have digest {found:.19}, the manifest says {expected!s:.19}. The file was "
-    "changed; copy or train the adapter again."
-)
-VOCABULARY_CHANGED = _adapter_changed(
-    "{path}: the file has digest {found:.19}, the manifest says {expected:.19}. The file was changed; copy or train "
-    "the adapter again."
-)
-MANIFEST_CHANGED = _adapter_changed(
-    "{path}: the fields have digest {found:.19}, the manifest says {expected!s:.19}. The file was changed; copy or "
-    "train the adapter again."
+FILE_CHANGED = _adapter_changed(
+    "{path}: {_part} digest {found:.19}, the manifest says {expected!s:.19}. The file was changed; copy or train the "
+    "adapter again."
 )
 CLAIMS_CHANGED = _adapter_changed(
     "{where}: metrics, or fields that say what was measured, were changed after training: their digest is "
@@ -127,19 +119,13 @@ TENSOR_MISSING = _backbone_unreadable(
     "backbone {backbone}: the weight files have no {tensor} of the size in config.json. Copy the backbone again, "
     "or save it again with save_pretrained."
 )
-WEIGHTS_UNREADABLE = _backbone_unreadable(
-    "backbone {backbone}: its weights cannot be opened ({reason}). Copy the backbone again, or save it again "
-    "with save_pretrained."
+FILE_UNREADABLE = _backbone_unreadable(
+    "backbone {backbone}: {_part} cannot be opened ({reason}). Copy the backbone again, or save it again with "
+    "save_pretrained."
 )
 SHARDING_NEEDS_SAFETENSORS = _backbone_unreadable(
     "backbone {backbone}: its weights are not in safetensors files, so a rank cannot read only its part of them. Save "
     "the backbone again with save_pretrained, or train without `shard`."
-)
-CONFIG_UNREADABLE = _backbone_unreadable(
-    "backbone {backbone}: config.json cannot be read ({reason}). Copy the backbone again."
-)
-TOKENIZER_UNREADABLE = _backbone_unreadable(
-    "backbone {backbone}: the tokenizer cannot be opened ({reason}). Copy the backbone again."
 )
 OUTPUT_EMBEDDING_MISSING = _backbone_unreadable(
     "backbone {backbone}: the weight files have no {tensor}, so the backbone cannot answer in words. The files "
@@ -158,9 +144,6 @@ WEIGHTS_QUANTISED = _backbone_unsupported(
 )
 SLOW_TOKENIZER = _backbone_unsupported(
     "backbone {backbone}: afina needs a fast (Rust) tokenizer, this one has none. Choose another backbone."
-)
-CONFIG_SIZE_INVALID = _backbone_unsupported(
-    "backbone {backbone}: config.json says {field} {found}. Expected 1 or more. Copy the backbone again."
 )
 POSITIONS_UNSUPPORTED = _backbone_unsupported(
     "backbone {backbone}: the position encoding {rope_type!r} is not supported: a long text would change the "
@@ -204,23 +187,10 @@ PRECISION_OF_MANIFEST = _option_inapplicable(
 DECODING_INAPPLICABLE = _option_inapplicable(
     "`{option}`: an adapter of kind {kind} does not generate its answers. Leave it out."
 )
-WEIGHTS_INAPPLICABLE = _option_inapplicable("`weights`: tasks of kind {kind} have no weights of texts. Leave them out.")
-SMOOTHING_INAPPLICABLE = _option_inapplicable(
-    "`label_smoothing`: tasks of kind {kind} have no labels to smooth. Leave it out."
-)
-TEMPERATURE_INAPPLICABLE = _option_inapplicable(
-    "`temperature`: tasks of kind {kind} have no probabilities. Leave it out."
-)
-ABSTENTION_INAPPLICABLE = _option_inapplicable(
-    "`abstain_error`: tasks of kind {kind} have no probabilities, so the model cannot say that it is unsure. "
-    "Leave it out."
-)
+KIND_LACKS = _option_inapplicable("`{option}`: tasks of kind {kind} have no {_lacking}. Leave it out.")
 DISTILLATION_INAPPLICABLE = _option_inapplicable(
     "`teacher`: a student learns from its teacher's probabilities or numbers, and a teacher of kind {kind} has none. "
     "Leave `teacher` out."
-)
-CLASS_WEIGHTS_INAPPLICABLE = _option_inapplicable(
-    "`class_weights` {found}: tasks of kind {kind} have no class weights. Leave it out."
 )
 UNUSED_BY_RANDOM_HEAD = _option_inapplicable(
     '`{option}`: a head that is "random" does not use it. Leave out `{option}`, or `head`.'

@@ -51,7 +51,7 @@ class Entities(Objective):
     linear: ClassVar[LinearKind] = LinearTags()
     has_probabilities: ClassVar[bool] = False
     texts_can_be_weighted: ClassVar[bool] = False
-    can_be_distilled: ClassVar[bool] = False
+    can_be_distilled: ClassVar[bool] = False  # student and teacher may divide a text into other tokens and windows
     reads_words: ClassVar[bool] = True
 
     viterbi: bool = True
@@ -107,10 +107,6 @@ class Entities(Objective):
             targets: The tags of these words, int64 [M] (`Packed.learnt_targets`).
         """
         return losses.cross_entropy(outputs, targets, smoothing=smoothing)
-
-    def soft_losses(self, outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
-        """Raise InvalidStudy, because a student and a teacher may divide a text into other tokens and windows."""
-        raise problems.DISTILLATION_INAPPLICABLE(kind=self.kind)
 
     def calibrated_outputs(self, predictions: Predictions) -> np.ndarray:
         """Return the logits of each text's words divided by the temperature of calibration, object [N]."""
