@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Any
 
 import pytest
@@ -18,11 +17,10 @@ from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
 from afina.models.kernels.patches import Patch, patches_of
 from fakes import SLOW, TEXTS, Backbones, logits_of, opened, reference
-from grid import some_slow, thinned
+from grid import by_family, thinned
 from raises import raises
 
 KINDS = ("pfeiffer", "houlsby", "parallel")
-ONE_EACH = thinned(ARCHITECTURES, KINDS)
 
 
 def formula(adapter: Any, inputs: Tensor, kind: str, scale: float) -> Tensor:
@@ -65,9 +63,7 @@ def hook(adapter: Any, kind: str, scale: float) -> Any:
     return add
 
 
-@pytest.mark.parametrize(
-    ("family", "kind"), some_slow(product(ARCHITECTURES, KINDS), [case for case in ONE_EACH if case[0] not in SLOW])
-)
+@pytest.mark.parametrize(("family", "kind"), by_family(thinned(ARCHITECTURES, KINDS), SLOW))
 def test_an_adapters_logits_and_gradients_are_the_formulas(backbones: Backbones, family: str, kind: str) -> None:
     backbone = Backbone.load(str(backbones.path(family, dropout=0.0)))
     method = make("adapter", {"kind": kind, "reduction": 4, "scale": 3.0})

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, VeraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from afina import Backbone, Predictor, Run
@@ -76,10 +76,9 @@ def trained(
 
 
 PEFT = [
-    *((family, "lora") for family in ("gpt2", "gptj", "gpt_neox", "llama", "qwen3")),
-    *((family, name) for family in ("gpt2", "llama") for name in ("ia3", "vera")),
-    *(("gpt2", name) for name in ("lora+bitfit", "lora+layernorm")),
-    ("llama", "lora+prelayer"),
+    *(("llama", name) for name in ("lora", "vera", "lora+prelayer")),
+    *(("gpt2", name) for name in ("ia3", "lora+bitfit")),
+    ("gptj", "lora"),
 ]
 
 
@@ -127,29 +126,23 @@ def test_a_sum_that_trains_a_tied_embedding_is_not_written_for_peft_which_would_
     assert model.output_embedding.weight is model.body.get_input_embeddings().weight
 
 
-SETTINGS = {
-    "lora": LoraConfig(
-        task_type="CAUSAL_LM", r=3, lora_alpha=5, target_modules=["c_proj", "c_fc"], fan_in_fan_out=True
-    ),
-    "dora": LoraConfig(task_type="CAUSAL_LM", r=3, target_modules=["c_attn"], fan_in_fan_out=True, use_dora=True),
-    "ia3": IA3Config(
-        task_type="CAUSAL_LM", target_modules=["c_attn", "mlp.c_proj"], feedforward_modules=["mlp.c_proj"]
-    ),
-    "vera": VeraConfig(task_type="CAUSAL_LM", r=8, target_modules=["c_attn", "c_proj"], fan_in_fan_out=True),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", some_slow(list(SETTINGS), quick=["lora"]))
-@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning")
-def test_afina_opens_an_adapter_that_peft_saved_for_a_language_model(gpt2: Backbone, name: str, tmp_path: Path) -> None:
-    model = get_peft_model(base(gpt2), SETTINGS[name])
+def saved_by_peft(backbone: Backbone, settings: Any, path: Path) -> Any:
+    """Save an adapter of random weights as peft does, and return peft's model."""
+    model = get_peft_model(base(backbone), settings)
     torch.manual_seed(1)
     with torch.no_grad():
-        for key, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.copy_(torch.randn(parameter.shape) * 0.3 + ("ia3" in key))
-    model.save_pretrained(tmp_path)
+                parameter.copy_(torch.randn(parameter.shape) * 0.3)
+    model.save_pretrained(path)
+    return model
+
+
+def test_afina_opens_an_adapter_that_peft_saved_for_a_language_model(gpt2: Backbone, tmp_path: Path) -> None:
+    settings = LoraConfig(
+        task_type="CAUSAL_LM", r=3, lora_alpha=5, target_modules=["c_proj", "c_fc"], fan_in_fan_out=True
+    )
+    model = saved_by_peft(gpt2, settings, tmp_path)
     assert difference(ours(tmp_path, gpt2), theirs(model)) <= TOLERANCE
     (found,) = Predictor.load(tmp_path)(["A lovely ferry"])
     prompt = torch.tensor([gpt2.tokenizer("A lovely ferry")["input_ids"]])
@@ -170,13 +163,7 @@ BESIDE: dict[str, Any] = {
 def test_virtual_tokens_and_a_lora_on_embeddings_that_peft_saved_for_a_language_model_open(
     llama: Backbone, name: str, tmp_path: Path
 ) -> None:
-    model = get_peft_model(base(llama), BESIDE[name])
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.copy_(torch.randn(parameter.shape) * 0.3)
-    model.save_pretrained(tmp_path)
+    model = saved_by_peft(llama, BESIDE[name], tmp_path)
     with torch.inference_mode():
         rows = [torch.tensor(row)[None] for row in TOKENS]
         made = [model.eval()(row, attention_mask=torch.ones_like(row)).logits[0, -row.shape[1] :] for row in rows]

@@ -101,17 +101,13 @@ def test_dropout_is_on_in_these_tests(fit: Callable[..., Fit]) -> None:
     assert outcomes[0] != outcomes[1]
 
 
-DTYPES = ("float32", "bfloat16")
-TWICE = [("full", "bfloat16"), ("vera", "float32"), ("prompt", "float32")]
-"""The second is a quick case, beside those of runs that are stopped and resumed below."""
+BESIDE_OTHERS = ("full", "lora", "vera", "prefix", "prelayer", "adapter", "head")
+ONCE = [(name, ("float32", "bfloat16")[i % 2]) for i, name in enumerate(METHODS) if name not in BESIDE_OTHERS]
 
 
 @pytest.mark.parametrize(
     ("method", "dtype"),
-    some_slow(
-        [*TWICE, *((name, DTYPES[i % 2]) for i, name in enumerate(METHODS) if (name, DTYPES[i % 2]) not in TWICE)],
-        quick=TWICE[1:2],
-    ),
+    some_slow([("vera", "float32"), ("full", "bfloat16"), *ONCE], quick=[("vera", "float32")]),
 )
 def test_the_same_run_twice_gives_the_same_digest(
     run: Callable[..., Run], tmp_path: Path, method: str, dtype: str
@@ -147,11 +143,10 @@ def test_another_process_with_another_hash_seed_gives_the_same_digest(run: Calla
 
 @pytest.mark.slow
 def test_a_result_does_not_depend_on_what_ran_before_in_the_process(run: Callable[..., Run], tmp_path: Path) -> None:
-    names = ("full", "lora", "vera", "prefix", "prelayer", "adapter", "head")
-    alone = {name: run(name).execute(tmp_path / f"alone-{name}").digest for name in names}
+    alone = {name: run(name).execute(tmp_path / f"alone-{name}").digest for name in BESIDE_OTHERS}
     torch.manual_seed(4711)
     torch.rand(17)
-    after_others = {name: run(name).execute(tmp_path / "together").digest for name in reversed(names)}
+    after_others = {name: run(name).execute(tmp_path / "together").digest for name in reversed(BESIDE_OTHERS)}
     assert after_others == alone
 
 
@@ -191,14 +186,10 @@ def test_resuming_from_a_checkpoint_at_any_step_ends_in_the_same_tensors_and_los
 
 @pytest.mark.parametrize(
     ("method", "dtype"),
-    [
-        ("lora", "float32"),
-        *(pytest.param(method, "float32", marks=pytest.mark.slow) for method in ("full", "head", "setfit")),
-        *(
-            pytest.param(method, "bfloat16", marks=pytest.mark.slow)
-            for method in ("lora", "setfit", "prompt", "bitfit", "adapter", "lora+prefix")
-        ),
-    ],
+    some_slow(
+        [("lora", "float32"), ("head", "float32"), ("setfit", "float32"), ("lora+prefix", "bfloat16")],
+        quick=[("lora", "float32")],
+    ),
 )
 def test_a_run_stopped_twice_and_resumed_gives_the_digest_of_one_left_alone(
     run: Callable[..., Run], tmp_path: Path, method: str, dtype: str

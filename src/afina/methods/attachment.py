@@ -2,7 +2,6 @@
 
 All training starts with `attach`, so that a method that trains nothing by mistake, or changes the pretrained model's
 outputs at the start, fails in seconds and not after a run. `count` needs only a model's configuration, not its weights.
-The module does not know methods by name.
 """
 
 from __future__ import annotations
@@ -38,15 +37,12 @@ TOLERANCE = 1e-5
 def attach(classifier: Classifier, method: Method) -> None:
     """Attach a method to a classifier, and switch the classifier to evaluation mode.
 
-    `attach` draws random numbers only for the method's initial values.
+    `attach` draws random numbers only for the method's initial values. It compares the logits of a few tokens before
+    and after; not on the `meta` device, nor for a method whose `starts_apart` is true, nor if the backbone's weights
+    are not read yet.
 
-    To check that the method starts without effect, `attach` compares the logits of a few tokens before and after; not
-    on the `meta` device, nor for a method whose `starts_apart` is true, nor if the backbone's weights are not read yet.
-
-    Raises:
-        InvalidStudy: The method trains other parts (body or head) than it declares; or attaching changes the logits; or
-            the backbone's weights are stored as int8 or NF4, and the method reads or trains these weights; or the
-            backbone's weights are not read yet, and the method cannot be attached without them.
+    Raises InvalidStudy if the method trains other parts than it declares, changes the logits, reads or trains weights
+    that are stored as int8 or NF4, or cannot be attached before the weights are read.
     """
     if classifier.precision != FLOAT and not method.packs:
         raise problems.NEEDS_FLOATS(precision=classifier.precision, method=method.name)
@@ -156,10 +152,8 @@ class BackboneCounts:
 def count(address: str, settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> BackboneCounts:
     """Count the parameters that each method trains with a head for two labels, from a model's configuration.
 
-    Methods that do not support the model family are left out. `settings` has hyperparameters by method key.
-
-    Raises NotFound if there is no backbone at `address`, and InvalidStudy if the backbone or a hyperparameter is not
-    supported.
+    Methods that do not support the model family are left out. `settings` has hyperparameters by method key. Raises
+    NotFound or InvalidStudy.
     """
     total = sum(parameter.numel() for parameter in meta_model(address).parameters())
     run = dict(_served(address, METHODS))

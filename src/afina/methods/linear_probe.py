@@ -1,8 +1,7 @@
 """Linear probe: scikit-learn fits the head to features of the frozen body, without gradient steps.
 
-The hyperparameter `pooling` of a linear probe selects how hidden states are pooled into features; `auto` uses the
-pooling in a sentence-transformers directory. `afina.training` computes a linear probe's features, and
-`afina.stats.linear_models` fits the head. The module does not import torch.
+`afina.training` computes a linear probe's features, and `afina.stats.linear_models` fits the head. The module does not
+import torch.
 """
 
 from __future__ import annotations

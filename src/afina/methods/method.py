@@ -1,10 +1,8 @@
 """`Method`: the base class of all ways to adapt a classifier.
 
-`Method` has four base classes. `Adaptation` attaches, trains and saves the method. `Description` has names and the
-search space, `Serving` is for mixed batches, and `Format` is for files; all three have defaults. A subclass of `Method`
-must implement `attach` and set `name`, `title` and `summary`. The code that trains, measures and saves methods only
-uses `Adaptation`. `afina.methods.attachment` checks that a method trains and changes what its attributes declare. The
-module `method` does not know any single method, and does not import torch.
+A subclass must implement `attach` and set `name`, `title` and `summary`; all else has defaults. The code that trains,
+measures and saves methods only uses `Adaptation`. `afina.methods.attachment` checks that a method trains and changes
+what its attributes declare. The module does not import torch.
 """
 
 from __future__ import annotations

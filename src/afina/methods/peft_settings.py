@@ -6,8 +6,7 @@ size. afina matches the patterns itself in linear time (RE2), and replaces them 
 the settings.
 
 No digest covers `adapter_config.json`: an edited scale changes the outputs of a model loaded by peft, but not by afina.
-`disagreement` and `check_agrees` compare peft's settings with afina's manifest. The module `peft_settings` does not
-import torch.
+The module does not import torch.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """Prompt tuning and prefix tuning: methods that train virtual tokens before every text.
 
-Adapters of prompt tuning and of prefix tuning are saved in afina's own format.
-
-The module `prompt_and_prefix` defines the number and the initial values of virtual tokens; `afina.models.added_modules`
-defines where virtual tokens are in a model. The module does not import torch.
+The module defines the number and the initial values of virtual tokens; `afina.models.added_modules` defines where they
+are in a model. The module does not import torch.
 """
 
 from __future__ import annotations

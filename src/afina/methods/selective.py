@@ -1,8 +1,6 @@
 """Selective methods, which train some of the model's own parameters or none, and add no parameters.
 
-The selective methods are zero-shot, the untrained baseline, the linear probe by gradient steps, full fine-tuning, last
-blocks, BitFit, norms, and PreLayer (the embeddings). The module `selective` defines which parameters train, and not how
-layers compute. The module does not import torch.
+The module does not import torch.
 """
 
 from __future__ import annotations

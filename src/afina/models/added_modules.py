@@ -1,8 +1,7 @@
 """Modules that adaptation methods add to a transformers model: prompts, prefixes, bottlenecks and poolings.
 
-Prompts (rows of the input) and prefixes (keys and values in every attention) act as virtual tokens before every text. A
-bottleneck is parallel to a module of a block, or after it. A readout replaces the pooling. Each added module has a
-fixed name, so its parameters are saved like any other. The module does not know adaptation methods.
+A bottleneck is parallel to a module of a block, or after it. A readout replaces the pooling. Each added module has a
+fixed name, so its parameters are saved like any other.
 """
 
 from __future__ import annotations
@@ -41,12 +40,10 @@ class Prompt(nn.Module):
 
 
 class Prefix(nn.Module):
-    """The trained keys and values of prefix tuning in one attention, put before the keys and values of every text.
+    """The trained keys and values [K, G, D] of prefix tuning in one attention, put before those of every text.
 
-    Attributes:
-        key: Trained keys [K, G, D] for G key heads of width D, stored as they are after the rotary embedding.
-        value: Trained values [K, G, D].
-        rows: The embeddings of the tokens whose keys and values the prefix starts with, [K, width].
+    The keys are stored as they are after the rotary embedding. `rows`: the embeddings [K, width] of the tokens whose
+    keys and values the prefix starts with.
     """
 
     def __init__(self, key: Tensor, value: Tensor, rows: Tensor | None = None) -> None:
@@ -121,15 +118,9 @@ def words(body: Any, count: int) -> Tensor:
 
 @torch.no_grad()
 def activations(body: Any, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return the keys and values that each attention computes, without dropout, for a text given as embeddings.
+    """Return keys and values [N, G, D] of each attention, without dropout, for a text given as embeddings [N, width].
 
     On the `meta` device only the shapes are right. If the weights are stand-ins (`weights.unread`), the result is NaN.
-
-    Args:
-        rows: The embeddings of the text's tokens, [N, width].
-
-    Returns:
-        The keys and values, each [N, G, D], from the first attention to the last.
     """
     if rows.device.type == "meta" or has_stand_ins(body):
         shape = (len(rows), *key_heads(body.config))

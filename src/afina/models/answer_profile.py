@@ -93,12 +93,8 @@ class AnswerProfile(Frozen):
         """Return how far the profile `now` of later texts differs from this profile, with p values.
 
         Args:
-            one_label: Whether each answer has exactly one label.
             level: The probability of a false alarm, over all tests together.
             effect: The smallest difference, as a share of texts from 0 to 1, that is not called small.
-
-        Raises:
-            ValueError: The bins of the profiles differ.
         """
         if self.edges != now.edges:
             raise ValueError("expected profiles with the same bins")

@@ -293,12 +293,9 @@ class Backbone(ReprCard):
         return [model.get_submodule(path) for path in drawn]
 
     def _fill(self, body: nn.Module, lacking: set[str], prefix: str = "") -> None:
-        """Draw the weights of the body's pooler that the files lack, from a fixed seed.
+        """Draw the weights of the body's pooler that the files lack or have in another shape, from a fixed seed.
 
-        Args:
-            lacking: Names of weights that the files lack or have in another shape.
-
-        Raises NotFound if the files lack weights of the body outside the pooler.
+        Raises NotFound if the files lack other weights of the body.
         """
         object.__setattr__(self, "drawn", self._draw_missing(body, lacking, prefix))
 

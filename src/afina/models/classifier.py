@@ -137,9 +137,7 @@ class Classifier(nn.Module):
     ) -> Sharding:
         """Read this rank's part of the weights of a classifier opened with `unread`, after a method is attached.
 
-        Args:
-            dtype: The dtype of the frozen weights before the pooling.
-            unlowered: Names of parameters that stay float32.
+        The weights before the pooling get `dtype`, except for the parameters named in `unlowered`.
         """
         assert self.unread is not None
         self.sharding = shard(
@@ -174,9 +172,6 @@ class Classifier(nn.Module):
 
         Call `hold` on float32 weights, after computing the backbone's digest and before attaching a method. `open` with
         the same `precision` gives the same model and needs less memory.
-
-        Args:
-            precision: The new form of the weights, a key of `PRECISIONS`.
         """
         self.precision = precision
         hold = PRECISIONS[precision].hold
@@ -189,11 +184,9 @@ class Classifier(nn.Module):
         apply_kernels(self.model, self.body)
 
     def lower(self, dtype: torch.dtype, *, packs: bool = True, unlowered: Collection[str] = ()) -> None:
-        """Convert the weights of all layers before the pooling to `dtype`, for prediction and not for training.
+        """Convert the weights before the pooling, but not `unlowered`, to `dtype`, for prediction and not for training.
 
-        Args:
-            packs: Whether linear layers may keep their weights only in the memory layout of oneDNN's kernels.
-            unlowered: Names of parameters that stay float32.
+        `packs`: whether linear layers may keep their weights only in the memory layout of oneDNN's kernels.
         """
         read, output = read_layers(self.model), output_embedding_of(self.model)
         for path, module in self.model.named_modules():
@@ -291,11 +284,9 @@ class Classifier(nn.Module):
         return sum(int(weight.numel()) * weight.element_size() for weight in kept)
 
     def forward(self, packed: Packed, layout: Layout | None = None) -> Tensor:
-        """Return the logits of a batch, float32 [N, number of labels].
+        """Return the logits of a batch of N texts.
 
-        Args:
-            packed: A batch of N texts; or a batch with targets for each token, of which N are not IGNORED.
-            layout: The layout of the batch, if it was already computed.
+        With N targets of tokens that are not IGNORED: float32 [N, labels].
         """
         return self.answer(self.features(packed, layout))
 
@@ -312,9 +303,7 @@ class Classifier(nn.Module):
     def read(self, row: Mapping[str, Tensor], layout: Layout, **options: Any) -> Tensor:
         """Return the body's output that the head reads, float32 [N, width], for a row of texts with a known layout.
 
-        Args:
-            row: The body's inputs by name, such as `input_ids` and `position_ids`.
-            **options: Passed to `afina.models.kernels.attention.packed_attention`.
+        `row` has the body's inputs by name, such as `position_ids`; `options` are those of `packed_attention`.
         """
         if layout.by_token and not len(layout.read):  # kernels of the last block need a row
             return torch.zeros(0, int(self.body.config.hidden_size), device=layout.bounds.device)
@@ -347,9 +336,8 @@ class Classifier(nn.Module):
     def chunk_features(self, tokens: Tensor, chunk: TokenChunk, *, each: bool = False) -> Tensor:
         """Return the head's input after a chunk of a text, float32 [1, width], as if the text ended there.
 
-        Args:
-            tokens: The chunk's tokens, int64 [T]. A method's virtual tokens are put before the first chunk of a text.
-            each: Return the body's output at each token of the chunk instead, [T, width].
+        The method's virtual tokens are put before the first chunk of a text. `each`: return the body's output at each
+        token of the chunk instead, [T, width].
         """
         prompt = prompt_of(self.body) if chunk.begins else None
         before = 0 if prompt is None else len(prompt)

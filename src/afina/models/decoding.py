@@ -92,10 +92,8 @@ class Decoding(Frozen):
     def for_transformers(self, most: int | None = None) -> dict[str, Any]:
         """Return the arguments for transformers' `generate`, without those at their defaults.
 
-        Stop strings, end tokens, `logit_bias`, presence penalty and frequency penalty have no such argument.
-
-        Args:
-            most: Maximum number of new tokens if `max_new_tokens` is None. None: no limit.
+        Stop strings, end tokens, `logit_bias`, presence penalty and frequency penalty have no such argument. `most`
+        limits new tokens if `max_new_tokens` is None.
         """
         sampling = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k} if self.samples else {}
         sampling |= {"min_p": self.min_p} if self.min_p else {}

@@ -1,8 +1,6 @@
 """`LanguageModel`: a causal language model over packed batches, for tasks whose answers are texts.
 
-A `LanguageModel` contains transformers' `...ForCausalLM`, wrapped by peft if the method needs peft. The names of a
-`LanguageModel`'s parameters and saved files are those of transformers and peft. The module `language_model` does not
-know adaptation methods, tokenizers or decoding.
+The names of its parameters and saved files are those of transformers and peft.
 """
 
 from __future__ import annotations
@@ -36,9 +34,7 @@ class LanguageModel(Classifier):
     def forward(self, packed: Packed, layout: Layout | None = None) -> Tensor:
         """Return the negative log-likelihood of each target token, float32 [M], in the order of the batch.
 
-        Args:
-            packed: A batch with targets for each token: `targets[t]` is the token that follows token t, or IGNORED.
-            layout: The layout of the batch, if it was already computed.
+        `packed.targets[t]` is the token that follows token t, or IGNORED.
         """
         hidden = self.features(packed, layout)
         head = self.output_embedding

@@ -24,12 +24,7 @@ def cross_entropy(
     weights: Tensor | None = None,
     class_weights: tuple[float, ...] | None = None,
 ) -> Tensor:
-    """Return the mean cross-entropy of logits and class indices [B], with label smoothing (Szegedy et al. 2016).
-
-    Args:
-        smoothing: The share of each target that is spread over all classes.
-        weights: The weight of each text, [B].
-    """
+    """Return the mean cross-entropy of logits and class indices [B], with label smoothing (Szegedy et al. 2016)."""
     from torch.nn.functional import cross_entropy
 
     if class_weights is None and weights is None:

@@ -233,10 +233,7 @@ class MixedBatchModel:
     ) -> Tensor:
         """Compute the next token of each running text in one forward pass: return the head's input, float32 [B, width].
 
-        Args:
-            tokens: One token id for each running text, int64 [B], sorted by adapter.
-            positions: Position of each token in its text, including the virtual tokens before the text, int64 [B].
-            changes: The adapters' changes of layers, by path of the layer.
+        `tokens` and `positions` are int64 [B], sorted by adapter; a position counts the virtual tokens before the text.
         """
         layout = Layout(torch.arange(len(tokens) + 1, dtype=torch.int32, device=self.device))
         with self._computing(len(tokens), changes):

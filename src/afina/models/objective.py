@@ -1,8 +1,7 @@
 """`Objective`: what a kind of task must say: its loss, the number of a model's outputs, decoding and metrics.
 
-Training, studies and the report call an `Objective` and do not assume that a task has labels. `afina.models.objectives`
-has the objective of each kind of task. Objectives pass arrays to `afina.stats`, which does not know objectives. The
-module `objective` does not import torch, and does not know models.
+Training, studies and the report call an `Objective` and do not assume that a task has labels. The module does not
+import torch.
 """
 
 from __future__ import annotations
@@ -43,9 +42,8 @@ new head for tokens, or "language_model" with the model's own head."""
 class Opening(NamedTuple):
     """How transformers opens a model for a kind of task: its auto class and problem type.
 
-    Attributes:
-        problem_type: transformers' name of the kind of task, which selects the loss of a saved classifier in
-            transformers; "" if transformers has no name for it.
+    The problem type selects the loss of a saved classifier in transformers; "" if transformers has no name for the
+    kind.
     """
 
     problem_type: str
@@ -66,20 +64,14 @@ class Objective(ABC):
     """A kind of task: how a model is trained on targets, and what the model's outputs mean.
 
     Attributes:
-        kind: afina's name of the kind of task.
-        problem_type: transformers' name of the kind of task.
-        auto_class: The auto class of transformers that opens models for this kind of task.
         column: Name of the field that has the prediction in results for users.
         linear: The linear model of the baselines and of the method `linear_probe`. Text-to-text tasks have none.
         has_margin: Whether predictions have a `margin`, by which active learning chooses texts.
-        has_probabilities: Whether predictions of this kind have probabilities.
         can_be_weighted: Whether labels may have different weights in the loss.
         texts_can_be_weighted: Whether training texts may have different weights in the loss.
         can_be_asked: Whether the labels can be asked for in words, so that an untrained language model can predict
             zero-shot.
         can_be_distilled: Whether a student can learn from a teacher's outputs.
-        can_abstain: Whether texts whose prediction is not confident can be left unanswered.
-        one_label: Whether each answer has exactly one label.
         reads_words: Whether a model has an output for each word of a text, not one for the text (`WordTokens`).
         label_names: Names of the labels; for regression, the name of the number.
         abstain_below: The lowest confidence (`confidence`) at which a text is answered. None: every text is answered.
@@ -213,17 +205,12 @@ class Objective(ABC):
 
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
-        """Return the mean loss of a batch, a float32 scalar.
+        """Return the mean loss of outputs [B, width] and targets in the form of `loss_targets`, a float32 scalar.
 
-        The loss of each text is multiplied by its weight, and averaged over the batch without dividing by the sum of
-        weights: the mean weight over the training split is 1. Gradients accumulated over parts of a batch equal the
-        gradient of the whole batch.
-
-        Args:
-            outputs: The model's outputs, [B, width].
-            targets: The targets as returned by `loss_targets`.
-            smoothing: The share of each target that label smoothing spreads over all labels.
-            weights: The weight of each text, float32 [B]. None: all weights are 1.
+        The loss of each text is multiplied by its weight (1 without `weights`, float32 [B]), and averaged over the
+        batch
+        without dividing by the sum of weights: the mean weight over the training split is 1. Gradients accumulated over
+        parts of a batch equal the gradient of the whole batch.
         """
 
     def soft_targets(self, teacher: Objective, predictions: Predictions) -> np.ndarray:
@@ -285,7 +272,6 @@ class Objective(ABC):
             answers: The answer to each text: the index of a class, a number, the indices of the labels of a text, or a
                 text. None: the answer is missing. A missing answer is wrong, and counts as no label; a missing number
                 counts as the mean of the training numbers, and a missing text as an empty text.
-            targets: The right answers, as in `Predictions`.
         """
 
     @abstractmethod
@@ -427,9 +413,7 @@ class Objective(ABC):
 def metric_for(objective: Objective, asked: str | None = None, standard: str | None = None) -> str:
     """Return the name of the main metric: `asked`, or else the task's `standard` metric, or else the kind's default.
 
-    Raises:
-        UnknownName: There is no metric with this name.
-        InvalidStudy: The kind of task does not have the metric, or the metric is not a mean over texts.
+    Raises UnknownName, and InvalidStudy for a metric of another kind or one that is not a mean over texts.
     """
     name = (standard or objective.metric) if asked is None else asked
     if name not in METRICS:

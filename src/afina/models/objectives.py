@@ -1,9 +1,7 @@
 """The objectives of the kinds of task: `Classes`, `Number`, `Labels` and `Texts`, with the table `OBJECTIVES`.
 
-The kinds of task are single-label classification, regression, multi-label classification, and text-to-text. Token
-classification has a module of its own (`token_classification`).
-`afina.models.losses` has the formulas of the losses. The module `objectives` does not import torch, and does not know
-models.
+Token classification has a module of its own (`token_classification`). `afina.models.losses` has the formulas of the
+losses. The module `objectives` does not import torch.
 """
 
 from __future__ import annotations
@@ -502,11 +500,6 @@ def make(label_names: Sequence[str], settings: Mapping[str, Any] | None = None) 
 def of_outputs(names: Sequence[str], auto_class: AutoClass, problem_type: str | None, where: str) -> Objective:
     """Return the objective of a saved transformers model, given the names of its outputs (`id2label`).
 
-    Args:
-        auto_class: The auto class of transformers that opens the model.
-        problem_type: Value of `problem_type` in the model's configuration, for classifiers of texts.
-        where: The name of the configuration in error messages.
-
     Raises the errors of `of_problem`, and InvalidStudy if a token classifier has other outputs than BIO tags.
     """
     if auto_class != Entities.auto_class:
@@ -518,15 +511,9 @@ def of_outputs(names: Sequence[str], auto_class: AutoClass, problem_type: str | 
 
 
 def of_problem(label_names: Sequence[str], problem_type: str | None, where: str) -> Objective:
-    """Return the objective that fits the configuration of a transformers model.
+    """Return the objective that fits the configuration of a transformers model; the labels decide without problem type.
 
-    Args:
-        problem_type: Value of `problem_type` in the model's configuration. If `problem_type` is None, the objective is
-            chosen by the number of labels.
-        where: The name of the configuration in error messages.
-
-    Raises InvalidStudy if no kind of task has this problem type, or if the problem type does not fit the number of
-    labels.
+    Raises InvalidStudy for an unknown problem type, or one that does not fit the number of labels.
     """
     known, count = {kind.problem_type: kind for kind in OBJECTIVES.values() if kind.problem_type}, len(label_names)
     kind = known.get(problem_type) if problem_type else next(one for one in known.values() if one.takes(count))

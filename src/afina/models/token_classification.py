@@ -100,12 +100,7 @@ class Entities(Objective):
         return numbered(targets, self.label_names)
 
     def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
-        """Return the mean cross-entropy of the words, as transformers' token classifiers do.
-
-        Args:
-            outputs: The logits of the M words of the batch, [M, width].
-            targets: The tags of these words, int64 [M] (`Packed.learnt_targets`).
-        """
+        """Return the mean cross-entropy of M words, [M, width], as transformers' token classifiers do."""
         return losses.cross_entropy(outputs, targets, smoothing=smoothing)
 
     def calibrated_outputs(self, predictions: Predictions) -> np.ndarray:

@@ -2,9 +2,8 @@
 
 The head consists of the language model's output embeddings of the label words. With a head of label words, the
 classifier's prediction is the language model's zero-shot prediction (Schick and Schütze 2021,
-https://arxiv.org/abs/2001.07676). The classifiers of transformers have no output embedding. If the language model does
-not tie its output embedding to the input embedding, afina reads only the needed rows from the weight files. The module
-`verbalizer` does not know adaptation methods or runs.
+https://arxiv.org/abs/2001.07676). If the language model does not tie its output embedding to the input embedding, afina
+reads only the needed rows from the weight files.
 """
 
 from __future__ import annotations
@@ -67,13 +66,10 @@ class Verbalizer:
         """Return the verbalizer for a task.
 
         Args:
-            pairs: Whether the task has pairs of texts.
-            head: Initial values of the head. "auto" means "words" if words or an offset are given, or if the texts are
-                single and the label names are words with different first tokens; otherwise "random".
-            template: Prompt template around each text. If `template` is None, a head of words gets a template that
-                suits the labels, and a random head gets none.
+            head: "auto" means "words" if words or an offset are given, or if the texts are single and the label names
+                are words with different first tokens; otherwise "random".
+            template: None: a head of words gets a template that suits the labels, and a random head gets none.
             words: Label words by label name. None: the label names.
-            offset: Whether an offset is added to each label's logit, as for the class.
 
         Raises:
             InvalidStudy: The arguments contradict each other or the labels.
@@ -154,10 +150,8 @@ def embedding_rows(
 ) -> tuple[Tensor, Tensor]:
     """Return the output embeddings of N tokens: weights [N, width] and biases [N], float32.
 
-    Args:
-        embedding: The body's input embedding, which is used if the model ties its embeddings.
-
-    Raises NotFound if the model's weight files have no output embedding.
+    `embedding` is the body's input embedding, which is used if the model ties its embeddings. Raises NotFound if the
+    weight files have no output embedding.
     """
     entry = ARCHITECTURES[config.model_type]
     with torch.device("meta"), quiet():

@@ -52,11 +52,7 @@ def save(
 ) -> None:
     """Write a checkpoint atomically, in place of the previous one. All ranks call this, and rank 0 writes.
 
-    Tensors of which each rank has a part are gathered and written one at a time.
-
-    Args:
-        average: The averaged weights.
-        parts: The sharded tensors of which the ranks have parts in `parameters`, by name.
+    Tensors of which each rank has a part (`parts`, by name) are gathered and written one at a time.
     """
     tensors: dict[str, Tensor] = {f"{_AVERAGE}{name}": mean for name, mean in average.items()}
     for name, parameter in parameters.items():
@@ -89,12 +85,9 @@ def load(
 ) -> Account:
     """Restore parameters, optimizer state and averaged weights from the checkpoint with this key; return its account.
 
-    All ranks call this. Rank 0 reads the checkpoint, and the others receive its tensors, one at a time.
-
-    Args:
-        now: The account of the session that continues. If the checkpoint is missing, damaged or from another run, no
-            parameter is changed and `now` is returned.
-        parts: The sharded tensors of which the ranks have parts in `parameters`, by name.
+    All ranks call this. Rank 0 reads the checkpoint, and the others receive its tensors, one at a time; of those in
+    `parts`, each rank keeps its part. If the checkpoint is missing, damaged or from another run, no parameter is
+    changed and `now` is returned.
     """
     account, shapes = ranks.from_first(_contents(path, key, parameters, now) if ranks.is_first else (now, {}))
     for label, shape in shapes.items():

@@ -39,9 +39,7 @@ made the variance of the directions that tell labels apart large (docs/LOG.md).
 def contrastive_loss(embeddings: Tensor, targets: Tensor) -> Tensor:
     """Return the mean loss of a batch of pairs, a float32 scalar; the texts 2 i and 2 i + 1 are pair i.
 
-    Args:
-        embeddings: float32 [2 B, width].
-        targets: The target of the pair of each text, float32 [2 B].
+    `embeddings` are float32 [2 B, width], `targets` the target of the pair of each text, float32 [2 B].
     """
     return mse_loss(cosine_similarity(embeddings[0::2], embeddings[1::2]), targets[0::2])
 

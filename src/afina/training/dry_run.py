@@ -79,12 +79,8 @@ def dry_run(
     """Measure the memory of training `method` on the CPU, and of the evaluation after training.
 
     A dry run has the phases of a real run: train in `dtype`, measure memory, convert to float32, evaluate. Only the
-    sizes of batches matter, not their texts.
-
-    Args:
-        address: The backbone's address; only its configuration is read.
-        evaluation: The largest batch of the evaluation.
-        load: The prompts for which the evaluation generates answers. None: no answer is generated.
+    sizes of batches matter, not their texts. `evaluation` is the largest batch of the evaluation; `load` has the
+    prompts for which the evaluation generates answers.
     """
     ranks, precision = recipe.ranks, recipe.training.precision
     # Two, because peft cannot wrap fake tensors.

@@ -134,15 +134,10 @@ class Fit:
         listen: Listener = ignore,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Take all remaining optimizer steps, or those up to the total number `stop`.
+        """Take all remaining optimizer steps, or those up to the total number `stop`; a later call continues alike.
 
-        Args:
-            stop: Pause after this total number of steps; a later call continues with the same result. None: take all
-                steps.
-            keep: Function that writes a checkpoint; called with the session's `Account` from time to time.
-            listen: Function that receives a `Progress` after every step.
-            stopped: Function called after every step. If `stopped` returns True, a checkpoint is written and
-                KeyboardInterrupt is raised.
+        `keep` is called from time to time to write a checkpoint. If `stopped` returns True after a step, a checkpoint
+        is written and KeyboardInterrupt is raised.
 
         Raises Diverged if the loss of a step is NaN or infinite, and RunFailed if several processes train that do not
         have equal weights.
@@ -186,9 +181,7 @@ class Fit:
         self.weights.refresh()
 
     def step(self, batch: Any) -> float:
-        """Take the next optimizer step on a batch, record the step in the account, and return the loss.
-
-        The recorded time of a step starts when the batch is on the device.
+        """Take the next optimizer step on a batch that is on the device, record it in the account, and return the loss.
 
         Raises Diverged if the loss of the step is NaN or infinite.
         """
@@ -212,9 +205,7 @@ class Fit:
     def update(self, parts: Sequence[MicroBatch], learnt: int | None = None) -> torch.Tensor:
         """Update the weights by the summed gradients of a batch's micro-batches, and return the mean loss, float32.
 
-        Args:
-            parts: The micro-batches of this process.
-            learnt: The number of targets of the whole batch. None: the targets of `parts`.
+        `learnt`: the number of targets of the whole batch. None: the targets of `parts`.
         """
         self.weights.clear()
         loss = self._backward(parts, sum(part.learnt for part in parts) if learnt is None else learnt)
@@ -280,13 +271,7 @@ class Fit:
     ) -> ValidationScore:
         """Evaluate the current weights on `split` by `metric`, in the compute dtype.
 
-        The compute dtype is accurate enough to select hyperparameters.
-
         The returned score has the value None if an output is NaN or infinite.
-
-        Args:
-            predict: Function that returns the classifier's predictions for a split.
-            listen: Function that receives the progress of the evaluation.
         """
         account, steps = self.account, self.recipe.steps
         with (clock := meter.Meter(self.device)).phase("evaluate"):
@@ -357,9 +342,8 @@ class Fit:
     def finish(self, reopen: Callable[[], Classifier]) -> Classifier:
         """End the session and return the trained classifier in float32, ready for evaluation and saving.
 
-        Args:
-            reopen: Function that returns a new classifier with the method attached. Reading the frozen weights again
-                makes float32 copies of them during training unnecessary.
+        `reopen` returns a new classifier with the method attached. Reading the frozen weights again makes float32
+        copies of them during training unnecessary.
         """
         self.average.settle()
         self.weights.settle()

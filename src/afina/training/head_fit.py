@@ -46,11 +46,9 @@ def fit_head(
     strength: float | None = None,
     ranks: Ranks = ALONE,
 ) -> FittedHead:
-    """Fit the last layer of the classifier's head to the features of all training texts, and write it.
+    """Fit the last layer of the head to the features [N, width] of all texts, or of their words, and write it.
 
     Args:
-        features: The features of the training texts, or of the words that are read in them, float32 [N, width].
-        method: The method's name, for errors.
         strength: The value of `C`, the inverse strength of regularization, for features with a common scale. None:
             cross-validation chooses the strength for features that are divided by their standard deviations.
         ranks: The processes that train together. All of them get the fit of the first.

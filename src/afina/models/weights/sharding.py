@@ -192,12 +192,9 @@ def shard(
 ) -> Sharding:
     """Read this rank's part of the weights for which a model has stand-ins, after a method may be attached.
 
-    Args:
-        body: The transformer inside the model.
-        output: A language model's output layer. None: the model is a classifier.
-        dtype: The dtype of the frozen weights, in which blocks that train compute too.
-        hold: Converts a float32 weight to int8 or NF4, for layers with an `UnreadWeight`.
-        unlowered: Names of parameters that stay float32.
+    `output` is a language model's output layer. `dtype` is that of the frozen weights, in which blocks that train
+    compute too; `unlowered` names parameters that stay float32. `hold` converts the float32 weights of layers with an
+    `UnreadWeight`.
     """
     embedding = body.get_input_embeddings()
     tied = output is not None and output.weight is embedding.weight
