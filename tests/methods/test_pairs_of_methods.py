@@ -1,4 +1,4 @@
-"""Every two methods that may be added up keep the laws of one; every other two are refused, for a reason that is so."""
+"""Two methods that may be added up keep the laws of one; others are refused, for a reason that is so."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ KEYS = [key for key, kind in METHODS.items() if kind.trains_body and not kind().
 TRIED = ("gpt2", "llama", "bert")
 CASES = [
     (family, "+".join(pair))
-    for place, pair in enumerate(combinations(KEYS, 2))
+    for place, pair in enumerate([*combinations(KEYS, 2)][::4])
     for family in [next(one for one in (TRIED * 2)[place % 3 :] if all(serves(one, key) for key in pair))]
 ]
-"""Each pair on one family."""
+"""One pair of four, each on one family, so that each method is in several pairs."""
 
 GIVEN = {"last": {"blocks": 1}, "adapter": {"reduction": 4}, "vera": {"r": 8}}
 

@@ -38,7 +38,6 @@ from fakes import (
     reference,
     sentences,
 )
-from grid import thinned
 from raises import raises
 
 TOLERANCE = 1e-5
@@ -127,18 +126,6 @@ def test_packed_logits_are_those_of_transformers_one_text_at_a_time(
     assert difference(found, expected) <= TOLERANCE
     without = together(Classifier.open(backbone, ("bad", "good"), 0), sequences)
     assert difference(without, expected) > 1000 * TOLERANCE
-
-
-@pytest.mark.parametrize(("family", "name"), thinned(FAMILIES, BOTH, share=2))
-def test_neighbours_and_order_never_change_a_row(backbones: Backbones, family: str, name: str) -> None:
-    backbone = Backbone.load(str(backbones.path(family)))
-    classifier, sequences = disturbed(backbone, name), texts(backbone)
-    expected = torch.cat([together(classifier, [sequence]) for sequence in sequences])
-    order = np.random.default_rng(1).permutation(len(sequences))
-    for size in (3, len(order)):
-        groups = [order[at : at + size] for at in range(0, len(order), size)]
-        found = torch.cat([together(classifier, [sequences[index] for index in group]) for group in groups])
-        assert difference(found, expected[order]) <= TOLERANCE
 
 
 @pytest.mark.parametrize(("family", "name"), [("gpt2", "prompt"), ("llama", "prefix"), ("mistral", "prefix")])

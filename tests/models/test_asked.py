@@ -98,21 +98,6 @@ def test_the_adapter_of_zero_shot_answers_so_too(runs: Runs, family: str) -> Non
     assert predictor.manifest.words == {"bad": (" bad",), "good": (" good",)}
 
 
-@pytest.mark.assets
-@pytest.mark.slow
-def test_the_embedded_model_answers_what_its_language_model_does() -> None:
-    backbone = Backbone.load("embedded")
-    asked = Verbalizer.of(("negative", "positive"), backbone.tokenizer, pairs=False)
-    assert asked.template is not None
-    assert asked.tokens is not None
-    classifier = Classifier.open(backbone, ("negative", "positive"), 0, asked.tokens, exact=True).eval()
-    tokens = encode(backbone.tokenizer, TEXTS, max_length=512, template=asked.template)
-    with torch.inference_mode():
-        found = classifier(pack([tokens[index] for index in range(len(TEXTS))]))
-    expected = language_model(backbone.path, [asked.template.render(text) for text in TEXTS], asked.tokens)
-    assert difference(found, expected) <= TOLERANCE
-
-
 def test_nothing_of_it_is_drawn(runs: Runs, tmp_path: Path) -> None:
     run = runs.run("llama", "zero-shot").model_copy(update={"seed": 7})
     assert run.execute(tmp_path).digest == runs.record("llama", "zero-shot").digest

@@ -94,10 +94,6 @@ def test_packed_logits_are_those_of_each_text_alone(pair: Pair) -> None:
     assert difference(pair.ours(pair.sequences()), alone) <= TOLERANCE
 
 
-def test_packed_logits_are_those_of_a_right_padded_batch(pair: Pair) -> None:
-    assert difference(pair.ours(pair.sequences()), pair.theirs(TEXTS)) <= TOLERANCE
-
-
 def test_packed_logits_of_tokens_are_those_of_each_text_alone_in_any_company(tagging: Pair) -> None:
     alone = torch.cat([tagging.theirs([text]) for text in TEXTS])
     assert difference(tagging.ours(tagging.sequences()), alone) <= TOLERANCE

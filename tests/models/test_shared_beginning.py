@@ -17,6 +17,7 @@ from afina.models.kernels import attention, beginnings
 from afina.models.shared_beginning import LEAST, SharedBeginning, common_tokens
 from afina.predicting.predictor import logits
 from fakes import CAUSAL, RESIZED, UNUSUAL, VOCABULARY, WINDOW, Backbones, configuration, difference, opened, save
+from grid import thinned
 
 RESTS = (1, 30, 2, 17, 5, 2)
 """Lengths of texts behind the beginning, in another order than batches have; some share a line of the grid."""
@@ -55,11 +56,11 @@ def test_a_common_beginning_computed_once_gives_the_outputs_of_whole_texts(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [UNUSUAL, RESIZED], ids=["unusual", "resized"])
-@pytest.mark.parametrize("family", CAUSAL)
+@pytest.mark.parametrize(("family", "kind"), thinned(CAUSAL, ("unusual", "resized"), share=2))
 def test_also_with_settings_that_models_of_the_family_seldom_have(
-    family: str, settings: dict[str, dict[str, object]], backbones: Backbones, tmp_path: Path
+    family: str, kind: str, backbones: Backbones, tmp_path: Path
 ) -> None:
+    settings = {"unusual": UNUSUAL, "resized": RESIZED}[kind]
     path = save(configuration(family, **settings[family]), backbones.tokenizer(family), tmp_path / family)
     classifier = Classifier.open(Backbone.load(str(path)), ("a", "b", "c"), 0).eval()
     assert difference(logits(classifier, texts(80)), whole(classifier, texts(80))) < 1e-5

@@ -124,23 +124,15 @@ def test_sizes_need_no_values_and_no_bitsandbytes(
 CASES = [
     ("lora", {}, "float32"),
     ("lora", {"dora": True}, "bfloat16"),
-    ("vera", {"r": 8}, "float32"),
-    ("ia3", {}, "bfloat16"),
-    ("adapter", {"kind": "houlsby"}, "bfloat16"),
     ("bitfit", {}, "float32"),
-    ("layernorm", {}, "bfloat16"),
-    ("prompt", {"tokens": 3}, "float32"),
     ("prefix", {"tokens": 2}, "bfloat16"),
-    ("head", {}, "float32"),
     ("linear_probe", {}, "float32"),
-    ("lora+prompt", {"prompt": {"tokens": 3}}, "float32"),
 ]
+"""Other methods compute with frozen weights as in `test_frozen_law.py`."""
 
 
 @pytest.mark.usefixtures("functional")
-@pytest.mark.parametrize(
-    ("method", "given", "dtype"), [*CASES[:2], *(pytest.param(*case, marks=pytest.mark.slow) for case in CASES[2:])]
-)
+@pytest.mark.parametrize(("method", "given", "dtype"), CASES)
 def test_a_run_takes_what_is_foreseen_and_its_adapter_predicts_what_it_learnt(
     runs: Runs, tmp_path: Path, method: str, given: dict[str, Any], dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
