@@ -284,10 +284,7 @@ class Classifier(nn.Module):
         return sum(int(weight.numel()) * weight.element_size() for weight in kept)
 
     def forward(self, packed: Packed, layout: Layout | None = None) -> Tensor:
-        """Return the logits of a batch of N texts.
-
-        With N targets of tokens that are not IGNORED: float32 [N, labels].
-        """
+        """Return the logits of N texts, or of the N tokens that have a target, float32 [N, number of labels]."""
         return self.answer(self.features(packed, layout))
 
     def outputs(self, packed: Packed) -> np.ndarray:

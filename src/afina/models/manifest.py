@@ -31,19 +31,9 @@ ALWAYS = (
 )
 WHERE_GIVEN = ("template", "words", "offset", "vocabulary_digest", "objective", "precision")
 OUTSIDE = (
-    *(
-        "backbone",
-        "tokenizer_digest",
-        "configuration",
-        "task",
-        "data",
-        "train_digest",
-        "evaluation_digest",
-        "pairs",
-        "seed",
-        "teacher",
-    ),
-    *("training", "metrics", "answers", "probe", "versions", "environment", "claims_digest"),
+    *("backbone", "tokenizer_digest", "configuration", "task", "data", "train_digest", "evaluation_digest"),
+    *("pairs", "seed", "teacher", "training", "metrics", "answers", "probe", "versions", "environment"),
+    "claims_digest",
 )
 CLAIMED = (
     *("train_digest", "evaluation_digest", "seed", "teacher", "training"),
