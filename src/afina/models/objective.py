@@ -42,8 +42,7 @@ new head for tokens, or "language_model" with the model's own head."""
 class Opening(NamedTuple):
     """How transformers opens a model for a kind of task: its auto class and problem type.
 
-    The problem type selects the loss of a saved classifier in transformers; "" if transformers has no name for the
-    kind.
+    The problem type selects the loss of a saved classifier in transformers; "" if transformers has none.
     """
 
     problem_type: str
@@ -207,10 +206,9 @@ class Objective(ABC):
     def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
         """Return the mean loss of outputs [B, width] and targets in the form of `loss_targets`, a float32 scalar.
 
-        The loss of each text is multiplied by its weight (1 without `weights`, float32 [B]), and averaged over the
-        batch
-        without dividing by the sum of weights: the mean weight over the training split is 1. Gradients accumulated over
-        parts of a batch equal the gradient of the whole batch.
+        The loss of each text is multiplied by its weight (float32 [B], 1 without `weights`) and averaged without
+        dividing by the sum of weights: the mean weight over the training split is 1. Gradients accumulated over parts
+        of a batch equal the gradient of the whole batch.
         """
 
     def soft_targets(self, teacher: Objective, predictions: Predictions) -> np.ndarray:
