@@ -1,8 +1,8 @@
 """`Method`: the base class of all ways to adapt a classifier.
 
-A subclass must implement `attach` and set `name`, `title` and `summary`; all else has defaults. The code that trains,
-measures and saves methods only uses `Adaptation`. `afina.methods.attachment` checks that a method trains and changes
-what its attributes declare. The module does not import torch.
+A subclass must implement `attach` and set `name`, `title` and `summary`; all else has defaults.
+`afina.methods.attachment` checks that a method trains and changes what its attributes declare. The module does not
+import torch.
 """
 
 from __future__ import annotations
@@ -29,8 +29,12 @@ if TYPE_CHECKING:
     from afina.models.objective import Opening
 
 
-class Description:
-    """A method's names, search space and default learning rate. Every method sets `name`, `title` and `summary`.
+REQUIRED = ("name", "title", "summary")
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A way to adapt a classifier. The dataclass fields are the hyperparameters.
 
     Attributes:
         name: The method's key in METHODS.
@@ -42,68 +46,9 @@ class Description:
             default to ten times the default. None: the method has nothing to tune.
         practical: Whether afina's recommendation of a method considers this method.
         kinds: The kinds of task that the method supports. None: all kinds.
-    """
-
-    name: ClassVar[str]
-    title: ClassVar[str]
-    summary: ClassVar[str]
-    learning_rate: ClassVar[float] = 2e-4
-    search: ClassVar[Mapping[str, tuple[Any, ...]] | None] = {}
-    practical: ClassVar[bool] = True
-    kinds: ClassVar[frozenset[Kind] | None] = None
-
-    def check_kind(self, kind: str) -> None:
-        if self.kinds is not None and kind not in self.kinds:
-            raise problems.KIND_UNSUPPORTED(known=sorted(self.kinds), method=self.name, kind=kind)
-
-
-REQUIRED = ("name", "title", "summary")
-
-
-class Serving:
-    """The part of a method for mixed batches. By default, each adapter is served by a model of its own."""
-
-    def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Return how an adapter changes the layers of a shared frozen model in a mixed batch.
-
-        If `batched` returns None, or `state` has tensors that are not in the result's `tensor_names`, the adapter is
-        served by a model of its own. `model` has the method attached, on the `meta` device.
-        """
-        return None
-
-    def merged(self, model: Any) -> Any:
-        """Merge what the method added to `model` into the backbone's weights, in place, and return it.
-
-        Additions that cannot be merged stay in the model. Raises InvalidStudy if the method does not support merging.
-        """
-        return model
-
-
-class Format:
-    """The part of a method that writes the files of a saved adapter. By default, only afina's own format is written.
-
-    Attributes:
         tensor_file: Name of the file with the saved tensors; the library that reads the file expects this name.
         said_by_peft: Whether the settings of a peft adapter can express this method when it trains together with a peft
             method (`in_peft`).
-    """
-
-    tensor_file: ClassVar[str] = "delta.safetensors"
-    said_by_peft: ClassVar[bool] = False
-
-    def in_peft(self, model: Any) -> Mapping[str, Any]:
-        """Return the peft settings (`bias` or `modules_to_save`) that express the method, if `said_by_peft` is true."""
-        return {}
-
-    def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:
-        """Write the small files, such as configurations, that other libraries need to open the saved tensors."""
-
-
-@dataclass(frozen=True)
-class Adaptation(ABC):
-    """The part of a method that attaches, trains and saves. The dataclass fields are the hyperparameters.
-
-    Attributes:
         trains_body: Whether the method is meant to train parameters outside the head.
         head: The initial head that the method requires: random, or made of label words (`afina.models.verbalizer`).
             None: the head that the user chose.
@@ -128,6 +73,15 @@ class Adaptation(ABC):
             so that adding a hyperparameter to afina changes no digest.
     """
 
+    name: ClassVar[str]
+    title: ClassVar[str]
+    summary: ClassVar[str]
+    learning_rate: ClassVar[float] = 2e-4
+    search: ClassVar[Mapping[str, tuple[Any, ...]] | None] = {}
+    practical: ClassVar[bool] = True
+    kinds: ClassVar[frozenset[Kind] | None] = None
+    tensor_file: ClassVar[str] = "delta.safetensors"
+    said_by_peft: ClassVar[bool] = False
     trains_body: ClassVar[bool] = True
     head: ClassVar[Literal["random", "words"] | None] = None
     starts_apart: ClassVar[bool] = False
@@ -142,6 +96,10 @@ class Adaptation(ABC):
     ignores: ClassVar[frozenset[str]] = frozenset()
     required: ClassVar[Mapping[str, str]] = {}
     stated: ClassVar[frozenset[str] | None] = None
+
+    def check_kind(self, kind: str) -> None:
+        if self.kinds is not None and kind not in self.kinds:
+            raise problems.KIND_UNSUPPORTED(known=sorted(self.kinds), method=self.name, kind=kind)
 
     def for_opening(self, opening: Opening) -> Self:
         """Return the method for models that transformers opens so. Raises InvalidStudy for a meaningless setting."""
@@ -316,10 +274,27 @@ class Adaptation(ABC):
             for name, tensor in expected.items():
                 tensor.copy_(state[name])
 
+    def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
+        """Return how an adapter changes the layers of a shared frozen model in a mixed batch.
 
-@dataclass(frozen=True)
-class Method(Adaptation, Description, Serving, Format):
-    """The base class of ways to adapt a classifier."""
+        If `batched` returns None, or `state` has tensors that are not in the result's `tensor_names`, the adapter is
+        served by a model of its own. `model` has the method attached, on the `meta` device.
+        """
+        return None
+
+    def merged(self, model: Any) -> Any:
+        """Merge what the method added to `model` into the backbone's weights, in place, and return it.
+
+        Additions that cannot be merged stay in the model. Raises InvalidStudy if the method does not support merging.
+        """
+        return model
+
+    def in_peft(self, model: Any) -> Mapping[str, Any]:
+        """Return the peft settings (`bias` or `modules_to_save`) that express the method, if `said_by_peft` is true."""
+        return {}
+
+    def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:  # noqa: B027 - most need none
+        """Write the small files, such as configurations, that other libraries need to open the saved tensors."""
 
 
 def out_of_range(method: str, expected: str, **found: Any) -> InvalidStudy:

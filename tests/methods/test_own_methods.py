@@ -1,10 +1,9 @@
-"""Each attribute of a method belongs to one of four base classes; a stranger implements the first alone."""
+"""What a method has to implement; a stranger implements no more."""
 
 from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,36 +13,26 @@ import torch
 from afina import METHODS, Backbone, methods
 from afina.data.batch import pack
 from afina.methods import NEEDS_SETTINGS, entry_point_methods, make
-from afina.methods.method import REQUIRED, Adaptation, Description, Format, Method, Serving
+from afina.methods.method import REQUIRED, Method
 from fakes import opened
 
-FACETS = (Adaptation, Description, Serving, Format)
 
-
-def public(kind: type) -> set[str]:
-    """Names that a class itself defines or declares."""
-    return {name for name in {*vars(kind), *vars(kind).get("__annotations__", {})} if not name.startswith("_")}
-
-
-def test_every_attribute_of_a_method_belongs_to_one_facet() -> None:
-    assert Method.__bases__ == FACETS
-    assert public(Method) == set()
-    for one, other in combinations(FACETS, 2):
-        assert public(one) & public(other) == set()
+def public() -> set[str]:
+    """Names that the base class defines or declares."""
+    return {name for name in {*vars(Method), *Method.__annotations__} if not name.startswith("_")}
 
 
 def test_a_method_has_to_implement_attach_and_to_state_three_words() -> None:
     assert Method.__abstractmethods__ == {"attach"}
-    assert {name for facet in FACETS for name in public(facet) if not hasattr(facet, name)} == set(REQUIRED)
+    assert {name for name in public() if not hasattr(Method, name)} == set(REQUIRED)
 
 
 @pytest.mark.parametrize("kind", [*METHODS.values(), *NEEDS_SETTINGS.values()], ids=lambda kind: str(kind.name))
-def test_what_a_method_overrides_takes_what_the_facet_says(kind: type[Method]) -> None:
-    for facet in FACETS:
-        for name in public(facet):
-            given, expected = (inspect.getattr_static(one, name, None) for one in (kind, facet))
-            if inspect.isfunction(expected):
-                assert [*inspect.signature(given).parameters] == [*inspect.signature(expected).parameters], name
+def test_what_a_method_overrides_takes_what_the_base_class_says(kind: type[Method]) -> None:
+    for name in public():
+        given, expected = (inspect.getattr_static(one, name, None) for one in (kind, Method))
+        if inspect.isfunction(expected):
+            assert [*inspect.signature(given).parameters] == [*inspect.signature(expected).parameters], name
 
 
 @dataclass(frozen=True)
