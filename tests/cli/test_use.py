@@ -84,19 +84,6 @@ def test_for_pairs_of_texts_a_file_is_named(afina: Command, gpt2: Backbone) -> N
     assert told(answer.out)[-2:] == ["--file", "pairs.jsonl"]
 
 
-def test_a_mistake_in_the_template_is_told_before_anything_is_touched(afina: Command, gpt2: Backbone, toy: str) -> None:
-    assert afina("train", "--task", toy, "--backbone", gpt2.address, *SHORT).code == 0
-    before = {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
-    for wrong, told_of in (
-        (["--template", "{txt} Sentiment:"], "--template '{txt} Sentiment:': expected {text} once"),
-        (["--template", "{text} Title: {title}"], "{title} is no column of the input"),
-        (["--words", "fine=great", "--words", "bad=awful"], "fine"),
-    ):
-        answer = afina("train", "--task", toy, "--backbone", gpt2.address, *SHORT, *wrong)
-        assert told_of in answer.error
-        assert {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()} == before
-
-
 def test_a_folder_in_which_nothing_finished_says_so(afina: Command, gpt2: Backbone, toy: str) -> None:
     failing = ("--set", "learning_rate=1e30", "--set", "clip=1e30", "--set", "max_steps=4")
     assert afina("train", "--task", toy, "--backbone", gpt2.address, *failing).code == 2

@@ -118,7 +118,7 @@ def live_page(studio: Running, path: str) -> Iterator[http.client.HTTPResponse]:
     connection.close()
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_studio_in_good_order_with_live_pages_and_an_upload_open(
     start: Start, tmp_path: Path, sent: signal.Signals
 ) -> None:
