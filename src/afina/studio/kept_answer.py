@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
 import threading
 from collections.abc import Mapping, Sequence
@@ -70,9 +69,9 @@ class KeptAnswer:
             return Sentence()
         return self.process.problem or Sentence(["no answer"])
 
-    async def ended(self) -> KeptAnswer:
-        """Begin, and return this answer when the command has ended."""
-        await asyncio.to_thread(self.begin)
+    def waited_for(self) -> Mapping[str, Any] | None:
+        """Begin, and return the answer when the command has ended; None if it has failed."""
+        self.begin()
         while self.process.is_running:
-            await asyncio.sleep(LOOK_SECONDS)
-        return self
+            threading.Event().wait(LOOK_SECONDS)
+        return self.found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from math import isfinite
@@ -104,6 +104,7 @@ class ShownOnce:
 
 Show = Callable[..., Facts]
 Act = Callable[..., str | ShownOnce]
+Answer = Callable[..., Response]
 
 
 class PageRouter:
@@ -181,12 +182,15 @@ class PageRouter:
 
         return added
 
-    def answers(self, path: str, method: str = "GET") -> Callable[..., Any]:
-        """Return a decorator of a function that returns a whole response, such as a download."""
+    def answers(self, path: str) -> Callable[[Answer], Answer]:
+        """Return a decorator of the function that returns a whole response, such as a download."""
 
-        def added(function: Callable[..., Awaitable[Response]]) -> Callable[..., Awaitable[Response]]:
-            self.routes.append(Route(path, function, methods=[method]))
-            return function
+        def added(make: Answer) -> Answer:
+            async def answer(request: Request) -> Response:
+                return await asyncio.to_thread(make, _visit(request), **request.path_params)
+
+            self.routes.append(Route(path, answer))
+            return make
 
         return added
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from afina import __version__, digest, file_io
@@ -27,7 +26,7 @@ from afina.studio.folder import Project
 from afina.studio.forms import Form, safe_name
 from afina.studio.kept_answer import KeptAnswer
 from afina.studio.option_labels import in_words
-from afina.studio.page import ComputedFacts, PageRouter, Visit, download, json_answer, studio_of
+from afina.studio.page import ComputedFacts, PageRouter, Visit, download, json_answer
 from afina.studio.run_queue import ENDED, ProjectRun, State, run_of
 from afina.studio.zip_stream import zipped
 
@@ -120,20 +119,24 @@ def _shown(answered: Sequence[Mapping[str, Any]], key: str) -> Mapping[str, Any]
 
 
 @router.answers(f"{ADDRESS}/answer.json")
-async def answer_json(request: Request) -> Response:
+def answer_json(visit: Visit, project: str, number: str) -> Response:
     """Return what `afina show OUT --json` prints."""
-    run = _requested(request)
-    process = run.project.process(f"show-{run.number}")
-    shown = await KeptAnswer(process, ["show", str(run.out.absolute())], _inputs(run)).ended()
-    if shown.found is None:
+    return json_answer(_printed(_answered(visit, project, number), "show"))
+
+
+def _printed(run: ProjectRun, name: str, *options: str) -> Mapping[str, Any]:
+    """Return what `afina show` prints with these options, in a process of this name. Raises Conflict if it fails."""
+    process = run.project.process(f"{name}-{run.number}")
+    shown = KeptAnswer(process, ["show", str(run.out.absolute()), *options], _inputs(run))
+    found = shown.waited_for()
+    if found is None:
         raise problems.ANSWER_FAILED(run=run.number, reason=shown.problem)
-    return json_answer(shown.found)
+    return found
 
 
-def _requested(request: Request) -> ProjectRun:
-    """Return the run that a request names. Raises NotFound, or Conflict if it has no results."""
-    project, number = request.path_params["project"], request.path_params["number"]
-    run = run_of(studio_of(request).folder.project(project), number)
+def _answered(visit: Visit, project: str, number: str) -> ProjectRun:
+    """Return a run that has results. Raises NotFound, or Conflict if it has none."""
+    run = run_of(visit.project(project), number)
     if not _has_results(run):
         raise problems.NO_ANSWER(run=run.number, found=run.state)
     return run
@@ -143,31 +146,27 @@ def _requested(request: Request) -> ProjectRun:
 
 
 @router.answers(f"{ADDRESS}/files/{{name}}")
-async def results_file(request: Request) -> Response:
+def results_file(visit: Visit, project: str, number: str, name: str) -> Response:
     """Return a file of the report."""
-    run, name = _requested(request), request.path_params["name"]
+    run = _answered(visit, project, number)
     if name not in FILES or not (run.out / name).is_file():
         raise problems.PAGE_MISSING()
     return download(run.out / name, f"{run.project.name}-{run.number}-{name}")
 
 
 @router.answers(f"{ADDRESS}/study.toml")
-async def study_file(request: Request) -> Response:
+def study_file(visit: Visit, project: str, number: str) -> Response:
     """Return the study file that repeats the run."""
-    run = _requested(request)
-    process = run.project.process(f"study-file-{run.number}")
-    shown = await KeptAnswer(process, ["show", str(run.out.absolute()), "--study-file"], _inputs(run)).ended()
-    if shown.found is None:
-        raise problems.ANSWER_FAILED(run=run.number, reason=shown.problem)
-    return _attached(iter([shown.found["study_file"].encode()]), "application/toml", f"{run.project.name}-study.toml")
+    content = _printed(_answered(visit, project, number), "study-file", "--study-file")["study_file"]
+    return _attached(iter([content.encode()]), "application/toml", f"{project}-study.toml")
 
 
 @router.answers(f"{ADDRESS}/adapter.zip")
-async def adapter_file(request: Request) -> Response:
+def adapter_file(visit: Visit, project: str, number: str) -> Response:
     """Return the adapter to use as a zip file, which is written while it is sent."""
-    run = _requested(request)
-    adapter = _adapter(run, (await _content(run).ended()).found)
-    return _attached(zipped(adapter), "application/zip", f"{run.project.name}-{adapter.name}.zip")
+    run = _answered(visit, project, number)
+    adapter = _adapter(run, _content(run).waited_for())
+    return _attached(zipped(adapter), "application/zip", f"{project}-{adapter.name}.zip")
 
 
 def _attached(parts: Iterator[bytes], kind: str, name: str) -> Response:
@@ -207,9 +206,7 @@ class TextsFacts(ComputedFacts):
 @router.page(f"{ADDRESS}/texts", TEXTS)
 def texts(visit: Visit, project: str, number: str) -> TextsFacts:
     """Return the held-out texts with a right label and an answer; without both, the texts with a wrong answer."""
-    run = run_of(visit.project(project), number)
-    if not _has_results(run):
-        raise problems.NO_ANSWER(run=run.number, found=run.state)
+    run = _answered(visit, project, number)
     asked = {
         name: visit.query[name]
         for name in ("given", "predicted", "method", "backbone", "seed")
@@ -325,9 +322,7 @@ def adapter_test(visit: Visit, project: str, number: str, test: str) -> AdapterT
 @router.form(f"{ADDRESS}/tests", answer, TEMPLATE)
 def begin_test(visit: Visit, form: Form, project: str, number: str) -> str:
     """Measure the adapter to use on the uploaded file, or on the texts at an address."""
-    run = run_of(visit.project(project), number)
-    if not _has_results(run):
-        raise problems.NO_ANSWER(run=run.number, found=run.state)
+    run = _answered(visit, project, number)
     adapter = _adapter(run, _content(run).found)
     test = max(_tests(run), default=0) + 1
     if form.upload is not None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
 
 from afina import file_io
 from afina.data.kinds import CLASSES
@@ -372,7 +373,6 @@ def _compared_by(answer: Mapping[str, Any]) -> tuple[object, ...]:
     return in_words(answer), places, is_answered(answer)
 
 
-@router.answers("/{project}/try/completions", "POST")
 async def completions(request: Request) -> Response:
     """Pass a request for a streamed text on to the server, with the studio's own key."""
     try:
@@ -391,6 +391,9 @@ async def completions(request: Request) -> Response:
     return StreamingResponse(pieces(), media_type=got.headers.get_content_type(), headers=headers)
 
 
+router.routes.append(Route("/{project}/try/completions", completions, methods=["POST"]))
+
+
 async def _passed_on(request: Request) -> HTTPResponse:
     visit = Visit(studio_of(request))
     project = visit.project(request.path_params["project"])
@@ -407,15 +410,11 @@ async def _passed_on(request: Request) -> HTTPResponse:
     return await asyncio.to_thread(client.open, "/v1/completions", body)
 
 
-# The file of answers
-
-
 @router.answers("/{project}/try/answers/{id}/{number}")
-async def answers_file(request: Request) -> Response:
+def answers_file(visit: Visit, project: str, id: str, number: str) -> Response:
     """Return the answers of a version to a file, as lines of JSON."""
-    opened = studio_of(request).folder.project(request.path_params["project"])
-    questions, number = Questions(opened), request.path_params["number"]
-    asked = questions.find(request.path_params["id"])
+    questions = Questions(visit.project(project))
+    asked = questions.find(id)
     if asked is None or number not in map(str, range(len(asked.versions))):
         raise problems.PAGE_MISSING()
     output = questions.process(asked, int(number)).directory / "output"
@@ -469,13 +468,12 @@ def _entities(given: str, text: str, labels: Sequence[str]) -> str:
 
 
 @router.answers("/{project}/try/corrections.csv")
-async def corrections_file(request: Request) -> Response:
+def corrections_file(visit: Visit, project: str) -> Response:
     """Return the file of corrections."""
-    opened = studio_of(request).folder.project(request.path_params["project"])
-    kept = Corrections(opened)
+    kept = Corrections(visit.project(project))
     if not kept.path.is_file():
-        raise problems.NO_CORRECTIONS(project=opened.name)
-    return download(kept.path, f"{opened.name}-corrections.csv")
+        raise problems.NO_CORRECTIONS(project=project)
+    return download(kept.path, f"{project}-corrections.csv")
 
 
 @router.form("/{project}/try/corrections/project", try_out, TEMPLATE)
