@@ -13,7 +13,6 @@ from afina import Adapter, Predictor, Run
 from afina.models.predictions import Predictions
 from afina.predicting import golden_test
 from afina.studies.runs.prepared import read_task
-from command import Command
 from fakes import Backbones, difference, sentences, write_csv
 
 INT8 = "int8"
@@ -31,9 +30,7 @@ def on_float(made: Adapter) -> Adapter:
 
 
 @pytest.mark.slow
-def test_a_text_task_on_an_int8_base_answers_as_its_run_did(
-    backbones: Backbones, tmp_path: Path, afina: Command
-) -> None:
+def test_a_text_task_on_an_int8_base_answers_as_its_run_did(backbones: Backbones, tmp_path: Path) -> None:
     data = {"kind": "text", "label": "answer"}
     run = asked(backbones, tmp_path, "lora", data, max_steps=12, batch_size=8, learning_rate=5e-3)
     record = run.execute(tmp_path / "out")
@@ -47,15 +44,12 @@ def test_a_text_task_on_an_int8_base_answers_as_its_run_did(
         predictor = Predictor.load(place)
         assert predictor.outputs(texts).tolist() == recorded
         golden_test.check(predictor)
-    assert [line["answer"] for line in afina("predict", place, *texts).lines()] == recorded
+    assert [answer["answer"] for answer in Predictor.load(place)(texts)] == recorded
     assert golden_test.difference(Predictor.load(on_float(made))) > 10 * golden_test.TOLERANCE
 
 
-@pytest.mark.parametrize("pooling", ["family", "mean"])
-def test_a_linear_probe_on_an_int8_base_answers_as_its_run_did(
-    backbones: Backbones, tmp_path: Path, afina: Command, pooling: str
-) -> None:
-    run = asked(backbones, tmp_path, "linear_probe", {}).model_copy(update={"hyperparameters": {"pooling": pooling}})
+def test_a_linear_probe_on_an_int8_base_answers_as_its_run_did(backbones: Backbones, tmp_path: Path) -> None:
+    run = asked(backbones, tmp_path, "linear_probe", {}).model_copy(update={"hyperparameters": {"pooling": "mean"}})
     record = run.execute(tmp_path / "out")
     place = tmp_path / "out" / record.adapter
     recorded = Predictions.read(tmp_path / "out" / record.predictions, record.predictions_digest).outputs
@@ -65,6 +59,6 @@ def test_a_linear_probe_on_an_int8_base_answers_as_its_run_did(
     predictor = Predictor.load(place)
     assert difference(predictor.outputs(texts), recorded) < 1e-6
     golden_test.check(predictor)
-    labels = [line["label"] for line in afina("predict", place, *texts).lines()]
+    labels = [answer["label"] for answer in predictor(texts)]
     assert labels == [made.manifest.label_names[index] for index in np.argmax(recorded, 1)]
     assert golden_test.difference(Predictor.load(on_float(made))) > 10 * golden_test.TOLERANCE

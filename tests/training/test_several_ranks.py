@@ -78,12 +78,10 @@ def alone(paths: Mapping[str, str]) -> Mapping[str, Outcome]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 3])
-def test_after_fifty_steps_they_have_the_weights_of_one_process(
-    count: int, paths: Mapping[str, str], alone: Mapping[str, Outcome]
+def test_after_fifty_steps_three_have_the_weights_of_one_process(
+    paths: Mapping[str, str], alone: Mapping[str, Outcome]
 ) -> None:
-    every = together(count, trained, paths, [*CASES])
-    for found in every:
+    for found in together(3, trained, paths, [*CASES]):
         for case, expected in alone.items():
             assert len(expected.losses) == (0 if case == "classes fitted head" else STEPS)
             compare(found[case], expected, ENCODER if "setfit" in case else DECODER)

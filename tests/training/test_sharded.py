@@ -118,12 +118,10 @@ def alone(paths: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.mark.slow  # processes that compute together
-@pytest.mark.parametrize("count", [2, 3])
-def test_they_save_what_one_process_saves(
-    count: int, paths: Mapping[str, str], alone: Mapping[str, Outcome], tmp_path: Path
+def test_three_save_what_one_process_saves(
+    paths: Mapping[str, str], alone: Mapping[str, Outcome], tmp_path: Path
 ) -> None:
-    every = together(count, outcomes, paths, [*CASES], str(tmp_path), shards=True)
-    for found in every:
+    for found in together(3, outcomes, paths, [*CASES], str(tmp_path), shards=True):
         for case, expected in alone.items():
             same_outcome(found[case], expected, case)
 
