@@ -27,13 +27,12 @@ STEPS = 50
 UPPER = "classes, upper half"
 
 CASES = {
-    **{f"classes {name}": ("classes", name, {}) for name in ("lora", "full", "ia3", "prefix", "bitfit", "setfit")},
+    **{f"classes {name}": ("classes", name, {}) for name in ("lora", "full", "setfit")},
     "classes head by steps": ("classes", "head", {}),
     "classes fitted head": ("classes", "linear_probe", {}),
     "classes in parts": ("classes", "lora", {"examples": 3}),
     "classes, averaged and pulled": ("classes", "full", {"average": 0.5, "pull": 0.1}),
     UPPER: ("classes", "lora", {"layers": "upper half"}),
-    "texts lora": ("texts", "lora", {}),
     "texts full": ("texts", "full", {}),
     "entities full": ("entities", "full", {}),
     "int8 lora": ("int8", "lora", {}),
