@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
-from transformers import AutoModelForSequenceClassification
 
 from afina import Backbone, Run, digest
 from afina.errors import InvalidStudy
 from afina.methods import make
-from afina.models.adapter import Adapter
 from afina.models.architectures import is_head
 from afina.models.classifier import Classifier
 from afina.models.kernels.linear import held_by, held_tensors
 from afina.models.kernels.patches import Patch, patches_of
-from afina.models.manifest import read_manifest
-from afina.studies.planning.forecast_runs import forecast_run
 from afina.training.mixed_precision import WorkingWeights
-from fakes import TEXTS, Runs, encoded, fit_of, logits_of, opened, sentences
+from fakes import TEXTS, encoded, fit_of, logits_of, opened, sentences
 from grid import thinned
 from raises import raises
 
@@ -97,27 +91,6 @@ def test_a_start_that_rewrites_the_backbone_is_refused_with_that_reason(init: st
 def test_what_cannot_be_is_an_error(gpt2: Backbone, given: dict[str, Any], fields: dict[str, Any]) -> None:
     with raises(InvalidStudy, code="method.setting-invalid", method="lora", **fields):
         opened(gpt2, make("lora", given).for_family("gpt2"))
-
-
-@pytest.mark.slow
-def test_doras_memory_is_foreseen_and_peft_opens_its_adapter(runs: Runs, tmp_path: Path) -> None:
-    run = runs.run("gpt2", "lora", dtype="bfloat16").model_copy(update={"hyperparameters": {"dora": True, "plus": 2.0}})
-    one, record = forecast_run(run, calibrate=False), run.execute(tmp_path)
-    assert one.state_bytes == record.memory.state_bytes
-    assert one.activation_bytes == record.memory.activation_bytes
-    adapter = tmp_path / record.adapter
-    assert one.disk_bytes == (adapter / read_manifest(adapter).tensor_file).stat().st_size
-    assert Adapter.load(adapter).manifest.hyperparameters["dora"] is True
-    backbone = Backbone.load(run.backbone)
-    plain = AutoModelForSequenceClassification.from_pretrained(backbone.path, num_labels=2)
-    expected = PeftModel.from_pretrained(plain, adapter).eval()
-    ours = opened(backbone, make("lora", {"dora": True}).for_family("gpt2"))
-    make("lora", {"dora": True}).restore(ours.model, Adapter.load(adapter).tensors)
-    tokens = torch.tensor([backbone.tokenizer(TEXTS[2])["input_ids"]])
-    with torch.inference_mode():
-        torch.testing.assert_close(
-            logits_of(ours, backbone, [TEXTS[2]]), expected(input_ids=tokens).logits, rtol=1e-5, atol=1e-5
-        )
 
 
 def test_doras_lengths_stay_float32_and_its_frozen_weights_are_packed(gpt2: Backbone) -> None:

@@ -200,12 +200,11 @@ def test_the_first_token_of_a_causal_model_is_no_feature() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_a_merged_probe_opens_with_transformers_and_another_pooling_is_refused(
-    backbones: Backbones, task: Path, tmp_path: Path, family: str
+    backbones: Backbones, task: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    predictor = Predictor.load(out / run(backbones, task, family).execute(out).adapter)
+    predictor = Predictor.load(out / run(backbones, task).execute(out).adapter)
     merge(predictor, tmp_path / "merged")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
     rows = encode(Backbone.load(str(tmp_path / "merged")).tokenizer, TEXTS, max_length=256)
@@ -214,7 +213,7 @@ def test_a_merged_probe_opens_with_transformers_and_another_pooling_is_refused(
     # Features that hardly vary have large weights and a large bias against them: rounding is 1.2e-5 of a logit here.
     assert difference(np.stack(found), predictor.outputs(TEXTS)) < MERGE_TOLERANCE
     for settings in ({"pooling": "mean"}, {"pooling": "last", "normalize": True}):
-        other = Predictor.load(out / run(backbones, task, family, **settings).execute(out).adapter)
+        other = Predictor.load(out / run(backbones, task, **settings).execute(out).adapter)
         with raises(Refused, code="merge.impossible"):
             merge(other, tmp_path / "other")
 

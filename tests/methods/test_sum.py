@@ -33,7 +33,7 @@ PAIRS = [
     ("bert", "bitfit+adapter"),
     ("bert", "prelayer+last+adapter"),
 ]
-"""A sample of what is legal, of several families; `test_pairs_of_methods.py` has every two methods."""
+"""A sample of what is legal, of several families."""
 
 HYPERPARAMETERS = {"last": {"blocks": 1}, "adapter": {"reduction": 4}}
 
@@ -145,6 +145,7 @@ def test_parts_that_train_the_same_are_refused_by_the_parameter(
         ("lora+baseline", {}, InvalidStudy, {"code": "method.sum-contradiction", "part": "baseline"}),
         ("setfit+adapter", {}, InvalidStudy, {"code": "method.sum-contradiction", "part": "setfit"}),
         ("lora+lora", {}, InvalidStudy, {"code": "method.sum-contradiction", "part": "lora"}),
+        ("lora+vera", {}, InvalidStudy, {"code": "method.sum-contradiction", "parts": ["lora", "vera"]}),
         ("lora+lorra", {}, UnknownName, {"code": "name.unknown", "name": "lorra", "kind": "method", "nearest": "lora"}),
         ("lora+bitfit", {"r": 4}, UnknownName, {"code": "name.unknown", "name": "r"}),
         ("lora+bitfit", {"lora": 4}, InvalidStudy, {"code": "method.setting-invalid", "setting": "lora"}),

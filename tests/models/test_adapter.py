@@ -97,12 +97,6 @@ def test_a_fresh_process_computes_the_logits_that_training_ended_with(
     assert logits == Predictor.of(adapter, backbone).outputs(TEXTS).tolist()
 
 
-@pytest.mark.slow
-def test_the_adapters_of_all_methods_differ_from_each_other(elsewhere: dict[str, Any], runs: Runs) -> None:
-    found = {json.dumps(elsewhere[str(runs.adapter(family_of(name), name))][1]) for name in METHODS}
-    assert len(found) == len(METHODS)
-
-
 def test_the_manifest_tells_where_the_adapter_comes_from(runs: Runs, gpt2: Backbone) -> None:
     record = runs.record("gpt2", "lora")
     manifest = read_manifest(runs.adapter("gpt2", "lora"))
@@ -266,8 +260,7 @@ def test_a_probe_that_differs_is_an_error_when_asked_for_and_only_then(copy: Pat
         golden_test.check(shifted)
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-@pytest.mark.parametrize("prefix", ["", "random:"])
+@pytest.mark.parametrize(("method", "prefix"), [("lora", ""), ("full", "random:")])
 def test_no_file_of_an_adapter_holds_an_absolute_path_or_a_text_of_the_user(
     backbones: Backbones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, prefix: str
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from fnmatch import fnmatch
 from itertools import pairwise
 from pathlib import Path
@@ -14,14 +13,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
 
 from afina import Backbone, hub
 from afina.data.batch import pack
 from afina.errors import InvalidStudy, NotFound
 from afina.events import Progress
 from afina.methods import make
-from afina.models.architectures import ARCHITECTURES, REFUSED, head_of, is_head, is_output
+from afina.models.architectures import REFUSED, head_of, is_head, is_output
 from afina.models.classifier import Classifier
 from afina.models.kernels.layout import Layout, pool
 from afina.models.objective import Opening
@@ -30,7 +28,7 @@ from afina.models.pretrained import meta_from_config
 from afina.models.verbalizer import Verbalizer
 from afina.report.progress import doing
 from afina.studies.runs.prepared import opened
-from fakes import ENCODERS, VOCABULARY, Backbones, configuration, difference
+from fakes import ENCODERS, Backbones, configuration
 from raises import raises
 
 LABELS = ("no", "perhaps", "yes")
@@ -39,11 +37,6 @@ LABELS = ("no", "perhaps", "yes")
 @pytest.fixture
 def bert(backbones: Backbones) -> Backbone:
     return Backbone.load(str(backbones.path("bert")))
-
-
-def sequences(count: int = 9) -> list[np.ndarray]:
-    random = np.random.default_rng(0)
-    return [random.integers(2, VOCABULARY, size) for size in random.integers(1, 40, count)]
 
 
 def changed(backbone: Backbone, place: Path, **settings: Any) -> Path:
@@ -171,15 +164,13 @@ def test_a_head_that_pretraining_trains_is_kept_and_another_is_drawn_from_the_se
     assert (first.norm.weight == 1).all()
 
 
-@pytest.mark.parametrize("family", ENCODERS)
-def test_an_encoder_neither_answers_in_words_nor_writes_texts(backbones: Backbones, family: str) -> None:
-    backbone = Backbone.load(str(backbones.path(family)))
-    with raises(InvalidStudy, code="backbone.encoder-unsupported", family=family):
-        backbone.open(LABELS, 0, [[5], [6], [7]])
-    with raises(InvalidStudy, code="backbone.encoder-unsupported", family=family):
-        backbone.open(("answer",), 0, opening=Opening("", "language_model"))
-    with raises(InvalidStudy, code="backbone.encoder-unsupported", family=family):
-        meta_from_config(configuration(family), 1, Opening("", "language_model"))
+def test_an_encoder_neither_answers_in_words_nor_writes_texts(bert: Backbone) -> None:
+    with raises(InvalidStudy, code="backbone.encoder-unsupported", family="bert"):
+        bert.open(LABELS, 0, [[5], [6], [7]])
+    with raises(InvalidStudy, code="backbone.encoder-unsupported", family="bert"):
+        bert.open(("answer",), 0, opening=Opening("", "language_model"))
+    with raises(InvalidStudy, code="backbone.encoder-unsupported", family="bert"):
+        meta_from_config(configuration("bert"), 1, Opening("", "language_model"))
 
 
 def test_a_decoder_and_a_pooling_that_the_entry_does_not_know_are_refused(
@@ -236,17 +227,3 @@ def test_every_kind_of_pooling_is_of_each_text_alone(before: int) -> None:
     (gradient,) = torch.autograd.grad(mean.sum(), hidden)
     (expected,) = torch.autograd.grad(torch.stack([text.mean(0) for text in texts]).sum(), hidden)
     torch.testing.assert_close(gradient, expected)
-
-
-@pytest.mark.parametrize("pooling", ["first", "mean"])
-def test_the_classifier_asks_its_architecture_for_the_pooling(
-    gpt2: Backbone, monkeypatch: pytest.MonkeyPatch, pooling: Any
-) -> None:
-    monkeypatch.setitem(ARCHITECTURES, gpt2.family, replace(ARCHITECTURES[gpt2.family], pooling=pooling))
-    classifier = Classifier.open(gpt2, LABELS, seed=0).eval()
-    with torch.inference_mode():
-        found = classifier.features(pack(sequences()))
-        model = AutoModel.from_pretrained(gpt2.path, dtype=torch.float32, attn_implementation="sdpa").eval()
-        plain = [model(torch.from_numpy(one)[None]).last_hidden_state[0] for one in sequences()]
-    expected = torch.stack([one[0] if pooling == "first" else one.mean(0) for one in plain])
-    assert difference(found, expected) <= 1e-5

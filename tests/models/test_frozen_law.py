@@ -259,14 +259,11 @@ def test_an_int8_run_trains_by_the_weights_that_its_codes_stand_for(runs: Runs, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [METHODS[2], METHODS[4]], ids=named)
-def test_what_a_held_run_takes_is_foreseen_to_the_byte(
-    runs: Runs, case: tuple[str, dict[str, Any]], tmp_path: Path
-) -> None:
-    run = runs.run("gpt2", *case, precision=HIDDEN)
+def test_what_a_held_run_takes_is_foreseen_to_the_byte(runs: Runs, tmp_path: Path) -> None:
+    run = runs.run("gpt2", *METHODS[2], precision=HIDDEN)
     foreseen = forecast_run(run, calibrate=False)
     assert foreseen.terms.summary["precision"] == HIDDEN
-    plain = forecast_run(runs.run("gpt2", *case), calibrate=False)
+    plain = forecast_run(runs.run("gpt2", *METHODS[2]), calibrate=False)
     assert "precision" not in plain.terms.summary
     assert foreseen.state_bytes == plain.state_bytes  # as many bytes, under another name
     measured = run.execute(tmp_path).memory

@@ -112,9 +112,7 @@ def test_an_adapter_of_afina_that_peft_saved_again_opens_in_afina(runs: Runs, gp
     assert torch.equal(ours(tmp_path, gpt2), ours(path, gpt2))
 
 
-@pytest.mark.parametrize(
-    "family", ["gpt2", "llama", "bert", *by_family(("gpt_neox", "roberta", "modernbert"), ("gpt_neox", *SLOW))]
-)
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bert"])
 def test_a_state_of_prelayer_is_named_as_transformers_names_it(runs: Runs, family: str) -> None:
     path, backbone = runs.adapter(family, "prelayer"), Backbone.load(str(runs.backbones.path(family)))
     model = base(backbone.path)
@@ -123,7 +121,7 @@ def test_a_state_of_prelayer_is_named_as_transformers_names_it(runs: Runs, famil
     assert difference(ours(path, backbone), theirs(model, AutoTokenizer.from_pretrained(backbone.path))) <= TOLERANCE
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gptj", "llama", "bert", *by_family(SLOW, SLOW)])
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "bert", *by_family(("distilbert", "modernbert"), SLOW)])
 def test_transformers_opens_a_full_fine_tuning_with_its_labels_and_tokenizer(runs: Runs, family: str) -> None:
     path, backbone = runs.adapter(family, "full"), Backbone.load(str(runs.backbones.path(family)))
     model, loading = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True)
@@ -165,13 +163,10 @@ def test_an_adapter_made_by_peft_gives_pefts_logits(gpt2: Backbone, tmp_path: Pa
 PLAIN = {"fan_in_fan_out": False}
 OF_FAMILIES = [
     ("llama", lora(target_modules=["o_proj", "down_proj"], **PLAIN)),
-    ("bert", lora(target_modules=None, **PLAIN)),
     ("bert", lora(target_modules="all-linear", use_dora=True, **PLAIN)),
     ("bert", IA3Config(task_type="SEQ_CLS")),
     ("roberta", lora(target_modules="all-linear", bias="all", **PLAIN)),
-    ("distilbert", lora(target_modules=["q_lin", "ffn.lin2"], **PLAIN)),
     ("electra", lora(target_modules=None, **PLAIN)),
-    ("modernbert", lora(target_modules=["Wqkv"], modules_to_save=["head"], **PLAIN)),
     ("modernbert", lora(target_modules=["Wqkv", "mlp.Wo"], **PLAIN)),
 ]
 
@@ -334,13 +329,3 @@ def test_settings_that_peft_does_not_know_are_an_error(gpt2: Backbone, tmp_path:
         file.write_text(json.dumps(whole | change))
         with raises(InvalidStudy, code="peft.settings-unusable"):
             Predictor.of(Adapter.load(tmp_path), gpt2)
-
-
-def test_an_adapter_made_by_peft_that_lacks_a_tensor_is_an_error(gpt2: Backbone, tmp_path: Path) -> None:
-    made_by_peft(gpt2, lora(), tmp_path)
-    file = tmp_path / "adapter_model.safetensors"
-    tensors = load_file(file)
-    lost = next(name for name in tensors if "lora_B" in name)
-    save_file({name: tensor for name, tensor in tensors.items() if name != lost}, file)
-    with raises(CorruptAdapter, code="adapter.tensors-mismatch", missing=1, unknown=0):
-        Predictor.of(Adapter.load(tmp_path), gpt2)

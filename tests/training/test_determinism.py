@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -25,7 +24,7 @@ from afina.studies.runs.record import Record
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit
 from afina.training.settings import Training
-from fakes import Backbones, Runs, changed, encoded, family_of, fit_of, opened, sentences
+from fakes import Backbones, changed, encoded, family_of, fit_of, opened, sentences
 from grid import some_slow
 
 STEPS = 9
@@ -221,27 +220,6 @@ def test_the_checkpoint_of_another_run_is_as_none(run: Callable[..., Run], alone
     assert execute(chosen, tmp_path / "here").digest == alone.digest
 
 
-@pytest.mark.slow
-def test_a_checkpoint_made_with_another_content_at_the_same_address_is_as_none(
-    backbones: Backbones, toy: str, tmp_path: Path
-) -> None:
-    base, data = tmp_path / "base", tmp_path / "toy.csv"
-    training = Training(max_steps=STEPS, batch_size=16, dtype="float32", checkpoint_seconds=0.0)
-    chosen = Run(backbone=str(base), task=str(data), method="lora", training=training)
-
-    def lay_down(weights: int, rows: int) -> None:
-        shutil.rmtree(base, ignore_errors=True)
-        shutil.copytree(backbones.path("gpt2", seed=weights), base)
-        data.write_text("".join(Path(toy).read_text().splitlines(keepends=True)[: 1 + rows]))
-
-    for number, (weights, rows) in enumerate([(1, 120), (0, 100)]):
-        lay_down(0, 120)
-        with pytest.raises(Killed):
-            execute(chosen, tmp_path / str(number), listen=kill_at(5))
-        lay_down(weights, rows)
-        assert executed(chosen, tmp_path / str(number))[1] == list(range(1, STEPS + 1))
-
-
 def test_loading_a_checkpoint_that_does_not_fit_or_is_damaged_changes_nothing(
     fit: Callable[..., Fit], tmp_path: Path
 ) -> None:
@@ -281,11 +259,3 @@ def test_bfloat16_training_saves_float32_tensors_and_leaves_frozen_weights_out(
         tensors = Adapter.load(tmp_path / record.adapter).tensors
         assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
         assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in tensors.values())
-
-
-@pytest.mark.slow
-def test_a_record_of_a_finished_run_holds_the_digest_that_is_on_disk(runs: Runs) -> None:
-    for method in METHODS:
-        family = family_of(method)
-        manifest = json.loads((runs.adapter(family, method) / "manifest.json").read_text())
-        assert manifest["digest"] == runs.record(family, method).digest

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import gc
-import subprocess
-import sys
-import textwrap
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from afina import METHODS, Backbone, Predictor, Run, assets
-from afina.errors import Diverged, NotFound
+from afina import METHODS, Backbone, Predictor, Run
+from afina.errors import Diverged
 from afina.methods import make
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
@@ -156,36 +153,3 @@ def test_a_predictor_that_nobody_has_any_more_is_gone(backbones: Backbones, dtyp
         references = watched(predictor, predictor.classifier)
         del predictor
         assert alive(references) == [], name
-
-
-FLAT = 64
-"""MiB that the later of several runs may differ by; the embedded model has 513."""
-
-
-@pytest.mark.slow
-@pytest.mark.assets
-def test_runs_in_one_process_take_no_more_memory_from_the_second_on(tmp_path: Path) -> None:
-    try:
-        assets.fetch("smollm2")
-        assets.fetch("snippets")
-    except NotFound as error:
-        pytest.skip(str(error))
-    script = """
-        import gc, sys
-        from afina import Run, meter
-        from afina.data.reading_options import ReadingOptions
-        from afina.training.settings import Training
-
-        data = ReadingOptions(train_examples=12, evaluation_examples=4)
-        training = Training(max_steps=3, batch_size=4, dtype="float32")
-        for seed in range(3):
-            common = {"backbone": "embedded", "task": "snippets:movies", "data": data, "training": training}
-            Run(method="lora", seed=seed, **common).execute(sys.argv[1])
-            gc.collect()
-            print(meter.rss() >> 20)
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)], capture_output=True, text=True, check=True
-    )
-    _, *later = map(int, done.stdout.split())
-    assert max(later) - min(later) <= FLAT, later

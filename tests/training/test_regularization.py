@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from afina import Backbone, Run
+from afina import Backbone
 from afina.errors import InvalidStudy
 from afina.methods import make
 from afina.training.fit import Fit
-from afina.training.settings import Training
 from fakes import encoded, fit_of, opened, sentences
 from raises import raises
 
@@ -130,13 +129,3 @@ def test_at_no_strength_a_run_is_the_one_that_it_was(gpt2: Backbone, name: str) 
     assert equal(weights(none), weights(plain))
     assert none.state_bytes == plain.state_bytes
     assert not equal(weights(some), weights(plain))
-
-
-def test_a_run_with_all_of_them_is_recorded_with_what_they_were(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
-    training = Training(max_steps=3, label_smoothing=0.1, average=0.5, pull=0.2)
-    record = Run(backbone=gpt2.address, task=toy, method="full", training=training).execute(tmp_path)
-    assert {name: record.training[name] for name in REGULARIZERS} == {
-        "label_smoothing": 0.1,
-        "average": 0.5,
-        "pull": 0.2,
-    }
