@@ -35,7 +35,7 @@ def blocks_from(layers: Layers, model: Any, method: str) -> int:
     there = int(model.config.num_hidden_layers)
     if isinstance(layers, int):
         if layers > there:
-            raise problems.LAYERS_TOO_MANY(found=there, method=method, layers=layers)
+            raise problems.BLOCKS_TOO_MANY(_setting="layers", _count=layers, found=there, method=method, layers=layers)
         return there - layers
     return 0 if layers == ALL else there - -(-there // SHARES[layers])
 

@@ -52,14 +52,10 @@ class LinearProbe(PooledFeatures):
     trains_body: ClassVar[bool] = False
     is_fitted: ClassVar[bool] = True
     ignores: ClassVar[frozenset[str]] = frozenset(
-        (
-            *("learning_rate", "weight_decay", "clip", "warmup", "label_smoothing", "average", "pull"),
-            *("words", "offset"),
-        )
+        {"learning_rate", "weight_decay", "clip", "warmup", "label_smoothing", "average", "pull", "words", "offset"}
     )
 
     pooling: PoolingChoice = "auto"
-    normalize: bool | None = None
 
     def __post_init__(self) -> None:
         own = self.pooling in ("auto", "family") and not self.normalize

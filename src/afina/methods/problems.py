@@ -171,16 +171,11 @@ DRAW_WITHOUT_SHOTS = _method_setting_invalid(
     "method {method}: draw={draw} has no effect without examples. Give the number of examples with `shots`, such as 16."
 )
 BLOCKS_TOO_MANY = _method_setting_invalid(
-    "method {method}: blocks is {blocks:,}, but this model has {found}. Set fewer, or use method `full`, which "
-    "also trains the embeddings."
+    "method {method}: {_setting} is {_count:,}, but this model has {found} transformer blocks. Set fewer."
 )
 LAYERS_INVALID = _method_setting_invalid(
     "method {method}: layers = {layers!r}; expected one of {known}, or a number of blocks of at least 1. To train "
     "only the head, use method `head`."
-)
-LAYERS_TOO_MANY = _method_setting_invalid(
-    "method {method}: layers is {layers:,}, but this model has {found} transformer blocks. Set fewer, or leave "
-    "`layers` out to adapt all blocks."
 )
 
 _method_sum_contradiction = partial(Problem, InvalidStudy, "method.sum-contradiction")

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 class VirtualTokens(Method):
     """The base class of prompt and prefix tuning, which train added virtual tokens and the head.
 
+    The added modules have the method's name (`added_modules.PROMPT` and `PREFIX`).
+
     Attributes:
         tokens: Number of virtual tokens.
     """
@@ -48,11 +50,6 @@ class VirtualTokens(Method):
     def takes_positions(self) -> int:
         return self.tokens
 
-    @property
-    @abstractmethod
-    def adds(self) -> str:
-        """Name of the added modules."""
-
     @abstractmethod
     def add(self, body: Any) -> None: ...
 
@@ -67,11 +64,11 @@ class VirtualTokens(Method):
         return model
 
     def owns(self, name: str) -> bool:
-        return self.adds in name.split(".") or is_head(name)
+        return self.name in name.split(".") or is_head(name)
 
     def added(self, state: Mapping[str, Tensor]) -> list[str]:
         """The names of the tensors of the virtual tokens."""
-        return [name for name in state if self.adds in plain_name(name).split(".")]
+        return [name for name in state if self.name in plain_name(name).split(".")]
 
     def check(self, model: Any, state: Mapping[str, Tensor]) -> None:
         """Raise CorruptAdapter unless the saved state has `tokens` virtual tokens."""
@@ -99,16 +96,10 @@ class PromptTuning(VirtualTokens):
     summary: ClassVar[str] = "virtual tokens before each text train, the body stays frozen"
     learning_rate: ClassVar[float] = 7e-3
 
-    @property
-    def adds(self) -> str:
-        from afina.models.added_modules import PROMPT
-
-        return PROMPT
-
     def add(self, body: Any) -> None:
         from afina.models import added_modules
 
-        body.add_module(self.adds, added_modules.Prompt(added_modules.words(body, self.tokens)))
+        body.add_module(self.name, added_modules.Prompt(added_modules.words(body, self.tokens)))
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
         from afina.models.kernels.layer_changes import BatchedAdapter
@@ -133,30 +124,24 @@ class PrefixTuning(VirtualTokens):
     summary: ClassVar[str] = "virtual keys and values before each text train in every layer, the body stays frozen"
     learning_rate: ClassVar[float] = 5e-3
 
-    @property
-    def adds(self) -> str:
-        from afina.models.added_modules import PREFIX
-
-        return PREFIX
-
     def add(self, body: Any) -> None:
         from afina.models import added_modules
 
         rows = added_modules.words(body, self.tokens)
         columns = added_modules.activations(body, rows)
         for attention, (key, value) in zip(added_modules.attentions(body), columns, strict=True):
-            attention.add_module(self.adds, added_modules.Prefix(key, value, rows))
+            attention.add_module(self.name, added_modules.Prefix(key, value, rows))
 
     def begin(self, model: Any) -> None:
         """Compute the first keys and values, by the model without its prefix."""
         from afina.models import added_modules
 
         body = model.base_model
-        prefixes = [attention._modules.pop(self.adds) for attention in added_modules.attentions(body)]
+        prefixes = [attention._modules.pop(self.name) for attention in added_modules.attentions(body)]
         columns = added_modules.activations(body, prefixes[0].rows.to(prefixes[0].key.device))
         for attention, prefix, column in zip(added_modules.attentions(body), prefixes, columns, strict=True):
             prefix.begin(*column)
-            attention.add_module(self.adds, prefix)
+            attention.add_module(self.name, prefix)
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
         from afina.models.kernels.layer_changes import BatchedAdapter, KeyValues
@@ -165,7 +150,7 @@ class PrefixTuning(VirtualTokens):
         found: dict[str, dict[str, Tensor]] = {}
         for name in added:
             path, _, kind = plain_name(name).rpartition(".")
-            found.setdefault(path.removesuffix(f".{self.adds}"), {})[kind] = state[name].transpose(0, 1)
+            found.setdefault(path.removesuffix(f".{self.name}"), {})[kind] = state[name].transpose(0, 1)
         return BatchedAdapter(
             prefix={path: KeyValues(**two) for path, two in found.items()}, tensor_names=frozenset(added)
         )

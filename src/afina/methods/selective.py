@@ -241,7 +241,9 @@ class Last(Selective):
         """Raises InvalidStudy for too few blocks."""
         entry, there = architecture_of(model), model.config.num_hidden_layers
         if self.blocks > there:
-            raise problems.BLOCKS_TOO_MANY(found=there, method=self.name, blocks=self.blocks)
+            raise problems.BLOCKS_TOO_MANY(
+                _setting="blocks", _count=self.blocks, found=there, method=self.name, blocks=self.blocks
+            )
         found = set()
         for name in set.union(*weight_names(model)):
             index = entry.block.index(name)

@@ -60,10 +60,9 @@ class SetFit(PooledFeatures):
     trains_all: ClassVar[bool] = True
     needs_encoder: ClassVar[bool] = True
     kinds: ClassVar[frozenset[Kind] | None] = frozenset({CLASSES})
-    ignores: ClassVar[frozenset[str]] = frozenset((*("epochs", "label_smoothing", "average"), *("words", "offset")))
+    ignores: ClassVar[frozenset[str]] = frozenset({"epochs", "label_smoothing", "average", "words", "offset"})
 
     pooling: EmbeddingPooling = "auto"
-    normalize: bool | None = None
     sampling_strategy: SamplingStrategy = "oversampling"
     num_iterations: Annotated[int, Field(ge=1)] | None = None
     max_pairs: Annotated[int, Field(ge=2)] = 16_000
