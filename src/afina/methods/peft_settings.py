@@ -403,7 +403,8 @@ def _defaults(kind: str) -> dict[str, Any]:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.utils.peft_types import PeftType
 
-    return dict(vars(PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)]())) if kind in list(PeftType) else {}
+    trains = kind in list(PeftType) and kind in TRAINED
+    return dict(vars(PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)]())) if trains else {}
 
 
 def _alike(found: Any, expected: Any) -> bool:
