@@ -113,8 +113,8 @@ class Checkpoints:
 
     def __init__(self, cluster: Raylets, source: Path) -> None:
         self.storage = SharedStorage(str(cluster.storage))
-        runs = (run.on_files(files_digest(run.backbone)) for run in Study.load(str(source)).runs())
-        self.names = [checkpoint_name(run.on(facts_of(run).data_digest)) for run in runs]
+        runs = (run.with_digests(backbone_files=files_digest(run.backbone)) for run in Study.load(str(source)).runs())
+        self.names = [checkpoint_name(run.with_digests(data_digest=facts_of(run).data_digest)) for run in runs]
 
     def written(self) -> set[tuple[str, int]]:
         """The name of each, and when it was written."""

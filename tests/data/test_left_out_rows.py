@@ -185,7 +185,7 @@ def test_a_run_has_the_list_in_its_key_and_no_other_key_without_it(task: Path, g
         Run(backbone=str(gpt2.path), task=str(task), method="lora", data={} if one is None else {"without": str(one)})
         for one in (None, first, same, other)
     ]
-    keys = [run.on_beside(digests_beside(run.data)).key for run in runs]
+    keys = [run.with_digests(**digests_beside(run.data)).key for run in runs]
     assert keys[0] == runs[0].key
     assert keys[1] == keys[2]
     assert len(set(keys)) == 3

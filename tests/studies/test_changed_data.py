@@ -192,7 +192,9 @@ def test_names_of_tunings_tell_data_apart() -> None:
     run = Run(backbone="gpt2", task="reviews.csv", method="lora", hyperparameters={"r": 8})
     space = Space.of(run, {}, "here")
     assert space is not None
-    names = {tuning._name(one, space, Tune()) for one in (run, run.on("sha256:1"), run.on("sha256:2"))}
+    names = {
+        tuning._name(run.with_digests(data_digest=found), space, Tune()) for found in (None, "sha256:1", "sha256:2")
+    }
     assert len(names) == 3
 
 
@@ -307,7 +309,7 @@ def test_changed_files_of_a_backbone_make_another_run(gpt2: Backbone, tmp_path: 
 def test_a_backbone_that_changes_after_a_run_was_asked_for_ends_it(gpt2: Backbone, tmp_path: Path, file: Path) -> None:
     place = shutil.copytree(gpt2.path, tmp_path / "model")
     run = Run(backbone=str(place), task=str(file), method="head", training=Training(max_steps=1))
-    of_now = run.on_files(files_digest(str(place)))
+    of_now = run.with_digests(backbone_files=files_digest(str(place)))
     content = json.loads((place / "config.json").read_text()) | {"layer_norm_epsilon": 0.1}
     (place / "config.json").write_text(json.dumps(content))
     with raises(InvalidData, code="data.changed", backbone="model"):
@@ -318,7 +320,7 @@ def test_a_backbone_that_changes_after_a_run_was_asked_for_ends_it(gpt2: Backbon
 
 def test_data_that_change_after_a_run_was_asked_for_end_it(gpt2: Backbone, tmp_path: Path, file: Path) -> None:
     run = Run(backbone=gpt2.address, task=str(file), method="head", training=Training(max_steps=1))
-    of_now = run.on(Task.load(str(file)).data_digest)
+    of_now = run.with_digests(data_digest=Task.load(str(file)).data_digest)
     CHANGES["labels swapped"](file)
     with raises(InvalidData, code="data.changed", task="texts.csv"):
         of_now.execute(tmp_path / "out")

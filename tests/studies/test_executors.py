@@ -465,8 +465,8 @@ def test_memory_is_foreseen_as_plan_foresees_it(gpt2: Backbone, toy: str) -> Non
 def test_a_checkpoint_where_results_are_is_gone_on_from(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
     """No scratch is there."""
     (run,) = small(gpt2, toy, "lora").runs()
-    run = run.on(LocalExecutor().look(run).data_digest)  # type: ignore[union-attr]
-    run = run.on_files(files_digest(run.backbone))
+    run = run.with_digests(data_digest=LocalExecutor().look(run).data_digest)  # type: ignore[union-attr]
+    run = run.with_digests(backbone_files=files_digest(run.backbone))
 
     def interrupt(progress: Progress) -> None:
         if (progress.phase, progress.step) == ("train", 4):

@@ -142,7 +142,7 @@ def test_codes_for_both_directions_take_half_of_what_bfloat16_takes(runs: Runs) 
 def test_what_a_run_trains_is_an_ordinary_adapter_on_the_float_base(runs: Runs, tmp_path: Path) -> None:
     run = runs.run("gpt2", "lora", products=INT8)
     found, plain = run.execute(tmp_path), runs.record("gpt2", "lora")
-    assert found.key == run.on(found.data_digest).on_files(found.backbone_files).key
+    assert found.key == run.with_digests(data_digest=found.data_digest, backbone_files=found.backbone_files).key
     assert (found.training["products"], plain.training["products"]) == (INT8, FLOAT)
     assert found.digest != plain.digest
     assert np.allclose(found.losses, plain.losses, rtol=0.05)

@@ -66,9 +66,8 @@ def run(backbones: Backbones, toy: str) -> Callable[..., Run]:
         settings = {"max_steps": STEPS, "batch_size": 16, "dtype": "float32", "checkpoint_seconds": 0.0} | changes
         training = Training(**settings)
         made = Run(backbone=str(backbones.path(family)), task=toy, method=method, training=training, seed=seed)
-        return made.on(data_digest).on_files(
-            files_digest(made.backbone)
-        )  # as carrying it out does, which names its files
+        # as carrying it out does, which names its files
+        return made.with_digests(data_digest=data_digest, backbone_files=files_digest(made.backbone))
 
     return make_run
 

@@ -159,7 +159,7 @@ def test_a_student_learns_from_a_table_that_stands_after_it(runs: Runs, unlabell
     assert said.startswith("BitFit (student) learned from LoRA (distil_temperature 2, ")
     assert said.endswith("labelled texts and 24 texts without labels")
     (plain,) = study(runs, {"lora": {}}).runs()
-    assert plain.on_files(teacher.backbone_files).on(teacher.data_digest).key == teacher.key
+    assert plain.with_digests(backbone_files=teacher.backbone_files, data_digest=teacher.data_digest).key == teacher.key
 
 
 @pytest.mark.slow

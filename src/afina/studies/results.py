@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -135,26 +135,31 @@ class Results(ReprCard):
         finished = tuple(measured_in(held.result(one), metric) for one in request.records(held.records))
         recorded = {one.record.key for one in finished}  # also of a run that failed when it was executed again
         failed = tuple(one for one in request.failed if one.key not in recorded)
-        return cls(
-            name=request.name,
-            out=held.out,
+        return cls.of_request(
+            held.out,
+            request,
             results=finished,
             failed=failed,
             waiting=len(request.keys) - len(finished) - sum(one.key is not None for one in failed),
-            command=request.command,
             tuned=trials.read_tuned(held.out) if request.study.get("tune") else (),
-            task=request.task,
-            data=request.data,
             baselines=baselines.read(held.directory) if request.study.get("baselines") else (),
-            backbones=_backbones(request.study),
-            notes=request.notes,
-            published=request.published,
         )
 
-
-def _backbones(study: Mapping[str, Any]) -> tuple[str, ...]:
-    only = study.get("backbone")
-    return tuple(study.get("backbones", ())) if only is None else (only,)
+    @classmethod
+    def of_request(cls, out: Path, request: StudyRequest, **measured: Any) -> Results:
+        """Return the results of a study with its request's name, task and notes, and what was `measured` so far."""
+        only = request.study.get("backbone")
+        return cls(
+            name=request.name,
+            out=out,
+            command=request.command,
+            task=request.task,
+            data=request.data,
+            backbones=tuple(request.study.get("backbones", ())) if only is None else (only,),
+            notes=request.notes,
+            published=request.published,
+            **measured,
+        )
 
 
 def of_recommendation(held: OutputLock, made: Recommendation) -> Results:
@@ -213,10 +218,11 @@ class RecordedRuns:
         if not reads_files(run.task, run.data.evaluation):
             found = self._record(run.key)
             facts = self._facts(run) if found else None
-            # a run on other data is recorded under the same key
-            return run.on(facts.data_digest) if found and facts and not facts.are_of(found) else run
+            if found is None or facts is None or facts.are_of(found):
+                return run
+            return run.with_digests(data_digest=facts.data_digest)  # a run on other data has the same key
         seen = next(iter(self._seen.values()), None) or self._facts(run)
-        return run if seen is None else run.on(seen.data_digest)
+        return run if seen is None else run.with_digests(data_digest=seen.data_digest)
 
     def to_tune(self, run: Run) -> Run:
         run = self._on_files(run)
@@ -226,25 +232,29 @@ class RecordedRuns:
         facts = self._facts(run)
         if facts is None or any(facts.are_of(one) for one in recorded):
             return run
-        return run.on(facts.data_digest)
+        return run.with_digests(data_digest=facts.data_digest)
 
     def of_other_data(self, runs: Iterable[Run]) -> list[Record]:
         """Return the records of the same runs on earlier data; empty if one of `runs` has a record on current data."""
         runs = list(runs)
         if any(self._record(run.key) for run in runs):
             return []
-        return [one for one in self.held.records if any(run.on(one.data_digest).key == one.key for run in runs)]
+        return [
+            one
+            for one in self.held.records
+            if any(run.with_digests(data_digest=one.data_digest).key == one.key for run in runs)
+        ]
 
     def _on_files(self, run: Run) -> Run:
         files = (run.data.unlabelled, run.data.without)
         if files not in self._beside:
             self._beside[files] = digests_beside(run.data)
-        run = run.on_beside(self._beside[files])
+        run = run.with_digests(**self._beside[files])
         if run.asks_endpoint:
             return run
         if run.backbone not in self._files:
             self._files[run.backbone] = self._files_of(run.backbone)
-        return run.on_files(self._files[run.backbone])
+        return run.with_digests(backbone_files=self._files[run.backbone])
 
     def _files_of(self, address: str) -> str | None:
         """Return the digest of a backbone's files; for a removed directory, the digest that was recorded last."""

@@ -386,27 +386,10 @@ class Study(ReprCard, Frozen):
             request = settled._request(runs, tuple(command), notes)
             describe = partial(_describe, held, request)
             describe(failed)
-            so_far = self._so_far(request, held, failed, tuned)
+            so_far = Results.of_request(held.out, request, failed=failed, tuned=tuned)
             if self.baselines:
                 so_far = replace(so_far, baselines=self._measured_baselines(runs, held, watcher, fresh=fresh))
             return schedule.carry_out(runs, held, so_far, executor, watcher, describe, fresh=fresh)
-
-    def _so_far(
-        self, request: StudyRequest, held: OutputLock, failed: tuple[Failure, ...], tuned: tuple[Tuned, ...]
-    ) -> Results:
-        """Return the results before any run is executed."""
-        return Results(
-            request.name,
-            held.out,
-            failed=failed,
-            command=request.command,
-            tuned=tuned,
-            task=request.task,
-            data=request.data,
-            backbones=self.addresses,
-            notes=request.notes,
-            published=request.published,
-        )
 
     def _measured_baselines(
         self, runs: Sequence[Run], held: OutputLock, watcher: Watcher, *, fresh: bool

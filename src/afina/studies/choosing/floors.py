@@ -67,8 +67,8 @@ class FloorKind(ABC):
     those of `slow` take minutes, and a study fits them only if it names them.
     """
 
-    constant: ClassVar[str] = ""
-    learned: ClassVar[str]
+    constant: str
+    learned: str
     slow: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
@@ -114,18 +114,21 @@ MOST_TEXTS = 20_000
 """The largest number of training texts for TF-IDF, because more texts take minutes and hardly change the result."""
 
 
+@dataclass(frozen=True)
 class LinearFloors(TfidfFloors):
-    """The baselines of a kind of task with numeric outputs: classes, labels or a number."""
+    """The baselines of a kind of task with numeric outputs: classes, labels or a number.
 
-    linear: ClassVar[LinearKind]
+    `same` returns the outputs of the constant baseline, [width], given the targets of the training split and the width.
+    """
 
-    @abstractmethod
-    def same(self, objective: Objective, targets: np.ndarray) -> np.ndarray:
-        """Return the outputs of the constant baseline, [width]."""
+    constant: str
+    learned: str
+    linear: LinearKind
+    same: Callable[[np.ndarray, int], np.ndarray]
 
     def fit_constant(self, train: Split, objective: Objective) -> Floor:
         """Return the baseline of the frequencies of classes or labels, or of the mean of numbers."""
-        row = self.same(objective, train.labels)
+        row = self.same(train.labels, objective.width)
         return Floor(self.constant, objective, lambda split: np.tile(row, (len(split), 1)), min(len(train), MOST_TEXTS))
 
     def fit_tfidf(self, train: Split, objective: Objective) -> Floor:
@@ -199,44 +202,21 @@ class LinearFloors(TfidfFloors):
         return BagOfWords(tuple(terms), np.asarray(words.idf_, np.float64), weights, biases)
 
 
-class ClassFloors(LinearFloors):
-    """The baselines of single-label classification: class frequencies, and logistic regression on TF-IDF."""
-
-    constant = "majority class"
-    learned = "TF-IDF + logistic regression"
-    linear = Classes.linear
-
-    def same(self, objective: Objective, targets: np.ndarray) -> np.ndarray:
-        """Return the logarithms of the class frequencies in the training split, [classes]."""
-        counts = np.bincount(targets, minlength=objective.width)
-        return np.where(counts > 0, np.log(np.maximum(counts, 1) / len(targets)), NEVER)
+def _log_frequencies(targets: np.ndarray, classes: int) -> np.ndarray:
+    counts = np.bincount(targets, minlength=classes)
+    return np.where(counts > 0, np.log(np.maximum(counts, 1) / len(targets)), NEVER)
 
 
-class NumberFloors(LinearFloors):
-    """The baselines of regression: the mean of the targets, and ridge regression on TF-IDF."""
-
-    constant = "the mean"
-    learned = "TF-IDF + ridge regression"
-    linear = Number.linear
-
-    def same(self, objective: Objective, targets: np.ndarray) -> np.ndarray:
-        """Return 0, because the targets are standardized to the mean 0."""
-        return np.zeros(1)
+def _zero(targets: np.ndarray, width: int) -> np.ndarray:
+    """Return the mean of the targets, which are standardized."""
+    return np.zeros(1)
 
 
-class LabelFloors(LinearFloors):
-    """The baselines of multi-label classification: label frequencies, and logistic regression on TF-IDF per label."""
-
-    constant = "the most frequent labels"
-    learned = "TF-IDF + logistic regression"
-    linear = Labels.linear
-
-    def same(self, objective: Objective, targets: np.ndarray) -> np.ndarray:
-        """Return the log-odds of each label's frequency in the training split, [labels]."""
-        share = targets.mean(axis=0)
-        odds = np.log(np.maximum(share, 1e-300)) - np.log(np.maximum(1 - share, 1e-300))
-        row: np.ndarray = np.clip(odds, NEVER, -NEVER)
-        return row
+def _log_odds(targets: np.ndarray, labels: int) -> np.ndarray:
+    share = targets.mean(axis=0)
+    odds = np.log(np.maximum(share, 1e-300)) - np.log(np.maximum(1 - share, 1e-300))
+    row: np.ndarray = np.clip(odds, NEVER, -NEVER)
+    return row
 
 
 def _fold_features(words: Any, texts: Sequence[str], learnt: np.ndarray, seen: np.ndarray) -> tuple[Any, Any] | None:
@@ -337,6 +317,7 @@ WORD_TAGS, GAZETTEER, CRF = "most frequent tag of each word", "training entities
 class EntityFloors(FloorKind):
     """The most frequent tags of each word, the training entities, or for `crf`, a conditional random field."""
 
+    constant = ""
     learned = WORD_TAGS
     slow = ("crf",)
 
@@ -393,17 +374,17 @@ def _of_tagger(
 
 # By kind
 
+MAJORITY, TFIDF = "majority class", "TF-IDF + logistic regression"
+
 FLOORS: Mapping[Kind, FloorKind] = {
-    CLASSES: ClassFloors(),
-    NUMBER: NumberFloors(),
-    LABELS: LabelFloors(),
+    CLASSES: LinearFloors(MAJORITY, TFIDF, Classes.linear, _log_frequencies),
+    NUMBER: LinearFloors("the mean", "TF-IDF + ridge regression", Number.linear, _zero),
+    LABELS: LinearFloors("the most frequent labels", TFIDF, Labels.linear, _log_odds),
     TEXT: TextFloors(),
     ENTITIES: EntityFloors(),
 }
 CONSTANTS = frozenset(one.constant for one in FLOORS.values() if one.constant)
 """The names of the baselines that predict the same for every text."""
-
-MAJORITY, TFIDF = ClassFloors.constant, ClassFloors.learned
 
 
 def classes(train: Split) -> Objective:

@@ -14,6 +14,7 @@ from typing import Any
 from afina import meter
 from afina.data.task import Task
 from afina.data.template import Template
+from afina.data.token_cache import EncodedTask
 from afina.endpoints import asking
 from afina.endpoints.answers import EndpointFacts, EndpointForecast, costs
 from afina.endpoints.endpoint import Endpoint
@@ -140,6 +141,30 @@ def repriced(record: Record, run: RunSpec) -> Record:
     return record.model_copy(update={"endpoint": EndpointUse(**{**use.model_dump(), **now})}).sealed()
 
 
+def record_fields(run: RunSpec, study: str, task: Task | EncodedTask, objective: Objective) -> dict[str, Any]:
+    """Return the fields of a record that say what a run was, wherever its answers come from."""
+    return {
+        "key": run.key,
+        "study": study,
+        "name": run.title,
+        "method": run.method,
+        "title": make(run.method, run.hyperparameters).title,
+        "seed": run.seed,
+        "backbone": run.backbone,
+        "task": run.task,
+        "label_names": task.label_names,
+        "columns": dict(task.columns),
+        "notes": task.notes,
+        "kind": objective.kind,
+        "objective": objective.settings,
+        "ceiling": dict(task.ceiling),
+        "train_examples": len(task.train) + len(task.calibration or ()) + len(task.abstention or ()),
+        "examples": len(task.evaluation),
+        "leaked": task.leaked,
+        "data_digest": run.data_digest,
+    }
+
+
 _NOTHING_HERE: Mapping[str, Any] = {
     **dict.fromkeys(("trainable", "body", "head", "total", "steps", "tokens", "truncated"), 0),
     **dict.fromkeys(("tokens_per_second", "adapter", "digest")),
@@ -158,36 +183,18 @@ def _record(
     files: dict[str, Any],
 ) -> Record:
     task, question, endpoint = inquiry.task, inquiry.question, inquiry.endpoint
-    made = make(run.method, run.hyperparameters)
     words = {name: tuple(each) for name, each in question.words.items()} or None
     return Record(
-        key=run.key,
-        study=study,
-        name=run.title,
-        method=run.method,
-        title=made.title,
-        seed=run.seed,
-        backbone=run.backbone,
-        task=run.task,
-        label_names=task.label_names,
-        columns=dict(task.columns),
-        notes=task.notes,
-        hyperparameters=made.effective,
+        **record_fields(run, study, task, objective),
+        hyperparameters=make(run.method, run.hyperparameters).effective,
         training={},
         ask=Prompting(template=question.template.source, words=words),
-        kind=objective.kind,
-        objective=objective.settings,
         metric=metric_for(objective, run.metric, task.metric),
         metrics=objective.metrics(predictions),
         signatures=objective.signatures(predictions.right),
-        ceiling=dict(task.ceiling),
-        train_examples=len(task.train) + len(task.calibration or ()) + len(task.abstention or ()),
-        examples=len(task.evaluation),
-        leaked=task.leaked,
         losses=(),
         **_NOTHING_HERE,
         environment=_environment(task, endpoint),
-        data_digest=run.data_digest,
         endpoint=EndpointUse(**asdict(facts), price_in=endpoint.price_in, price_out=endpoint.price_out),
         **files,
     )

@@ -124,7 +124,7 @@ class _Execution:
             self.listen(Progress("pairs", note=pairs.note))
         if fit.parameters:
             self._train(fit, prepared)
-            prepared = prepared.trained(fit.classifier)
+            prepared = replace(prepared, offset=fit.classifier.offset)  # fitting a head may have changed it
         measured = fit.measure()
         classifier = fit.finish(prepared.reopen)
         objective, chosen = self._abstaining(classifier, fit, prepared)
@@ -136,7 +136,7 @@ class _Execution:
         without = set() if self.run.teacher else {*DISTILLATION}
         training = self.run.training.model_dump(mode="json", exclude=without) | {
             "learning_rate": fit.learning_rate,
-            "max_length": prepared.max_length,
+            "max_length": prepared.task.max_length,
         }
         self.listen(Progress("save"))
         with self.meter.phase("save"):
@@ -295,25 +295,10 @@ class _Execution:
         run, task, account = self.run, prepared.task, fit.account
         counts = count_parameters(fit.parameters)
         return Record(
-            key=run.key,
-            study=self.study,
-            name=run.title,
-            method=run.method,
-            title=prepared.method.title,
-            seed=run.seed,
-            backbone=run.backbone,
-            task=run.task,
-            label_names=task.label_names,
-            columns=dict(task.columns),
-            notes=task.notes,
+            **endpoint_run.record_fields(run, self.study, task, objective),
             hyperparameters=prepared.method.hyperparameters,
             ask=Prompting(**prepared.asked),
-            kind=objective.kind,
-            objective=objective.settings,
             metric=prepared.metric,
-            ceiling=dict(task.ceiling),
-            train_examples=len(task.train) + len(task.calibration or ()) + len(task.abstention or ()),
-            examples=len(task.evaluation),
             trainable=counts.trainable,
             body=counts.body,
             head=counts.head,
@@ -322,12 +307,10 @@ class _Execution:
             tokens=account.tokens,
             tokens_per_second=account.tokens / self.meter.seconds["train"] if fit.parameters else None,
             truncated=task.train.encoded.truncated + task.evaluation.encoded.truncated,
-            leaked=task.leaked,
             seconds=Seconds(**{name: self.meter.seconds[name] for name in PHASES}),
             teacher_seconds=self.meter.seconds.get("teacher"),
             losses=_curve(account.losses),
             environment=_environment(prepared),
-            data_digest=run.data_digest,
             backbone_files=run.backbone_files,
             teacher=prepared.lesson.teacher if prepared.lesson else None,
             unlabelled=_unlabelled(prepared),

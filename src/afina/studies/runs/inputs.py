@@ -321,7 +321,8 @@ def check_abstention_texts(error: float | None, texts: int) -> None:
 def of_data(run: RunSpec, task: Task) -> RunSpec:
     """Return `run` with the digest of its task's files. Raises InvalidData if they have not the digest in `run`."""
     if run.data_digest is None:
-        return run.on(task.data_digest) if addresses.reads_files(run.task, run.data.evaluation) else run
+        reads_files = addresses.reads_files(run.task, run.data.evaluation)
+        return run.with_digests(data_digest=task.data_digest) if reads_files else run
     if run.data_digest != task.data_digest:
         raise problems.INPUT_CHANGED(_input=f"task {run.task}", task=run.task)
     return run

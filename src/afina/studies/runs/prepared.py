@@ -83,10 +83,6 @@ class Prepared:
         return self.question.template if self.examples is None else self.examples.fixed
 
     @property
-    def max_length(self) -> int:
-        return self.task.max_length
-
-    @property
     def dtype(self) -> torch.dtype:
         return devices.precision(self.run.training.dtype, self.device)
 
@@ -121,10 +117,6 @@ class Prepared:
 
         made = self.ranks.of_shares(split.encoded.text_lengths, predictions, classifier.apart)
         return made[0] if len(made) == 1 else Predictions.joined(made)
-
-    def trained(self, classifier: Classifier) -> Prepared:
-        """Return a copy with the logit offset of the classifier, which fitting a head may have changed."""
-        return self if classifier.offset is self.offset else replace(self, offset=classifier.offset)
 
     def reopen(self) -> Classifier:
         given = self.backbone, self.objective, self.question, self.method
@@ -222,9 +214,26 @@ def _with_task(run: RunSpec, given: Task | None, located: Located | None, ranks:
         check_can_shard(run)
     check_products(run.training.products)
     texts = given or (located.read(run) if located else read_task(run))
-    run = on_beside(of_backbone(of_data(run, texts), located), located)
+    run = _on_present_files(of_data(run, texts), located)
     check_abstention_texts(run.training.abstain_error, len(texts.abstention or ()))
     return run, texts if run.distils else replace(texts, unlabelled=None)
+
+
+def _on_present_files(run: RunSpec, located: Located | None) -> RunSpec:
+    """Return `run` with the digests of its backbone and of the files beside its task.
+
+    Raises InvalidData for another digest than in `run`.
+    """
+    digests = {
+        "backbone_files": files_digest(located.backbone if located else run.backbone),
+        **digests_beside(run.data, located),
+    }
+    if run.backbone_files not in (None, digests["backbone_files"]):
+        raise problems.INPUT_CHANGED(_input=f"backbone {run.backbone}", backbone=run.backbone)
+    for option in ("unlabelled", "without"):
+        if getattr(run, f"{option}_digest") not in (None, digests[f"{option}_digest"]):
+            raise problems.FILE_OF_OPTION_CHANGED(option=option, path=getattr(run.data, option))
+    return run.with_digests(**digests)
 
 
 def check_can_shard(run: RunSpec) -> None:
@@ -348,14 +357,6 @@ def read_task(run: RunSpec) -> Task:
     return Task.load(run.task, run.data, **run.training.cuts)
 
 
-def of_backbone(run: RunSpec, located: Located | None = None) -> RunSpec:
-    """Return `run` with the digest of its backbone's files. Raises InvalidData for another digest than in `run`."""
-    found = files_digest(located.backbone if located else run.backbone)
-    if run.backbone_files not in (None, found):
-        raise problems.INPUT_CHANGED(_input=f"backbone {run.backbone}", backbone=run.backbone)
-    return run.on_files(found)
-
-
 def aim_of(run: RunSpec, task: Task | EncodedTask) -> tuple[Objective, str]:
     """Return the objective and the headline metric: of the run, of the task, or of the kind. Raises InvalidStudy."""
     training = run.training
@@ -443,16 +444,6 @@ def longest_text(run: RunSpec, most: int) -> int:
             _virtual=f", and method {run.method} uses {taken} of them" if taken else "",
         )
     return wanted or min(DEFAULT_LENGTH, most - taken)
-
-
-def on_beside(run: RunSpec, located: Located | None = None) -> RunSpec:
-    """Return `run` with the digests of its files beside the task. Raises InvalidData if one is not that in `run`."""
-    found = digests_beside(run.data, located)
-    if run.unlabelled_digest not in (None, found["unlabelled_digest"]):
-        raise problems.FILE_OF_OPTION_CHANGED(option="unlabelled", path=run.data.unlabelled)
-    if run.without_digest not in (None, found["without_digest"]):
-        raise problems.FILE_OF_OPTION_CHANGED(option="without", path=run.data.without)
-    return run.on_beside(found)
 
 
 def loader_of(

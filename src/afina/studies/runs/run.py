@@ -169,10 +169,9 @@ class Run(RunSpec):
         if not make(self.method, self.hyperparameters).has_adapter:
             because = why_without_adapter(self.method)
             raise problems.RUN_WITHOUT_ADAPTER(known=[], path=out, method=self.title, _because=because, _instead="")
-        run = self.on_files(backbone_spec.files_digest(self.backbone))
-        run = run.on_beside(digests_beside(run.data))
+        run = self.with_digests(backbone_files=backbone_spec.files_digest(self.backbone), **digests_beside(self.data))
         if self.data_digest is None and reads_files(self.task, self.data.evaluation):
-            run = run.on(facts_of(self).data_digest)
+            run = run.with_digests(data_digest=facts_of(self).data_digest)
         return OutputDirectory(Path(out)).adapter(run.label)
 
 

@@ -149,21 +149,14 @@ class RunSpec(ReprCard, Frozen):
         copied.__dict__.pop("key", None)
         return copied
 
-    def on(self, data_digest: str | None) -> Self:
-        return self if data_digest == self.data_digest else self.model_copy(update={"data_digest": data_digest})
-
-    def on_beside(self, digests: Mapping[str, str | None]) -> Self:
-        """Return a copy with the digests of the files beside the task (`inputs.digests_beside`)."""
-        same = all(getattr(self, name) == found for name, found in digests.items())
-        return self if same else self.model_copy(update=digests)
+    def with_digests(self, **digests: str | None) -> Self:
+        """Return a copy with these digests of its inputs, on which the key depends."""
+        changed = {name: digest for name, digest in digests.items() if getattr(self, name) != digest}
+        return self.model_copy(update=changed) if changed else self
 
     @property
     def distils(self) -> bool:
         return self.teacher is not None and self.training.distil_weight > 0
-
-    def on_files(self, backbone_files: str | None) -> Self:
-        same = backbone_files == self.backbone_files
-        return self if same else self.model_copy(update={"backbone_files": backbone_files})
 
     @property
     def asked(self) -> Ask:
