@@ -373,13 +373,6 @@ def test_a_preset_on_an_encoder_leaves_out_what_answers_in_words(backbones: Mode
     assert suited_to_backbones(nothing) == (nothing, [])
 
 
-def test_the_quickstart_runs_on_an_encoder(afina: Command, backbones: Models, toy: str) -> None:
-    few = [part for one in ("train.max_steps=1", "data.evaluation_examples=8") for part in ("--set", one)]
-    answer = afina("study", "quickstart", "--task", toy, "--backbone", backbones.path("bert"), *few, "--json")
-    assert {one["method"] for one in answer.object()["records"]} == {"baseline", "full", "lora", "prelayer"}
-    assert "Left out, because an encoder cannot be asked in words: zero-shot" in answer.err
-
-
 def test_an_encoder_does_not_write_texts(backbones: Models, tmp_path: Path) -> None:
     rows = [(text, text.upper()) for text, _ in sentences(40)]
     task = str(write_csv(tmp_path / "upper.csv", rows, ("document", "summary")))

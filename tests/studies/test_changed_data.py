@@ -19,7 +19,7 @@ from afina.meter import now
 from afina.models import objectives
 from afina.models.backbone_spec import files_digest
 from afina.models.manifest import FORMAT, MANIFEST
-from afina.studies import adapter_paths, tuning
+from afina.studies import adapter_paths
 from afina.studies.choosing.setup import ChoiceSetup, Way
 from afina.studies.choosing.time_budget import TimeBudget
 from afina.studies.executors import by_name
@@ -28,7 +28,6 @@ from afina.studies.runs.inputs import TaskFacts
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Ask
-from afina.studies.trials import Space, Tune
 from afina.studies.watcher import Watcher
 from afina.training.settings import Training
 from command import Command, InventedExecutor
@@ -186,16 +185,6 @@ def test_a_directory_of_a_task_s_own_files_is_looked_at_as_a_file_is(tmp_path: P
     (place / "dev.tsv").write_text("\n".join(f"x\t{n % 2}\t\tanother {n}" for n in range(9)) + "\n", encoding="utf-8")
     study.run(tmp_path / "out", executor=executor)
     assert len(executor.carried) == 4
-
-
-def test_names_of_tunings_tell_data_apart() -> None:
-    run = Run(backbone="gpt2", task="reviews.csv", method="lora", hyperparameters={"r": 8})
-    space = Space.of(run, {}, "here")
-    assert space is not None
-    names = {
-        tuning._name(run.with_digests(data_digest=found), space, Tune()) for found in (None, "sha256:1", "sha256:2")
-    }
-    assert len(names) == 3
 
 
 class Moved(InventedExecutor):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,7 +28,6 @@ from afina.models.objectives import Classes
 from afina.report.details.plans import forecast_table, gpu_table
 from afina.report.formatting import size
 from afina.schema import read_size
-from afina.studies.planning import forecast_runs
 from afina.studies.planning.forecast import Forecast, shared_terms
 from afina.studies.planning.forecast_runs import MADE_UP, forecast_methods, forecast_run
 from afina.studies.planning.forecast_runs import encoded as encoded_task
@@ -96,31 +96,18 @@ def without_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_network")
 def test_the_plan_for_gpt2_has_the_papers_allocated_memory_and_needs_no_network(afina: Command) -> None:
-    found = afina("plan", "--backbone", "gpt2", "--dtype", "float32", "--json").object()
+    chosen = [part for name in ("baseline", *PAPER) for part in ("--method", name)]
+    found = afina("plan", "--backbone", "gpt2", "--dtype", "float32", *chosen, "--json").object()
     assert set(found) == TERMS | {"methods", "left_out"}
-    assert set(found["methods"]) == {name for name in METHODS if serves("gpt2", name)}
+    assert set(found["methods"]) == {"baseline", *PAPER}
     assert all(set(one) == FIGURES for one in found["methods"].values())
     assert (found["dtype"], found["texts"], found["tokens"], found["longest"]) == ("float32", 16, 2048, 128)
     for name, (published, tolerance) in PAPER.items():
         assert found["methods"][name]["allocated_end"] / GIB == pytest.approx(published, rel=tolerance)
     assert found["methods"]["full"]["trainable"] == 124_441_344
     assert found["methods"]["lora"]["trainable"] == 148_992
-    counted = afina("params", "--backbone", "gpt2", "--json").object()["methods"]
-    assert {name: {part: one[part] for part in PARTS} for name, one in found["methods"].items()} == {
-        name: one["as_run"] for name, one in counted.items()
-    }
-    assert {name: one["train_seconds"] for name, one in found["methods"].items()} == {
-        name: 0.0 if name in ("baseline", "zero-shot") else None for name in found["methods"]
-    }
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("without_network")
-def test_methods_that_choose_does_not_consider_can_be_left_out(afina: Command) -> None:
-    found = afina("plan", "--backbone", "gpt2", "--considered", "--json").object()["methods"]
-    assert set(found) == {"linear_probe", *(name for name, one in METHODS.items() if one.practical)}
-    both = afina("plan", "--backbone", "gpt2", "--considered", "--method", "bitfit", "--method", "lora", "--json")
-    assert set(both.object()["methods"]) == {"lora"}
+    seconds = {name: one["train_seconds"] for name, one in found["methods"].items()}
+    assert seconds == {"baseline": 0.0, "full": None, "lora": None}
 
 
 @pytest.mark.slow
@@ -429,31 +416,22 @@ def test_nothing_is_trained_beyond_this_machines_memory(
 # Terms and words
 
 
-@pytest.mark.slow
-def test_fits_compares_the_peaks_with_the_memory_given(afina: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.setattr(forecast_runs, "worker_memory", lambda: 2**29)  # about that of a real worker
-    one = only(forecast_methods("gpt2", [make("lora")], training=texts(8)))
+def test_fits_compares_the_peaks_with_the_memory_given(gpt2: Backbone) -> None:
+    one = only(forecast_methods(gpt2.address, [make("lora")], training=texts(8)))
     for memory, fits, fits_gpu in (
         (one.peak, True, True),
         (one.peak - 1, False, True),
         (one.gpu_peak, False, True),
         (one.gpu_peak - 1, False, False),
     ):
-        terms = type(one.terms)(**{**vars(one.terms), "memory": memory, "gpu": memory})
-        changed = type(one)(**{**vars(one), "terms": terms})
+        changed = replace(one, terms=replace(one.terms, memory=memory, gpu=memory))
         assert (changed.fits, changed.fits_gpu) == (fits, fits_gpu)
+        assert forecast_table([changed]).rows[0][-1] == ("yes" if fits else "no")
 
-    shown = afina(
-        "plan", "--backbone", "gpt2", "--memory", "2GiB", "--dtype", "float32", "--method", "full", "--method", "lora"
-    ).out
-    row = {
-        line.split()[0]: line.split()[-1] for line in shown.splitlines() if "124,441,344" in line or "148,992" in line
-    }
-    assert row == {"full": "no", "LoRA": "no"}
-    shown = " ".join(shown.split())
-    assert "What fits in 2.00 GiB of main memory: nothing." in shown
-    assert "What fits in 2.00 GiB of GPU memory: LoRA." in shown
+
+def test_methods_that_choose_does_not_consider_can_be_left_out(afina: Command, gpt2: Backbone) -> None:
+    asked = ("plan", "--backbone", gpt2.address, "--considered", "--method", "bitfit", "--method", "lora", "--json")
+    assert set(afina(*asked).object()["methods"]) == {"lora"}
 
 
 @pytest.mark.slow
@@ -528,10 +506,15 @@ def test_a_size_without_a_unit_is_an_error(text: str) -> None:
 
 
 @pytest.mark.slow
-def test_methods_that_the_family_lacks_are_left_out_unless_asked_for(llama: Backbone) -> None:
-    found = [one.method for one in forecast_methods(llama.address, training=texts(8))]
+def test_methods_that_the_family_lacks_are_left_out_unless_asked_for(afina: Command, llama: Backbone) -> None:
+    planned = forecast_methods(llama.address, training=texts(8))
+    found = [one.method for one in planned]
     assert found == [name for name in METHODS if serves("llama", name)]
     assert {"baseline", "zero-shot", "full", "lora", "prelayer"} < set(found) < {*METHODS} - {"bitfit"}
+    counted = afina("params", "--backbone", llama.address, "--json").object()["methods"]
+    assert {one.method: {part: getattr(one, part) for part in PARTS} for one in planned} == {
+        name: one["as_run"] for name, one in counted.items()
+    }
     with pytest.raises(InvalidStudy, match="defined for gpt2 only"):
         forecast_methods(llama.address, [make("prelayer-46080")])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,7 @@ import pytest
 
 from afina import Run, Task
 from afina.data.addresses import stamp
-from afina.models import objectives
-from afina.studies.runs import inputs, prepared
-from afina.studies.study import Study
+from afina.studies.runs import inputs
 from command import Command
 from fakes import Backbones, sentences, write_csv
 
@@ -31,18 +28,6 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(Task, "load", classmethod(counted))
     return seen
-
-
-def counting(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[None]:
-    calls: list[None] = []
-    made: Callable[..., Any] = getattr(module, name)
-
-    def counted(*given: Any, **named: Any) -> Any:
-        calls.append(None)
-        return made(*given, **named)
-
-    monkeypatch.setattr(module, name, counted)
-    return calls
 
 
 def test_a_command_reads_its_file_once_and_once_in_each_run(
@@ -95,28 +80,3 @@ def test_facts_of_a_task_keep_few_texts_and_none_to_train_on(
     assert inputs.facts_of(longer).evaluation is None
     assert inputs.evaluation_of(longer.task, longer.data).digest == facts.evaluation.digest
     assert len(reads) == 3
-
-
-def test_a_run_makes_its_objective_once(toy: str, backbones: Backbones, monkeypatch: pytest.MonkeyPatch) -> None:
-    from afina import device
-    from afina.events import ignore
-    from afina.meter import Meter
-
-    made = counting(monkeypatch, objectives, "make")
-    metrics = counting(monkeypatch, prepared, "metric_for")
-    run = Run(backbone=str(backbones.path("gpt2")), task=toy, method="lora", training={"max_steps": 1})
-    prepared.prepare(run, Meter(device.choose()), ignore)
-    assert (len(made), len(metrics)) == (1, 1)
-
-
-def test_a_study_asks_for_one_objective_before_its_runs(
-    toy: str, backbones: Backbones, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    from afina.studies.executors.local_executor import LocalExecutor
-
-    made = counting(monkeypatch, objectives, "make")
-    study = Study(name="s", backbone=str(backbones.path("gpt2")), task=toy, methods={"lora": {}})
-    executor, run = LocalExecutor(), study.runs()[0]
-    executor.look(run)
-    executor.check(run)
-    assert len(made) == 1

@@ -22,16 +22,6 @@ def made(gpt2: Backbone, toy: str, tmp_path_factory: pytest.TempPathFactory) -> 
     return out, run.execute(out)
 
 
-def test_they_are_of_the_training_split_and_not_trained_on(toy: str) -> None:
-    whole, cut = Task.load(toy), Task.load(toy, selection=0.25)
-    assert cut.selection is not None
-    assert len(cut.train) + len(cut.selection) == len(whole.train)
-    assert not set(cut.train.texts) & set(cut.selection.texts)
-    assert set(cut.train.texts) | set(cut.selection.texts) == set(whole.train.texts)
-    assert cut.evaluation.texts == whole.evaluation.texts
-    assert whole.selection is None
-
-
 def test_what_chooses_settings_what_selects_and_what_a_temperature_is_fitted_on_are_apart(toy: str) -> None:
     whole, made = Task.load(toy).train, Task.load(toy, validation=0.2, selection=0.25, calibration=True)
     assert made.selection is not None
@@ -40,6 +30,9 @@ def test_what_chooses_settings_what_selects_and_what_a_temperature_is_fitted_on_
     assert set().union(*parts) == set(whole.texts)
     assert sum(map(len, parts)) == len(set(whole.texts))
     assert 0.1 < len(made.selection) / (len(whole) - len(made.evaluation)) < 0.4
+    selected = Task.load(toy, selection=0.25)
+    assert selected.evaluation.texts == Task.load(toy).evaluation.texts
+    assert {*selected.train.texts, *selected.selection.texts} == set(whole.texts)  # type: ignore[union-attr]
 
 
 def test_the_texts_of_a_threshold_are_in_no_validation_split_whatever_else_is_cut(toy: str) -> None:

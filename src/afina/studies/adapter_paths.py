@@ -117,8 +117,13 @@ def choose(
 def _recommended(place: Path, made: Recommendation, records: Sequence[Record]) -> str:
     if made.adapter is None:
         known = _names(records)
-        raise problems.RECOMMENDED_ADAPTER_MISSING(
-            known=known, path=place, method=made.recommended, _instead=_instead(known)
+        raise problems.RUN_WITHOUT_ADAPTER(
+            known=known,
+            path=place,
+            method=made.recommended,
+            _which="the recommended ",
+            _because="",
+            _instead=_instead(known),
         )
     return made.adapter
 
@@ -144,7 +149,7 @@ def _of(
     if not (kept := _with_adapter(named)):
         known, because = _names(records), why_without_adapter(named[0].method)
         raise problems.RUN_WITHOUT_ADAPTER(
-            known=known, path=place, method=name, _because=because, _instead=_instead(known)
+            known=known, path=place, method=name, _which="", _because=because, _instead=_instead(known)
         )
     named = kept
     matching = [one for one in named if seed in (None, one.seed)]

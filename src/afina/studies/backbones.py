@@ -130,10 +130,16 @@ def narrow(content: dict[str, Any], before: object) -> None:
             entry[BY_BACKBONE] = {one: table for one, table in apart.items() if one in now or one not in before}
 
 
-def check_words(run: RunSpec, *, alone: bool) -> None:
-    """Raise InvalidStudy if a run asks for label words, but its backbone, which must be at hand, is an encoder."""
-    asked, table = run.asked, f"methods.{run.title}"
-    if not (asked.head == "words" or asked.words or asked.offset) or not is_encoder(run.backbone):
+def check_family(run: RunSpec, *, alone: bool) -> None:
+    """Raise InvalidStudy if an encoder is asked for label words, or a method that needs an encoder has none.
+
+    Nothing is checked of a backbone that is not at hand.
+    """
+    encoder, asked, table = is_encoder(run.backbone), run.asked, f"methods.{run.title}"
+    if encoder is False and make(run.method, run.hyperparameters).needs_encoder:
+        others = "" if alone else f", name the encoders in {table}.{BACKBONES}"
+        raise problems.ENCODER_NEEDED(_table=table, _others=others, backbone=run.backbone, method=run.method)
+    if not encoder or not (asked.head == "words" or asked.words or asked.offset):
         return
     if make(run.method, run.hyperparameters).head == "words":
         instead = f"Remove {table}"
@@ -143,15 +149,6 @@ def check_words(run: RunSpec, *, alone: bool) -> None:
     raise problems.ENCODER_ASKED(
         _table=table, _instead=instead, _others=others, backbone=run.backbone, method=run.title
     )
-
-
-def check_encoder(run: RunSpec, *, alone: bool) -> None:
-    """Raise InvalidStudy if a run's method needs an encoder, but its backbone, which must be at hand, is causal."""
-    if not make(run.method, run.hyperparameters).needs_encoder or is_encoder(run.backbone) is not False:
-        return
-    table = f"methods.{run.title}"
-    others = "" if alone else f", name the encoders in {table}.{BACKBONES}"
-    raise problems.ENCODER_NEEDED(_table=table, _others=others, backbone=run.backbone, method=run.method)
 
 
 def of_one_backbone(records: Sequence[Record], backbone: str | None, place: object) -> list[Record]:

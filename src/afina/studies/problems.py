@@ -13,8 +13,7 @@ SEVERAL_BACKBONES = _adapter_ambiguous(
     "{path}: {method} was trained on several backbones.{_others} Choose with `backbone`: {backbones}."
 )
 _adapter_missing = partial(Problem, NotFound, "adapter.missing")
-RECOMMENDED_ADAPTER_MISSING = _adapter_missing("{path}: the recommended {method} has no adapter.{_instead}")
-RUN_WITHOUT_ADAPTER = _adapter_missing("{path}: {method} has no adapter{_because}.{_instead}")
+RUN_WITHOUT_ADAPTER = _adapter_missing("{path}: {_which}{method} has no adapter{_because}.{_instead}")
 RUNS_WITHOUT_ADAPTER = _adapter_missing("{path}: no run has an adapter. The methods are {methods}.")
 SEED_MISSING = _adapter_missing("{path}: no adapter of {method} with `seed` {seed}. Available seeds: {known}.")
 
@@ -69,15 +68,11 @@ TOO_SLOW = Problem(
 
 _data_changed = partial(Problem, InvalidData, "data.changed")
 FILE_CHANGED = _data_changed(
-    "{path}: the file has digest {found:.19}. Expected {expected:.19}, which the run names. The file changed after the "
+    "{_file}: found digest {found:.19}. Expected {expected:.19}, which the run names. The content changed after the "
     "run was requested; start the run again."
 )
 FILE_OF_OPTION_CHANGED = _data_changed(
     "`{option}` {path}: the file changed after the run was requested. Start the run again."
-)
-TEACHER_CHANGED = _data_changed(
-    "`teacher` {path}: the adapter has digest {found:.19}. Expected {expected:.19}, which the run names. The adapter "
-    "changed after the run was requested; start the run again."
 )
 INPUT_CHANGED = _data_changed(
     "{_input}: its files are not those for which the run was requested. They changed meanwhile, or a process reads "
@@ -182,7 +177,6 @@ FILE_DAMAGED = _results_damaged("{path}: the file is missing or damaged. {_inste
 RECORD_DAMAGED = _results_damaged(
     "{where}: not a record of this version of afina ({_what}: {reason}). Remove this line, or give another `out`."
 )
-NOT_SQLITE = _results_damaged("{path}: not an SQLite database. Remove the file to start the tuning anew.")
 BASELINE_UNKNOWN = Problem(
     InvalidStudy,
     "study.baseline-unknown",
@@ -323,9 +317,6 @@ GIVEN_TWICE = _study_value_invalid(
     "{_what} is given more than once, which would repeat the same runs. Give each {_kind} once."
 )
 SEED_OF_RUN = _study_value_invalid("run {run}: `seed` is {seed}. Expected an integer from 0 to 2**63 - 1.")
-SEED_INVALID = _study_value_invalid("{where}: seed {found}. Expected 0 or more, below 2**63.")
-NO_SEEDS = _study_value_invalid("{where}: no seeds. Give at least one, such as seeds = [0].")
-SIZES_INVALID = _study_value_invalid("{where}: sizes = {found}. Expected different numbers of texts, from 1 up.")
 VALUE_INVALID = _study_value_invalid("{where}: {key} = {found!r}: {expected}")
 NOTHING_TO_TUNE = _study_value_invalid("{where}: method {method} has nothing to tune. Remove search.")
 

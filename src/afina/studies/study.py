@@ -32,8 +32,7 @@ from afina.studies.backbones import (
     BY_BACKBONE,
     backbones_of,
     check_backbones,
-    check_encoder,
-    check_words,
+    check_family,
     narrow,
     on_backbone,
     settled_tables,
@@ -416,10 +415,9 @@ class Study(ReprCard, Frozen):
         """Check the task and each backbone by one of its runs, and that no run needs label words on an encoder."""
         first: dict[str, Run] = {}
         runs = self.runs()
-        opened = [run for run in runs if not run.asks_endpoint]
+        opened, alone = [run for run in runs if not run.asks_endpoint], len(self.addresses) == 1
         for run in opened:
-            check_words(run, alone=len(self.addresses) == 1)
-            check_encoder(run, alone=len(self.addresses) == 1)
+            check_family(run, alone=alone)
         for products in dict.fromkeys(run.training.products for run in runs):
             executor.check_products(products)
         for run in sorted(runs, key=lambda run: (not may_start_from_words(run), run.teacher is None)):
@@ -427,8 +425,7 @@ class Study(ReprCard, Frozen):
         if said := dict.fromkeys(line for run in first.values() for line in executor.check(run)):
             watcher.says(Sentence.joined(said, "\n"))
         for run in opened:  # the check of a backbone of the Hub has fetched its configuration
-            check_words(run, alone=len(self.addresses) == 1)
-            check_encoder(run, alone=len(self.addresses) == 1)
+            check_family(run, alone=alone)
 
     def _checked(
         self, recorded: RecordedRuns, executor: Executor, watcher: Watcher, *, fresh: bool, send_texts: bool
@@ -568,9 +565,11 @@ def _check_metric(runs: Iterable[Run], held: OutputLock) -> None:
 
 def _check_seeds(seeds: Sequence[int], where: str) -> None:
     if wrong := next((seed for seed in seeds if not 0 <= seed < MOST_SEED), None):
-        raise problems.SEED_INVALID(found=wrong, where=where)
+        expected = "expected whole numbers from 0 to 2**63 - 1."
+        raise problems.VALUE_INVALID(where=where, key="seeds", found=wrong, expected=expected)
     if not seeds:
-        raise problems.NO_SEEDS(where=where)
+        expected = "expected at least one seed, such as seeds = [0]."
+        raise problems.VALUE_INVALID(where=where, key="seeds", found=[], expected=expected)
     if len(set(seeds)) < len(seeds):
         again = next(seed for seed in seeds if seeds.count(seed) > 1)
         raise problems.GIVEN_TWICE(_what=f"{where}: seed {again}", _kind="seed", where=where, seed=again)
@@ -581,7 +580,8 @@ def _check_sizes(sizes: Sequence[int], train_examples: int | None, where: str) -
     if not sizes:
         return
     if min(sizes) < 1 or len(set(sizes)) < len(sizes):
-        raise problems.SIZES_INVALID(where=where, found=sizes)
+        expected = "expected different numbers of texts, from 1 up."
+        raise problems.VALUE_INVALID(where=where, key="sizes", found=sizes, expected=expected)
     if train_examples is not None:
         raise problems.BOTH_GIVEN(
             _first="data.train_examples", _second="sizes", where=where, keys=["data.train_examples", "sizes"]

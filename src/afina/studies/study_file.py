@@ -29,8 +29,7 @@ def presets() -> list[str]:
 
 
 _NEAR = 0.85
-"""An unknown key is taken for a misspelling of a known key of its table if their likeness (difflib) is at least this
-value."""
+"""The likeness (difflib) to a known key of its table from which on an unknown key is taken for a misspelling."""
 
 
 def read(source: str) -> tuple[dict[str, Any], str]:

@@ -125,27 +125,19 @@ class Tune(Frozen):
     at_once: int = Field(default=1, ge=1)
 
 
-def settled(run: Run, setting: Mapping[str, Any]) -> Run:
-    """Return a copy of `run` with the given learning rate, settings of distillation and hyperparameters."""
-    of_training = {key: value for key, value in setting.items() if key in (RATE, *LESSONS)}
-    changes = {
-        "training": run.training.model_copy(update=of_training),
-        "hyperparameters": run.hyperparameters | {key: setting[key] for key in setting if key not in of_training},
-    }
-    return Run.model_validate({name: getattr(run, name) for name in Run.model_fields} | changes)
-
-
 def candidate_run(run: Run, setting: Mapping[str, Any], how: Tune) -> Run:
     """Return the run that trains with a setting and is scored on the validation split, never on the held-out split.
 
     The run's seed is derived from `how.seed`, so that the study's own runs are unlikely to have the same seed.
     """
-    fixed = {
+    of_training = {key: value for key, value in setting.items() if key in (RATE, *LESSONS)}
+    changes = {
         "data": replace(run.data, validation=how.validation),
+        "training": run.training.model_copy(update=of_training),
+        "hyperparameters": run.hyperparameters | {key: setting[key] for key in setting if key not in of_training},
         "seed": derive_seed(how.seed, "tuning"),
     }
-    made = settled(run, setting)
-    return Run.model_validate({name: getattr(made, name) for name in Run.model_fields} | fixed)
+    return Run.model_validate({name: getattr(run, name) for name in Run.model_fields} | changes)
 
 
 class Trial(Frozen):

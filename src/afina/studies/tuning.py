@@ -256,7 +256,7 @@ def _memory(path: Path) -> Iterator[optuna.storages.RDBStorage]:
     if path.exists():
         with path.open("rb") as file:
             if file.read(16) not in (b"", b"SQLite format 3\0"):
-                raise problems.NOT_SQLITE(path=path)
+                raise problems.FILE_DAMAGED(path=path, _instead="Remove the file to start the tuning anew.")
     import optuna
 
     level = optuna.logging.get_verbosity()

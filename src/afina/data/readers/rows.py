@@ -179,9 +179,6 @@ def rows_in_words(table: FileTable, rows: Sequence[int]) -> str:
     return f"{unit} {', '.join(places)}{', ...' if len(rows) > SHOWN else ''}"
 
 
-ALIKE = "Labels that differ only in spelling"
-"""The beginning of the note about merged labels."""
-
 GROUPS_SHOWN = 5
 """The largest number of groups of similar labels in an error message."""
 
@@ -200,6 +197,10 @@ def folded(name: str) -> str:
     if number := _WHOLE.fullmatch(same):
         return number[2] if number[1] != "-" or number[2] == "0" else f"-{number[2]}"
     return {"true": "1", "false": "0"}.get(same, same)
+
+
+class MergedLabels(str):
+    """The note about labels that differed only in spelling, and were merged."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +252,8 @@ class Spellings:
         if not changed:
             return rows
         changes = ", ".join(f"{name!r} is read as {kept!r}" for name, kept in sorted(changed.items()))
-        return replace(rows, labels=found, notes=(*rows.notes, f"{ALIKE}: {changes}."))
+        note = MergedLabels(f"Labels that differ only in spelling: {changes}.")
+        return replace(rows, labels=found, notes=(*rows.notes, note))
 
 
 def contradictions(*parts: LabelledRows) -> tuple[str, ...]:

@@ -170,23 +170,21 @@ def _checked_backbones(given: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _aim(task: Task, metric: str | None) -> tuple[Objective, str]:
-    """Return the objective of the task, and the metric by which methods are chosen."""
+    """Return the objective of the task, and the metric by which methods are chosen.
+
+    Raises InvalidData if the metric is undefined on the held-out texts even for perfect predictions.
+    """
     objective = objectives.make(task.label_names, {"kind": task.kind}).of(task.train.labels)
-    chosen = metric_for(objective, metric, task.metric)
-    _check_defined(chosen, objective, task)
-    return objective, chosen
-
-
-def _check_defined(metric: str, objective: Objective, task: Task) -> None:
-    """Raise InvalidData if the metric is undefined on the held-out texts even for perfect predictions."""
-    if np.isnan(METRICS[metric].value(objective.perfect(task.evaluation.labels))):
+    chosen = METRICS[metric_for(objective, metric, task.metric)]
+    if np.isnan(chosen.value(objective.perfect(task.evaluation.labels))):
         raise problems.METRIC_UNDEFINED(
-            _metric=METRICS[metric].words,
+            _metric=chosen.words,
             examples=len(task.evaluation),
-            _needs=METRICS[metric].needs,
+            _needs=chosen.needs,
             task=task.address,
-            metric=metric,
+            metric=chosen.name,
         )
+    return objective, chosen.name
 
 
 def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock, rival: AskedRival | None) -> Recommendation:

@@ -33,11 +33,8 @@ class DoubtfulLabel(Frozen):
     Attributes:
         file: The file from which the text was read, as error messages name it; the task's address without a file.
         row: The number of the text in the file, as error messages count, from 1.
-        training: Whether the text is in the training split.
-        label: The label of the text in the data, in words.
-        suggested: The label that is more probable, in words.
-        probability: The probability of the suggested label. None: of numbers, or if no model was asked.
-        reason: Why the label is doubtful, in a sentence without a full stop.
+        probability: That of the suggested label. None: of numbers, or if no model was asked.
+        reason: A sentence without a full stop.
         by_model: Whether a model finds the label doubtful.
         similar: Whether the label contradicts that of an equal text ("equal"), or of a nearly equal one ("near"). None:
             of neither.
@@ -57,12 +54,9 @@ class DoubtfulLabel(Frozen):
 
 
 class ConfusedLabels(Frozen):
-    """Two labels that a model confuses with each other.
+    """Two labels that a model confuses with each other, and the number of `texts` with one of the two.
 
-    Attributes:
-        first_as_second: The number of texts with the label `first` that the model gives the label `second`.
-        second_as_first: The number of texts with the label `second` that the model gives the label `first`.
-        texts: The number of texts with one of the two labels.
+    The model gives the label `second` to `first_as_second` texts with the label `first`.
     """
 
     first: str
@@ -76,7 +70,6 @@ class FlippedLabels(Frozen):
     """How labels that were flipped on purpose compare with the given labels.
 
     Attributes:
-        flipped: The number of flipped labels.
         found: The share of the flipped labels that were found doubtful.
         wrong: The estimate of the largest number of given labels that can be wrong at random; it is rather too high.
         at_most: The upper end of a one-sided 95 % confidence interval of this number.
@@ -92,24 +85,18 @@ class Doubts(ReprCard, Sealed):
     """The doubtful labels of a task, the most doubtful first.
 
     Attributes:
-        task: The address of the task.
-        method, backbone: The method and the backbone of the models that predicted the texts.
-        folds: The number of folds of the cross-fitting.
+        method, backbone: Those of the models that predicted the texts.
         train, evaluation: The numbers of training and of evaluation texts.
-        labels: The doubtful labels.
         metric: The name of the main metric of the predictions of all texts, each by a model that did not learn it.
-        value: The value of this metric.
         gain: The share of the loss of a model without features that the models avoid. None: unknown.
         knows: Whether `gain` is large enough; otherwise no label is listed because a model contradicts it.
         flips: The comparison with flipped labels. None: the targets are numbers, the models know too little, or the
             comparison would have taken as long as the cross-fitting.
         expected: For numbers, how many of them would be doubtful if residuals were normally distributed; else None.
-        confused: Labels that are confused with each other.
         alike: Sentences about labels that differ only in spelling.
         similar_texts: The number of texts that are equal or nearly equal to another text.
         rare: The labels with fewer texts than folds.
         data_digest: The digest of the task's texts and labels as they were read.
-        data: The reading options of the task.
     """
 
     task: str

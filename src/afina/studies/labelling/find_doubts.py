@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from afina.data.readers.rows import ALIKE
+from afina.data.readers.rows import MergedLabels
 from afina.data.readers.target_kinds import TARGETS
 from afina.data.reading_options import USUAL, ReadingOptions, shows_options
 from afina.data.split import Split
@@ -308,7 +308,7 @@ class Finding:
         return [name for name, count in self._label_counts().items() if count < folds]
 
     def _alike(self) -> list[str]:
-        notes = [note for note in self.task.notes if note.startswith(ALIKE)]
+        notes = [note for note in self.task.notes if isinstance(note, MergedLabels)]
         advice = Sentence.of(" Training refuses them: correct the file, or merge them with `merge_labels`.")
         return [Sentence([note, advice]) for note in notes]
 

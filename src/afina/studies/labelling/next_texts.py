@@ -80,13 +80,8 @@ FEWEST = 10
 class RandomSample:
     """The main metric of the linear probe on the labelled texts that earlier rounds drew at random.
 
-    The probe is fitted to all other labelled texts.
-
-    Attributes:
-        texts: The number of random texts.
-        metric: The name of the metric.
-        estimate: The metric with its interval. None: there are fewer than FEWEST random texts, or too few labels.
-        trained_on: The number of labelled texts to which the probe is fitted.
+    The probe is fitted to `trained_on` texts: all other labelled ones. None as `estimate`: there are fewer than FEWEST
+    random texts, or too few labels.
     """
 
     texts: int

@@ -506,10 +506,7 @@ WARM_UP, MEASURED = 1, 3
 
 
 def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader: Loader) -> Pace:
-    """Return the training seconds per token, measured on the run's first batches with a model that is then discarded.
-
-    Raises NotFound if the backbone's weights cannot be opened, Diverged or OutOfMemory.
-    """
+    """Return the training seconds per token, measured on the run's first batches with a model of its own."""
     check_products(run.training.products)
     device = hardware.choose()
     with allocator.memory_errors(run.title):

@@ -157,7 +157,7 @@ class _Execution:
             "retention": retained,
             "abstention": abstention,
             "pairs": None if pairs is None else TextPairs(**asdict(pairs)),
-            "weight_bytes": None if classifier.precision == FLOAT else _weight_bytes(classifier),
+            "weight_bytes": _weight_bytes(classifier),
         }
         return self.ranks.from_first(self._record(prepared, objective, fit, found).sealed())
 
@@ -180,16 +180,11 @@ class _Execution:
             self.allocated_end = self.meter.allocated()
         self.meter.seconds["train"] = fit.account.seconds["train"]
 
-    def _calibrated(self, classifier: Classifier, fit: Fit, prepared: Prepared) -> Objective:
-        """Return the objective with a temperature (and thresholds) fitted on the calibration split, if there is one."""
-        split = prepared.task.calibration
-        if split is None:
-            return fit.objective
-        return fit.objective.calibrated(self._evaluate(classifier, fit, prepared, split))
-
     def _abstaining(self, classifier: Classifier, fit: Fit, prepared: Prepared) -> tuple[Objective, Threshold | None]:
         """Return the calibrated objective, with a threshold of abstention if the run promises an error."""
-        objective = self._calibrated(classifier, fit, prepared)
+        objective = fit.objective
+        if prepared.task.calibration is not None:
+            objective = objective.calibrated(self._evaluate(classifier, fit, prepared, prepared.task.calibration))
         error, split = self.run.training.abstain_error, prepared.task.abstention
         if error is None or split is None:
             return objective, None
@@ -231,6 +226,8 @@ class _Execution:
         there = devices.environment_fields(prepared.device, prepared.dtype)
         if self.ranks.count > 1:
             there |= {"processes": self.ranks.count, "sharded": self.ranks.shards}
+        reading = backbone, task.prompt_length, prepared.prompt
+        probe = golden_test.outputs(classifier, *reading, words=objective.reads_words)
         manifest = Manifest(
             method=method.name,
             hyperparameters=method.hyperparameters,
@@ -256,7 +253,7 @@ class _Execution:
             training=training,
             metrics=scores | {"examples": len(task.evaluation)},
             answers=answers,
-            probe=_probe(prepared, classifier, objective),
+            probe=tuple(map(tuple, probe)),
             versions=there.pop("versions"),  # type: ignore[arg-type]
             environment=there,
         ).sealed()
@@ -318,7 +315,7 @@ class _Execution:
             left_out=None if task.left_out is None else LeftOutCounts(**task.left_out),
             without_digest=run.without_digest,
             too_long_rows=task.evaluation.left_out.rows,
-            fitted=_fitted(fit, prepared),
+            fitted=None if fit.fitted is None else HeadFit(**asdict(fit.fitted), **prepared.features),
             **found,
         )
 
@@ -376,17 +373,12 @@ def _abstention(
     )
 
 
-def _weight_bytes(classifier: Classifier) -> int:
-    """Return the bytes of all weights of a classifier, without the unused copy of the head that peft keeps."""
-    unused = (one.nbytes for name, one in classifier.named_parameters() if ".original_module." in name)
-    return classifier.size - sum(unused)
-
-
-def _fitted(fit: Fit, prepared: Prepared) -> HeadFit | None:
-    """Return facts about scikit-learn's fit of the head; None if it did not fit the head."""
-    if fit.fitted is None:
+def _weight_bytes(classifier: Classifier) -> int | None:
+    """Return the bytes of all weights, without the unused copy of the head that peft keeps; None for float weights."""
+    if classifier.precision == FLOAT:
         return None
-    return HeadFit(**asdict(fit.fitted), **prepared.features)
+    unused = (weight.nbytes for name, weight in classifier.named_parameters() if ".original_module." in name)
+    return classifier.size - sum(unused)
 
 
 def _unlabelled(prepared: Prepared) -> UnlabelledCounts | None:
@@ -445,8 +437,3 @@ def try_out(
             yield score
             if score.value is None:
                 return
-
-
-def _probe(prepared: Prepared, classifier: Classifier, objective: Objective) -> tuple[tuple[float, ...], ...]:
-    reading = prepared.backbone, prepared.task.prompt_length, prepared.prompt
-    return tuple(map(tuple, golden_test.outputs(classifier, *reading, words=objective.reads_words)))

@@ -201,7 +201,7 @@ def _put(file: InputFile, path: Path, fetch: Fetch) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fetch(file.digest, path)
     if (found := digest.of_file(path)) != file.digest:
-        raise problems.FILE_CHANGED(path=path, found=found, expected=file.digest)
+        raise problems.FILE_CHANGED(_file=path, path=path, found=found, expected=file.digest)
 
 
 def is_encoder(address: str) -> bool | None:

@@ -15,6 +15,7 @@ from afina.models.adapter import Adapter
 from afina.models.objective import Objective
 from afina.predicting.teacher import check_teacher, soft_targets
 from afina.ranks import ALONE, Ranks
+from afina.sentence import Sentence
 from afina.studies import problems
 from afina.studies.runs.inputs import Located
 from afina.studies.runs.spec import RunSpec
@@ -53,8 +54,9 @@ class Lesson:
         with meter.phase("teacher"):
             adapter = Adapter.load(place)
             if run.teacher.adapter not in (None, adapter.digest):
-                raise problems.TEACHER_CHANGED(
-                    path=run.teacher.path, found=adapter.digest, expected=run.teacher.adapter
+                teacher = Sentence.of("`teacher` {path}", path=run.teacher.path)
+                raise problems.FILE_CHANGED(
+                    _file=teacher, path=run.teacher.path, found=adapter.digest, expected=run.teacher.adapter
                 )
             objective.check_can_be_distilled()
             check_teacher(adapter, task, allow_leakage=run.data.allow_leakage)

@@ -77,10 +77,9 @@ Duration = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class HeadFit(Frozen):
-    """Facts about scikit-learn's fit of the head of a linear probe or of SetFit.
+    """Facts about scikit-learn's fit of the head of a linear probe or of SetFit; figures.md defines each field.
 
-    `strength` is the value of `parameter`, "C" or "alpha". `seconds` are a part of `seconds.train`. `iterations` is
-    None for ridge regression, which a closed formula solves. `pooling` is "first", "last" or "mean".
+    `strength` is the value of `parameter`. None as `iterations`: a closed formula solves ridge regression.
     """
 
     parameter: Literal["C", "alpha"]
@@ -95,11 +94,9 @@ class HeadFit(Frozen):
 class EndpointUse(Frozen):
     """Facts about the answers of a model behind an API to the evaluation texts; figures.md defines each field.
 
-    `retries` is None if the record has no such number; seconds if there is no answer; tokens if the server counted none
-    for some answer; cost if prices or tokens are unknown; moments (ISO 8601, UTC, also of kept answers) if there is no
-    answer, or one was kept without its moment. `missing` has the indices of texts without an answer, by reason.
-    `structure`: "used", "refused" by the server, or "none". `asked_again` and `differed` are of earlier versions, which
-    asked some texts twice. `unread` may repeat words of a text.
+    None as a field: the server or the record does not tell. `missing` has the indices of texts without an answer, by
+    reason. `asked_again` and `differed` are of earlier versions, which asked some texts twice. `unread` may repeat
+    words of a text.
     """
 
     host: Printable
@@ -260,11 +257,9 @@ class Selection(Frozen):
 
 
 class TextPairs(Frozen):
-    """The numbers of pairs of training texts on which a run trained.
+    """The numbers of pairs of training texts on which a run trained; figures.md defines each field.
 
-    `positive` and `negative` are drawn pairs of two texts of the same label or of different labels, with repetitions;
-    `all_...` are the different pairs that exist. `wanted` would be drawn without the limit `max_pairs`. `single` labels
-    have one training text; `alone`: every label has one, which is a positive pair with itself.
+    `positive` and `negative` are drawn, with repetitions; `all_...` are the different pairs that exist.
     """
 
     positive: Count

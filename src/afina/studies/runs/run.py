@@ -129,32 +129,38 @@ class Run(RunSpec):
             RunFailed: Another process was lost, or has other data, packages or another kind of device.
         """
         from afina.ranks import ALONE
-        from afina.studies.runs.execute import execute
 
         ranks = ranks or ALONE
-        if ranks.is_first:
-            output_directory.make_output(Path(out))
-        shown = repr_html.make_watcher() if listen is None and ranks.is_first else None
+        run = self.model_copy(update={"send_texts": send_texts})
+        if not ranks.is_first:
+            return run._execute(Path(out), ignore, task, ranks)
+        output_directory.make_output(Path(out))
+        shown = repr_html.make_watcher() if listen is None else None
+        if shown is None:
+            record = run._execute(Path(out), listen or ignore, task, ranks)
+        else:
+            try:
+                shown.started(self, 1, 1)
+                record = run._execute(Path(out), partial(shown.progress, self), task, ranks)
+                shown.finished(self, record, now=True)
+            except BaseException:
+                shown.stop()
+                raise
+        OutputDirectory(Path(out)).checkpoint(record.label).unlink(missing_ok=True)
+        return record
+
+    def _execute(self, out: Path, listen: Listener, task: Task | None, ranks: Ranks) -> Record:
+        from afina.studies.runs.execute import execute
+
         try:
             with stopped_after_a_step(signal.SIGINT) as signals:
-                if shown is not None:
-                    shown.started(self, 1, 1)
-                    listen = partial(shown.progress, self)
-                heard = signals.told(listen if listen and ranks.is_first else ignore)
-                run = self.model_copy(update={"send_texts": send_texts})
-                record = execute(run, Path(out), listen=heard, stopped=signals.is_heard, task=task, ranks=ranks)
-                if shown is not None:
-                    shown.finished(self, record, now=True)
+                hear = signals.told(listen)
+                return execute(self, out, listen=hear, stopped=signals.is_heard, task=task, ranks=ranks)
         except BaseException as error:
-            if shown is not None:
-                shown.stop()
             _let_go(error)
             raise
         finally:
             allocator.give_back()
-        if ranks.is_first:
-            OutputDirectory(Path(out)).checkpoint(record.label).unlink(missing_ok=True)
-        return record
 
     def inputs(self) -> RunInputs:
         """Return the files of the run's task and backbone with their digests, for a machine that lacks these files."""
@@ -168,7 +174,9 @@ class Run(RunSpec):
         """
         if not make(self.method, self.hyperparameters).has_adapter:
             because = why_without_adapter(self.method)
-            raise problems.RUN_WITHOUT_ADAPTER(known=[], path=out, method=self.title, _because=because, _instead="")
+            raise problems.RUN_WITHOUT_ADAPTER(
+                known=[], path=out, method=self.title, _which="", _because=because, _instead=""
+            )
         run = self.with_digests(backbone_files=backbone_spec.files_digest(self.backbone), **digests_beside(self.data))
         if self.data_digest is None and reads_files(self.task, self.data.evaluation):
             run = run.with_digests(data_digest=facts_of(self).data_digest)
