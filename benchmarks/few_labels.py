@@ -84,7 +84,7 @@ class Cell:
 
 
 TFIDF, MAJORITY = Arm("", "tfidf"), Arm("", "majority")
-FLOORS = {TFIDF: floors.tfidf, MAJORITY: floors.constant}
+FLOORS = (MAJORITY, TFIDF)
 ZERO, WITH_SHOTS = Arm("embedded", "zero-shot"), Arm("embedded", "zero-shot", shots=SHOTS)
 CHEAP = (TFIDF, ZERO, Arm("minilm", "linear_probe"), Arm("embedded", "linear_probe"))
 ON_MINILM = (Arm("minilm", "full", 3.0), Arm("minilm", "lora", 10.0))
@@ -164,7 +164,8 @@ def measure(cell: Cell) -> dict[str, Any]:
     began, task = time.process_time(), task_of(cell)
     if cell.arm in FLOORS:
         objective = objectives.make(task.label_names, {"kind": task.kind}).of(task.train.labels)
-        right = objective.values("accuracy", FLOORS[cell.arm](task.train, objective).predictions(task.evaluation))
+        fitted = dict(zip(FLOORS, floors.fit(task.train, objective), strict=True))
+        right = objective.values("accuracy", fitted[cell.arm].predictions(task.evaluation))
         trained = time.process_time()
     else:
         prepared, fit = prepare(run_of(cell, task), Meter(devices.choose()), ignore, given=task)

@@ -159,7 +159,7 @@ def untrained(cell: Cell) -> dict[str, Any]:
     """Which predictions of the baselines (fitted on all labelled texts) and of the untrained model are right."""
     task = held_out(cell)
     objective = objectives.make(task.label_names, {"kind": task.kind}).of(task.train.labels)
-    fitted = {"majority": floors.constant(task.train, objective), "tfidf": floors.tfidf(task.train, objective)}
+    fitted = dict(zip(("majority", "tfidf"), floors.fit(task.train, objective), strict=True))
     right = {name: objective.values("accuracy", floor.predictions(task.evaluation)) for name, floor in fitted.items()}
     run = run_of(Curve(cell, "zero-shot", 1.0, 1))
     prepared, fit = prepare(run, Meter(devices.choose()), ignore)

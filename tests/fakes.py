@@ -19,6 +19,7 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 from afina import Backbone, Run
 from afina.data.batch import Loader, MicroBatchLimits, Packed, pack
 from afina.data.pairs import PairLoader
+from afina.data.split import Split
 from afina.data.token_cache import EncodedSplit
 from afina.data.tokenize import Encoded, encode
 from afina.events import Listener, ignore
@@ -27,9 +28,12 @@ from afina.methods.attachment import attach
 from afina.methods.method import Method
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
+from afina.models.objective import Objective
 from afina.models.objectives import Classes
 from afina.models.predictions import Predictions
 from afina.predicting.predictor import predictions
+from afina.studies.choosing import floors
+from afina.studies.choosing.floors import Floor
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import UNASKED
 from afina.training import probe_fit
@@ -393,3 +397,12 @@ def difference(found: Any, expected: Any) -> float:
 def predict(classifier: Classifier, split: EncodedSplit, listen: Listener = ignore) -> Predictions:
     """A classifier's predictions for a split, as a run computes them."""
     return predictions(classifier, split.encoded, split.labels, listen)
+
+
+def tfidf(train: Split, objective: Objective | None = None) -> Floor:
+    """The baseline on TF-IDF features; by default of as many classes as the split has."""
+    return floors.fit(train, objective or classes_of(train))[1]
+
+
+def classes_of(train: Split) -> Objective:
+    return Classes(tuple(map(str, range(int(train.labels.max()) + 1))))

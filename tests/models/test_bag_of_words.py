@@ -24,7 +24,7 @@ from afina.predicting.evaluation import evaluate, trained
 from afina.stats.classification import accuracy, probabilities
 from afina.studies.choosing import floors
 from command import Command
-from fakes import TEXTS, sentences
+from fakes import TEXTS, classes_of, sentences, tfidf
 from raises import raises
 
 ODD = [*TEXTS, "?!", "ÀÉÎ straße ŒUVRE İstanbul", "good " * 500, "a_b 1,5 x²", "unheard-of words\u2028here"]
@@ -40,7 +40,7 @@ def some(labels: int, count: int = 200, *, pairs: bool = False, absent: int | No
 
 
 def handed_over(train: Split, labels: int, to: Path) -> Path:
-    made = floors.tfidf(train, Classes(tuple(map(str, range(labels)))))
+    made = tfidf(train, Classes(tuple(map(str, range(labels)))))
     assert made.model
     made.model.adapter([f"label {index}" for index in range(labels)], made.hyperparameters).save(to)
     return to
@@ -49,7 +49,7 @@ def handed_over(train: Split, labels: int, to: Path) -> Path:
 @pytest.mark.parametrize(("labels", "pairs"), [(2, False), (3, True), (7, False)])
 def test_it_answers_as_scikit_learns_pipeline_does(labels: int, pairs: bool, tmp_path: Path) -> None:
     train = some(labels, pairs=pairs)
-    fitted = floors.FLOORS["classes"].pipeline(train, floors.classes(train))
+    fitted = floors.FLOORS["classes"].pipeline(train, classes_of(train))
     predictor = Predictor.load(handed_over(train, labels, tmp_path / "adapter"))
     texts = [*ODD, *train.texts]
     second = texts[::-1] if pairs else None
@@ -67,13 +67,13 @@ def test_a_label_that_no_training_text_has_is_never_the_answer(tmp_path: Path) -
         predictor = Predictor.load(handed_over(train, 4, tmp_path / str(absent)))
         found = probabilities(predictor.outputs(ODD))
         assert (found[:, absent] == 0).all()
-        fitted = floors.FLOORS["classes"].pipeline(train, floors.classes(train))
+        fitted = floors.FLOORS["classes"].pipeline(train, classes_of(train))
         assert np.abs(found[:, fitted[-1].classes_] - fitted.predict_proba(ODD)).max() < 1e-6
 
 
 def test_what_has_no_words_is_not_handed_over_and_says_why() -> None:
     split = Split(["?!", "...", ":)", ":("], np.array([0, 1, 1, 1]))
-    made = floors.tfidf(split)
+    made = tfidf(split)
     assert (made.model, made.setting) == (None, "no words in the texts")
     assert made.predict(split).tolist() == [1, 1, 1, 1]
 
@@ -82,7 +82,7 @@ def test_what_has_no_words_is_not_handed_over_and_says_why() -> None:
 def path(toy: str, tmp_path: Path) -> Path:
     """An adapter of the toy task."""
     task = Task.load(toy)
-    made = floors.tfidf(task.train)
+    made = tfidf(task.train)
     assert made.model
     made.model.adapter(task.label_names, made.hyperparameters, task=toy, train_digest=task.train.digest).save(
         tmp_path / "words"
@@ -95,7 +95,7 @@ def test_it_evaluates_and_predicts_from_the_command_line(afina: Command, path: P
     shown = afina("evaluate", path, "--task", toy, "--json").object()
     refused = afina("evaluate", path, "--task", toy, "--check-probe").error
     assert refused.endswith("the adapter has no golden test, so nothing can be checked. Leave the check out.")
-    right = floors.tfidf(task.train).predict(task.evaluation)
+    right = tfidf(task.train).predict(task.evaluation)
     adapter = Adapter.load(path)
     found = evaluate(adapter, EvaluationSet.read(toy, trained(adapter)))
     assert shown["accuracy"] == accuracy(task.evaluation.labels, right) == found.metrics["accuracy"]
@@ -189,7 +189,7 @@ def of_kind(kind: str, count: int = 200) -> tuple[Split, Objective]:
 def test_a_floor_of_another_kind_learns_and_is_handed_over(kind: str, tmp_path: Path) -> None:
     whole, objective = of_kind(kind)
     train, held_out = whole.take(range(150)), whole.take(range(150, 200))
-    same, made = floors.constant(train, objective), floors.tfidf(train, objective)
+    same, made = floors.fit(train, objective)
     metric = "rmse" if kind == "number" else "micro_f1"
     figures = [objective.value(metric, one.predictions(held_out)) for one in (same, made)]
     assert figures[1] < 0.5 * figures[0] if kind == "number" else figures[1] > figures[0]
@@ -209,8 +209,8 @@ def test_a_floor_of_another_kind_learns_and_is_handed_over(kind: str, tmp_path: 
 
 def test_the_same_answer_to_every_text_is_the_mean_or_how_frequent_each_label_is() -> None:
     numbers, asked = of_kind("number")
-    assert floors.constant(numbers, asked).predict(numbers) == pytest.approx(np.full(200, numbers.labels.mean()))
+    assert floors.fit(numbers, asked)[0].predict(numbers) == pytest.approx(np.full(200, numbers.labels.mean()))
     several, labels = of_kind("labels")
-    chances = labels.probabilities(floors.constant(several, labels).predictions(several))
+    chances = labels.probabilities(floors.fit(several, labels)[0].predictions(several))
     assert chances is not None
     assert chances[0] == pytest.approx(several.labels.mean(axis=0), abs=1e-6)

@@ -20,8 +20,7 @@ from afina.models.architectures import is_head
 from afina.models.manifest import MANIFEST
 from afina.store.adapter_parts import BODY_ROLE, HEAD_ROLE, join, restore, split
 from afina.store.versions import PartFile
-from afina.studies.choosing import floors
-from fakes import Runs
+from fakes import Runs, tfidf
 from raises import raises
 
 MADE = [("gpt2", "lora"), ("gpt2", "full"), ("gpt2", "prelayer"), ("gpt2", "head"), ("llama", "lora")]
@@ -43,7 +42,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 def words(toy: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter of words, without a backbone."""
     task = Task.load(toy)
-    made = floors.tfidf(task.train).model
+    made = tfidf(task.train).model
     assert made
     path = tmp_path_factory.mktemp("words") / "adapter"
     made.adapter(task.label_names, {"C": 1.0}).save(path)

@@ -29,8 +29,7 @@ from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, NotFound, Ref
 from afina.models.manifest import MANIFEST
 from afina.store.intake import IntakeLimits, is_plain_name
 from afina.store.intake.inspection import DTYPES, PIECE, PROGRAMS, check_finite, inspect, read_header
-from afina.studies.choosing import floors
-from fakes import Runs
+from fakes import Runs, tfidf
 from raises import raises
 
 OF_TORCH = {"a": torch.ones(2)}
@@ -79,7 +78,7 @@ def test_what_afina_makes_passes(method: str, runs: Runs) -> None:
 
 def test_an_adapter_of_words_passes(toy: str, tmp_path: Path) -> None:
     task = Task.load(toy)
-    made = floors.tfidf(task.train).model
+    made = tfidf(task.train).model
     assert made
     made.adapter(task.label_names, {"C": 1.0}).save(tmp_path / "words")
     found = inspect(tmp_path / "words")

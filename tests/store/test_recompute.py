@@ -27,8 +27,7 @@ from afina.stats.comparison import compare
 from afina.store import recompute
 from afina.store.flips import Flips
 from afina.store.recompute import flips_between
-from afina.studies.choosing import floors
-from fakes import Backbones, Runs, sentences, write_csv
+from fakes import Backbones, Runs, sentences, tfidf, write_csv
 from raises import raises
 
 # peft asks transformers for a property that transformers has renamed.
@@ -204,7 +203,7 @@ def test_a_backbone_that_both_name_is_opened_and_hashed_once(
 
 
 def words(task: Task) -> Adapter:
-    made = floors.tfidf(task.train)
+    made = tfidf(task.train)
     assert made.model
     return made.model.adapter(task.label_names, made.hyperparameters, task="toy")
 

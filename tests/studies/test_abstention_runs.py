@@ -11,7 +11,6 @@ import pytest
 from afina import Adapter, Backbone, Predictor, Task
 from afina.data.evaluation_set import EvaluationSet
 from afina.errors import InvalidStudy
-from afina.models import objectives
 from afina.predicting.evaluation import evaluate, trained
 from afina.report import evaluation as evaluation_report
 from afina.report.details import abstention as in_words
@@ -21,7 +20,6 @@ from afina.stats.abstention import CONFIDENCE, LADDER, AnsweredShare, find_thres
 from afina.studies.runs import inputs
 from afina.studies.runs.record import Abstention, AnsweredCounts
 from afina.studies.runs.run import Run
-from afina.training.settings import Training
 from command import Command
 from fakes import Backbones, sentences, write_csv
 from raises import raises
@@ -39,14 +37,6 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def asked(gpt2: Backbone, file: str, error: float | None) -> Run:
     return Run(backbone=gpt2.address, task=file, method="linear_probe", training={"abstain_error": error})
-
-
-def test_a_promise_changes_the_key_and_no_promise_does_not(gpt2: Backbone, toy: str) -> None:
-    keys = {Run(backbone=gpt2.address, task=toy, method="lora", training=given).key for given in ({}, Training())}
-    assert len(keys) == 1
-    plain = Run(backbone=gpt2.address, task=toy, method="lora")
-    promised = [plain.model_copy(update={"training": Training(abstain_error=error)}).key for error in (0.05, 0.1)]
-    assert len({*promised, plain.key}) == 3
 
 
 def test_too_few_texts_are_refused_before_training_with_the_number_missing(gpt2: Backbone, toy: str) -> None:
@@ -140,11 +130,6 @@ def test_a_report_shows_coverage_and_error_of_adapters_that_abstain() -> None:
 def test_a_promise_is_in_doubt_before_it_is_broken(found: AnsweredShare, verdict: str) -> None:
     assert in_words.verdict(0.05, found) == verdict
     assert f"{found.answered} of 100 texts are answered" in in_words.sentence(found, 0.05)
-
-
-def test_settings_of_the_objective_carry_the_threshold() -> None:
-    given = {"kind": "labels", "abstain_below": 0.7, "thresholds": [0.2, 0.4]}
-    assert objectives.make(("a", "b"), given).settings == given
 
 
 @pytest.mark.slow

@@ -53,8 +53,6 @@ def test_a_name_or_seed_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         made.adapter()
     with raises(NotFound, code="adapter.missing", method="full", seed=7):
         made.adapter("full", seed=7)
-    with raises(NotFound, code="adapter.missing", method="full", seed=7):
-        find_adapter(tmp_path, "full", 7)
 
 
 def test_a_run_of_an_earlier_study_of_the_directory_is_found_as_the_commands_find_it(tmp_path: Path) -> None:

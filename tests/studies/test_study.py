@@ -337,6 +337,8 @@ def test_what_may_change_a_result_changes_the_key() -> None:
         {"training": {"epochs": 1}},
         {"training": {"dtype": "float32"}},
         {"training": {"class_weights": "balanced"}},
+        {"training": {"abstain_error": 0.05}},
+        {"training": {"abstain_error": 0.1}},
         {"ask": {"head": "random"}},
         {"ask": {"head": "words"}},
         {"ask": {"template": "{text} It was"}},

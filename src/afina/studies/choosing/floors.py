@@ -25,7 +25,6 @@ from afina.data.split import Split
 from afina.data.terms import LONGEST, WORD, joined
 from afina.data.words import words_of
 from afina.digest import derive_seed
-from afina.models import objectives
 from afina.models.bag_of_words import BagOfWords
 from afina.models.objective import Objective
 from afina.models.objectives import Classes, Labels, Number
@@ -84,23 +83,8 @@ class FloorKind(ABC):
         """Return the reason why the baseline `name` cannot be saved as an adapter, as a clause after "because"."""
 
 
-class TfidfFloors(FloorKind):
-    """A kind with a constant prediction and a model on TF-IDF features."""
-
-    @abstractmethod
-    def fit_constant(self, train: Split, objective: Objective) -> Floor:
-        """Return the baseline that predicts the same for every text, from the targets of the training split."""
-
-    @abstractmethod
-    def fit_tfidf(self, train: Split, objective: Objective) -> Floor:
-        """Return the baseline on TF-IDF features, fitted on the training split."""
-
-    def fit(self, train: Split, objective: Objective) -> list[Floor]:
-        return [self.fit_constant(train, objective), self.fit_tfidf(train, objective)]
-
-    def unsaved(self, name: str) -> str:
-        return "it always gives the same answer"
-
+SAME_ANSWER = "it always gives the same answer"
+"""The reason why a constant baseline cannot be saved."""
 
 # Classes, numbers, labels
 
@@ -115,7 +99,7 @@ MOST_TEXTS = 20_000
 
 
 @dataclass(frozen=True)
-class LinearFloors(TfidfFloors):
+class LinearFloors(FloorKind):
     """The baselines of a kind of task with numeric outputs: classes, labels or a number.
 
     `same` returns the outputs of the constant baseline, [width], given the targets of the training split and the width.
@@ -126,21 +110,27 @@ class LinearFloors(TfidfFloors):
     linear: LinearKind
     same: Callable[[np.ndarray, int], np.ndarray]
 
-    def fit_constant(self, train: Split, objective: Objective) -> Floor:
+    def fit(self, train: Split, objective: Objective) -> list[Floor]:
+        return [self._constant(train, objective), self._tfidf(train, objective)]
+
+    def unsaved(self, name: str) -> str:
+        return SAME_ANSWER
+
+    def _constant(self, train: Split, objective: Objective) -> Floor:
         """Return the baseline of the frequencies of classes or labels, or of the mean of numbers."""
         row = self.same(train.labels, objective.width)
         return Floor(self.constant, objective, lambda split: np.tile(row, (len(split), 1)), min(len(train), MOST_TEXTS))
 
-    def fit_tfidf(self, train: Split, objective: Objective) -> Floor:
+    def _tfidf(self, train: Split, objective: Objective) -> Floor:
         """Return a linear model on TF-IDF of words and pairs of words, with regularization from cross-validation.
 
-        If no training text contains a word, or all have one label, the predictions are those of `fit_constant`, and
+        If no training text contains a word, or all have one label, the predictions are those of `_constant`, and
         `model` is None.
         """
         if len(train) > MOST_TEXTS:
             chosen = np.random.Generator(np.random.PCG64(derive_seed(0, "floor"))).permutation(len(train))[:MOST_TEXTS]
             train = train.take(np.sort(chosen))
-        same = self.fit_constant(train, objective).outputs
+        same = self._constant(train, objective).outputs
         if not self.linear.can_fit(train.labels):
             return Floor(self.learned, objective, same, len(train), "one label in the texts")
         fitted = self.pipeline(train, objective)
@@ -243,42 +233,40 @@ END_OF_SENTENCE = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[^a-z\s])|(?<=[。
 """The pattern of the end of a sentence; a full stop before a small letter, as in `e.g. this`, is no end."""
 
 
-class TextFloors(TfidfFloors):
+class TextFloors(FloorKind):
     """The most frequent target, the target of the nearest training text, and the first sentences of the text."""
 
     constant = "most frequent answer"
     learned = "TF-IDF + nearest training text"
 
-    def fit_constant(self, train: Split, objective: Objective) -> Floor:
-        answer = _most_frequent(train)
-        return Floor(self.constant, objective, lambda split: _as_outputs([answer] * len(split)), len(train))
-
-    def fit_tfidf(self, train: Split, objective: Objective) -> Floor:
-        """Return the baseline of the nearest training text by TF-IDF, or of the most frequent if none is near."""
-        nearest = NearestText(joined(train.texts, train.pairs))
-        targets, otherwise = [one[0] for one in train.labels], _most_frequent(train)
-
-        def outputs(split: Split) -> np.ndarray:
-            places = nearest.places(joined(split.texts, split.pairs), 1)[:, 0]
-            return _as_outputs([otherwise if place < 0 else targets[place] for place in places])
-
-        return Floor(self.learned, objective, outputs, len(train))
-
     def fit(self, train: Split, objective: Objective) -> list[Floor]:
-        """Return the baselines; the first sentences only if texts have more sentences than targets, in the median."""
-        count = _median_sentences(chain.from_iterable(train.labels))
-        found = super().fit(train, objective)
-        if train.pairs is not None or _median_sentences(train.texts) <= count:
-            return found
+        """Return the baselines; the first sentences only if texts have more sentences than targets, in the median.
 
-        def outputs(split: Split) -> np.ndarray:
+        A text that no training text is near to has the most frequent target.
+        """
+        (usual, _), *_ = Counter[str](chain.from_iterable(train.labels)).most_common(1)
+        nearest, targets = NearestText(joined(train.texts, train.pairs)), [several[0] for several in train.labels]
+        count = _median_sentences(chain.from_iterable(train.labels))
+
+        def of_nearest(split: Split) -> np.ndarray:
+            places = nearest.places(joined(split.texts, split.pairs), 1)[:, 0]
+            return _as_outputs([usual if place < 0 else targets[place] for place in places])
+
+        def leads(split: Split) -> np.ndarray:
             return _as_outputs([first_sentences(text, count) for text in split.texts])
 
-        return [*found, Floor(LEAD, objective, outputs, len(train), f"{count} of each text", {"sentences": count})]
+        fitted = [
+            Floor(self.constant, objective, lambda split: _as_outputs([usual] * len(split)), len(train)),
+            Floor(self.learned, objective, of_nearest, len(train)),
+        ]
+        if train.pairs is None and _median_sentences(train.texts) > count:
+            setting = f"{count} of each text"
+            fitted.append(Floor(LEAD, objective, leads, len(train), setting, {"sentences": count}))
+        return fitted
 
     def unsaved(self, name: str) -> str:
         reasons = {self.learned: "it needs the training texts themselves", LEAD: "it has no trained numbers"}
-        return reasons.get(name, super().unsaved(name))
+        return reasons.get(name, SAME_ANSWER)
 
 
 def first_sentences(text: str, count: int) -> str:
@@ -298,11 +286,6 @@ def _ends(text: str) -> Iterator[int]:
 def _median_sentences(texts: Iterable[str]) -> int:
     """Return the median number of sentences of the texts, at least 1."""
     return max(1, int(np.median([sum(1 for _ in _ends(text)) for text in texts])))
-
-
-def _most_frequent(train: Split) -> str:
-    (answer, _), *_ = Counter[str](chain.from_iterable(train.labels)).most_common(1)
-    return answer
 
 
 def _as_outputs(answers: Sequence[str]) -> np.ndarray:
@@ -387,11 +370,6 @@ CONSTANTS = frozenset(one.constant for one in FLOORS.values() if one.constant)
 """The names of the baselines that predict the same for every text."""
 
 
-def classes(train: Split) -> Objective:
-    """Return a single-label classification objective with as many classes as the training split has."""
-    return objectives.make(tuple(map(str, range(int(train.labels.max()) + 1))))
-
-
 def fit(train: Split, objective: Objective) -> list[Floor]:
     """Return the baselines that are fitted in seconds, the constant prediction first."""
     return FLOORS[objective.kind].fit(train, objective)
@@ -400,21 +378,3 @@ def fit(train: Split, objective: Objective) -> list[Floor]:
 def fit_slow(name: str, train: Split, objective: Objective) -> Floor:
     """Return one of `FloorKind.slow`. Raises NotFound if its extra is missing."""
     return FLOORS[objective.kind].fit_slow(name, train, objective)
-
-
-def constant(train: Split, objective: Objective | None = None) -> Floor:
-    """Return the baseline that predicts the same for every text; by default of single-label classification."""
-    objective = objective or classes(train)
-    return _of_tfidf(objective).fit_constant(train, objective)
-
-
-def tfidf(train: Split, objective: Objective | None = None) -> Floor:
-    """Return the baseline on TF-IDF features; by default of single-label classification."""
-    objective = objective or classes(train)
-    return _of_tfidf(objective).fit_tfidf(train, objective)
-
-
-def _of_tfidf(objective: Objective) -> TfidfFloors:
-    found = FLOORS[objective.kind]
-    assert isinstance(found, TfidfFloors)
-    return found
