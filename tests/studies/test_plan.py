@@ -20,7 +20,6 @@ from afina.data.batch import pack
 from afina.data.reading_options import ReadingOptions
 from afina.data.template import Template
 from afina.errors import AfinaError, InvalidStudy, OutOfMemory
-from afina.meter import now
 from afina.methods import make
 from afina.models.label_prompts import GENERAL
 from afina.models.manifest import read_manifest
@@ -113,38 +112,17 @@ def test_the_plan_for_gpt2_has_the_papers_allocated_memory_and_needs_no_network(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "total"),
-    some_slow(
-        [
-            ("gpt2-medium", 354_825_216),
-            ("gpt2-xl", 1_557_614_400),
-            ("EleutherAI/gpt-j-6b", 5_844_402_176),
-            ("huggyllama/llama-7b", 6_607_351_808),
-        ],
-        quick=[("gpt2-medium", 354_825_216)],
-    ),
+    [
+        ("gpt2-medium", 354_825_216),
+        ("EleutherAI/gpt-j-6b", 5_844_402_176),
+        ("huggyllama/llama-7b", 6_607_351_808),
+    ],
 )
 @pytest.mark.usefixtures("without_network")
 def test_the_baseline_of_a_known_model_holds_its_parameters_and_no_more(backbone: str, total: int) -> None:
     one = only(forecast_methods(backbone, [make("baseline")], training=texts(8, batch_size=1)))
     assert one.state_bytes == pytest.approx(4 * total, rel=1e-3)
     assert one.peak - one.terms.process > one.state_bytes
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("without_network")
-def test_13_billion_parameters_are_planned_in_seconds_and_little_memory() -> None:
-    start, held = now(), meter.rss()
-    chosen, training = [make("full"), make("lora")], Training(dtype="bfloat16")
-    full, lora = forecast_methods("huggyllama/llama-13b", chosen, training=training, memory=80 * GIB)
-    assert now() - start < 120
-    grown, held = meter.rss(), held
-    assert grown is not None
-    assert held is not None
-    assert grown - held < GIB
-    assert full.state_bytes / GIB == pytest.approx(12_853 * 2**20 * (2 + 16) / GIB, rel=0.05)
-    assert not full.fits
-    assert not full.fits_gpu
-    assert lora.fits_gpu
 
 
 # Against runs
@@ -159,10 +137,9 @@ FAMILIES = {
 CASES = [
     *((FAMILIES.get(name, "gpt2"), name, ("float32", "bfloat16")[place % 2]) for place, name in enumerate(METHODS)),
     *(("gpt2", "full", dtype) for dtype in ("float32", "bfloat16")),
-    *((family, "lora", "bfloat16") for family in ("bert", "llama")),
+    ("llama", "lora", "bfloat16"),
     ("llama", "lora+prefix", "bfloat16"),
     ("bert", "full", "bfloat16"),
-    ("bert", "setfit", "float32"),
 ]
 
 QUICK = {("llama", "lora+prefix", "bfloat16")}
@@ -187,7 +164,7 @@ TOLD: list[tuple[str, str, dict[str, Any], str]] = [
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "method", "given", "dtype"),
-    [*TOLD[:2], *(pytest.param(*case, marks=pytest.mark.slow) for case in TOLD[2:])],
+    TOLD,
 )
 def test_a_forecast_heeds_what_a_method_is_told(
     runs: Runs, tmp_path: Path, family: str, method: str, given: dict[str, Any], dtype: str
@@ -251,14 +228,12 @@ HEEDED = [
     ("in parts", "full", "bfloat16"),
     ("cut", "lora", "bfloat16"),
     ("checkpointed", "prefix", "float32"),
-    ("accumulated", "full", "bfloat16"),
-    ("in parts", "prompt", "float32"),
     ("checkpointed", "full", "bfloat16"),
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "method", "dtype"), some_slow(HEEDED, quick=HEEDED[:4]))
+@pytest.mark.parametrize(("case", "method", "dtype"), HEEDED)
 def test_a_forecast_heeds_how_the_run_trains(runs: Runs, tmp_path: Path, case: str, method: str, dtype: str) -> None:
     settings = {"max_steps": None, "epochs": 1, "dtype": dtype} | SETTINGS[case]
     run = runs.run("gpt2", method, **settings)
@@ -290,18 +265,6 @@ def test_parts_and_checkpointing_take_less_and_gradients_count_in_the_next_part(
     assert peak(batch_size=16, token_budget=100, accumulate=3) == parts
     assert peak(batch_size=16, checkpointing=True) < whole
     assert peak(batch_size=16, checkpointing=True, token_budget=100) <= parts
-
-
-@pytest.mark.slow
-def test_gpu_memory_with_checkpointing_is_above_the_state_and_grows_with_tokens(
-    backbones: Backbones,
-) -> None:
-    def foreseen(**settings: Any) -> Forecast:
-        return only(forecast_methods(str(backbones.path("gpt2")), [make("full")], training=texts(100, **settings)))
-
-    plain, checkpointed = foreseen(), foreseen(checkpointing=True)
-    assert checkpointed.allocated_end == plain.allocated_end < checkpointed.gpu_peak
-    assert foreseen(checkpointing=True, token_budget=100).gpu_peak < checkpointed.gpu_peak
 
 
 @pytest.mark.parametrize("dtype", some_slow(["float32", "bfloat16"], quick=["float32"]))

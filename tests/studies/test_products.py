@@ -103,16 +103,13 @@ def test_a_method_of_a_study_may_have_its_own_products(gpt2: Backbone, toy: str)
 @pytest.mark.parametrize(
     ("family", "method", "hyperparameters", "training"),
     [
-        pytest.param("gpt2", "lora", {}, {}, marks=pytest.mark.slow),
+        ("gpt2", "lora", {}, {}),
         ("llama", "lora", {"targets": "all-linear"}, {"dtype": "bfloat16"}),
-        pytest.param("bert", "ia3", {}, {"precision": INT8}, marks=pytest.mark.slow),
-        pytest.param("gpt2", "last", {"blocks": 1}, {"dtype": "bfloat16", "precision": FLOAT}, marks=pytest.mark.slow),
-        pytest.param("gpt2", "lora", {"dora": True}, {"precision": INT8}, marks=pytest.mark.slow),
-        pytest.param("llama", "adapter", {}, {"checkpointing": True}, marks=pytest.mark.slow),
-        pytest.param("llama", "head", {}, {}, marks=pytest.mark.slow),
-        pytest.param("bert", "linear_probe", {}, {}, marks=pytest.mark.slow),
-        pytest.param("gpt2", "lora+layernorm", {}, {"dtype": "bfloat16"}, marks=pytest.mark.slow),
-        pytest.param("gpt2", "prefix", {"tokens": 2}, {"dtype": "bfloat16"}, marks=pytest.mark.slow),
+        ("bert", "ia3", {}, {"precision": INT8}),
+        ("gpt2", "last", {"blocks": 1}, {"dtype": "bfloat16", "precision": FLOAT}),
+        ("gpt2", "lora", {"dora": True}, {"precision": INT8}),
+        ("llama", "adapter", {}, {"checkpointing": True}),
+        ("gpt2", "lora+layernorm", {}, {"dtype": "bfloat16"}),
     ],
 )
 @pytest.mark.usefixtures("int8")
