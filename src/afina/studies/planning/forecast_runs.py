@@ -82,11 +82,6 @@ LENGTH = 128
 """The number of tokens of each made-up text if `max_length` is not set, as in preset `paper`."""
 
 
-def _check_steps(run: RunSpec, steps: int) -> None:
-    if steps > MOST_STEPS:
-        raise problems.TOO_MANY_STEPS(found=run.training.epochs, field="epochs", steps=steps, most=MOST_STEPS)
-
-
 def forecast_run(
     run: RunSpec,
     task: EncodedTask | None = None,
@@ -114,7 +109,8 @@ def forecast_run(
     objective, _ = aim_of(run, task)
     method = _method(run, objective)
     loader = loader_of(run, task.train, objective)
-    _check_steps(run, recipe_of(run, method, loader).steps)
+    if (steps := recipe_of(run, method, loader).steps) > MOST_STEPS:
+        raise problems.TOO_MANY_STEPS(found=run.training.epochs, field="epochs", steps=steps, most=MOST_STEPS)
     if sharded:
         check_can_shard(run)
     ranks = RehearsedRanks(_busiest(run, method, loader, devices), devices, sharded)
@@ -229,12 +225,10 @@ OFFERED = ("int8", "nf4")
 """The precisions of frozen weights that a forecast suggests if a run does not fit in memory."""
 
 
-def smaller(
-    run: RunSpec, task: EncodedTask, memory: int | None, precision: str = OFFERED[0], *, on_gpu: bool = False
-) -> Forecast | None:
-    """Return the forecast of a run with frozen weights in `precision`; None if it does not fit or cannot have it."""
-    made = _in_precision(run, task, memory, precision)
-    return made if made is not None and (made.fits_gpu if on_gpu else made.fits) else None
+def smaller(run: RunSpec, task: EncodedTask, memory: int | None, *, on_gpu: bool) -> Forecast | None:
+    """Return the forecast of a run with frozen weights in int8; None if it does not fit or cannot have them."""
+    forecast = _in_precision(run, task, memory, OFFERED[0])
+    return forecast if forecast is not None and (forecast.fits_gpu if on_gpu else forecast.fits) else None
 
 
 def _in_precision(run: RunSpec, task: EncodedTask, memory: int | None, precision: str) -> Forecast | None:
@@ -260,13 +254,8 @@ def _evaluation(task: EncodedTask, run: RunSpec, before: int) -> tuple[Packed, G
         return pack_some(sequences, heaviest), None
     rows = [sequences[index] for index in heaviest]
     most = run.generate.max_new_tokens or task.answer_tokens or 1
-    return pack(rows, [targets[index] for index in heaviest], per_token=True), GenerationLoad(
-        split.encoded, most, run.generate.beams
-    )
-
-
-def _ignored(method: str, error: AfinaError) -> None:
-    pass
+    load = GenerationLoad(split.encoded, most, run.generate.beams)
+    return pack(rows, [targets[index] for index in heaviest], per_token=True), load
 
 
 def forecast_methods(
@@ -283,7 +272,7 @@ def forecast_methods(
     compares: bool = False,
     considered: bool = False,
     among: bool = False,
-    leaves_out: LeavesOut = _ignored,
+    leaves_out: LeavesOut = lambda method, error: None,
     says: Says = silent,
 ) -> list[Forecast]:
     """Return the forecast of a run with each method; if a run does not fit in memory, also `alternatives` that fit.
