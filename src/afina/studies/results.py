@@ -226,7 +226,12 @@ class RecordedRuns:
 
     def to_tune(self, run: Run) -> Run:
         run = self._on_files(run)
-        recorded = [one for one in self.held.records if one.data_digest is None and _is_named(one, run)]
+        recorded = [
+            record
+            for record in self.held.records
+            if record.data_digest is None
+            and (record.name, record.method, record.task) == (run.title, run.method, run.task)
+        ]
         if not recorded and not reads_files(run.task, run.data.evaluation):
             return run
         facts = self._facts(run)
@@ -276,7 +281,3 @@ class RecordedRuns:
         if how not in self._seen:
             self._seen[how] = self.look(run)
         return self._seen[how]
-
-
-def _is_named(record: Record, run: Run) -> bool:
-    return (record.name, record.method, record.task) == (run.title, run.method, run.task)

@@ -374,7 +374,10 @@ class Study(ReprCard, Frozen):
             study = self._checked(recorded, executor, watcher, fresh=fresh, send_texts=send_texts)
             tuned, failed = study._tune(recorded, executor, watcher, fresh=fresh)
             settled = study.settle(tuned) if study.tune else study
-            runs = _permitted(found_runs(settled.runs(), recorded.find), send_texts)
+            runs = [
+                run.model_copy(update={"send_texts": send_texts and run.asks_endpoint})
+                for run in found_runs(settled.runs(), recorded.find)
+            ]
             _reprice([run for run in runs if run.asks_endpoint], held, watcher)
             notes = (*_sizes_notes(self.sizes, study.sizes), *_notes(runs, self.seeds))
             for note in notes:
@@ -527,10 +530,6 @@ def _describe(held: OutputLock, request: StudyRequest, failed: tuple[Failure, ..
 def _changed(part: Part, entry: Mapping[str, Any], where: str) -> Part:
     own = {key: value for key, value in entry.items() if key in type(part).model_fields}
     return checked(type(part), part.model_dump() | own, where)
-
-
-def _permitted(runs: Iterable[Run], send_texts: bool) -> list[Run]:
-    return [run.model_copy(update={"send_texts": send_texts and run.asks_endpoint}) for run in runs]
 
 
 def _check_prices(asking: Iterable[Run], where: str) -> None:

@@ -303,7 +303,8 @@ def decide(
 
     def value(name: str, values: np.ndarray) -> float:
         measured = float(values.mean()) * (-1 if lower else 1)
-        return _or_least(measured if prior is None else prior.weighed(name, measured, values.size))
+        gain = measured if prior is None else prior.weighed(name, measured, values.size)
+        return -inf if isnan(gain) else gain  # so that gains can be sorted
 
     of_simple = {name: value(name, one) for name, one in scores_of_simple.items()}
     simple = max(of_simple, key=lambda name: (of_simple[name], name not in floors.CONSTANTS))
@@ -316,8 +317,3 @@ def decide(
         if between.verdict == "worse":
             chosen = other
     return chosen
-
-
-def _or_least(gain: float) -> float:
-    """Return `gain`, or -inf if `gain` is NaN, so that gains can be sorted."""
-    return -inf if isnan(gain) else gain

@@ -122,10 +122,8 @@ def _trained(setting: ChoiceSetup, held: OutputLock, taught_by: Result, pupil: _
     least = min(len(there), math.ceil(LEAST * labelled))
     if count < least:
         minutes = (labelled + least) * of_text / (ANSWERS * SHARE * 60)
-        return (
-            "the teacher had no time to answer enough texts without labels. Give at least "
-            f"{_more(setting, minutes):,} minutes"
-        )
+        needed = max(math.ceil(minutes), math.floor(setting.clock.minutes) + 1)
+        return f"the teacher had no time to answer enough texts without labels. Give at least {needed:,} minutes"
     run = setting.run(pupil.way, evaluation_examples=texts)
     names = backbone_names(dict.fromkeys([*setting.backbones, pupil.way.backbone]))
     some = None if count == len(there) else count
@@ -152,11 +150,6 @@ def _seconds_of_text(teacher: Record) -> float:
     texts = teacher.examples + (teacher.selection.examples if teacher.selection else 0)
     share = IN_BFLOAT16 if teacher.environment.dtype == "bfloat16" else 1.0
     return share * teacher.seconds.evaluate / texts
-
-
-def _more(setting: ChoiceSetup, minutes: float) -> int:
-    """Return whole minutes that are at least `minutes`, and more than the given ones."""
-    return max(math.ceil(minutes), math.floor(setting.clock.minutes) + 1)
 
 
 def _carried_out(setting: ChoiceSetup, held: OutputLock, run: Run, steps: int) -> Result | str:

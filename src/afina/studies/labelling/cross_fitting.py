@@ -21,7 +21,6 @@ from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
 from afina.data.task import Task
 from afina.events import Listener, ignore
-from afina.methods import asks_endpoint
 from afina.models import objectives
 from afina.models.feature_rows import FeatureRows
 from afina.models.objective import Objective
@@ -226,9 +225,3 @@ def _task_of(task: Task, train: Split, evaluation: Split) -> Task:
         allow_leakage=True,
     )
     return Task.of(columns(train), None, reading, evaluation=columns(evaluation))
-
-
-def check_method(method: str) -> None:
-    """Raise InvalidStudy for a method that asks an endpoint, whose answers have no probabilities."""
-    if asks_endpoint(method):
-        raise problems.DOUBTS_OF_ENDPOINT(option="method", found=method)

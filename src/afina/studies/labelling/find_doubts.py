@@ -20,7 +20,7 @@ from afina.data.split import Split
 from afina.data.task import Task, as_address
 from afina.errors import InvalidData
 from afina.events import Listener, Says, ignore, silent
-from afina.methods import accepted
+from afina.methods import accepted, asks_endpoint
 from afina.sentence import Sentence
 from afina.stats.label_issues import LabelIssues, WrongShare, wrong_share
 from afina.studies import problems
@@ -32,7 +32,6 @@ from afina.studies.labelling.cross_fitting import (
     CrossFit,
     FoldRuns,
     by_probe,
-    check_method,
     folds_of,
     labelled_texts,
     objective_of,
@@ -127,7 +126,8 @@ def _runs(
     method: str, backbone: str, seed: int, settings: Mapping[str, Any], out: str | Path | None
 ) -> FoldRuns | None:
     """None: the linear probe, which needs no runs. Raises InvalidStudy or UnknownName."""
-    check_method(method)
+    if asks_endpoint(method):
+        raise problems.DOUBTS_OF_ENDPOINT(option="method", found=method)
     accepted(method)
     if method == PROBE and not settings:
         return None

@@ -202,7 +202,8 @@ def next_texts(
     from afina.models.backbone import Backbone  # torch and transformers, which take seconds
     from afina.predicting.text_features import FeatureModel
 
-    features = _Features(FeatureModel(Backbone.load(backbone), _objective(task)), backbone, says)
+    objective = None if task is None else objectives.make(task.label_names, {"kind": task.kind})
+    features = _Features(FeatureModel(Backbone.load(backbone), objective), backbone, says)
     return _chosen(pool, task, asked, count, features)
 
 
@@ -412,7 +413,7 @@ def _probe(task: Task, features: _Features, reasons: Mapping[str, str]) -> tuple
     if not hasattr(objective, "linear") or not (objective.has_margin or reasons):
         return None, None
     train = _first(task.train)
-    known = _joined(train, _first(task.evaluation)) if reasons else train
+    known = Split.joined([train, _first(task.evaluation)]) if reasons else train
     points = features.of(known)
     drawn = np.array([reasons.get(identity(example)) == RANDOM for example in known], dtype=bool)
     teaches = ~drawn[: len(train)]
@@ -428,19 +429,9 @@ def _first(split: Split) -> Split:
     return split.take(np.sort(np.argsort(_ranks(split), kind="stable")[:MOST_LABELLED]))
 
 
-def _objective(task: Task | None) -> Objective | None:
-    return None if task is None else objectives.make(task.label_names, {"kind": task.kind})
-
-
 def _ranks(split: Split) -> np.ndarray:
     """The hash of each text, uint64 [N]."""
     return np.array([rank(example, PURPOSE) for example in split], dtype=np.uint64)
-
-
-def _joined(first: Split, second: Split) -> Split:
-    pairs = None if first.pairs is None or second.pairs is None else [*first.pairs, *second.pairs]
-    labels = np.concatenate([first.labels, second.labels])
-    return Split([*first.texts, *second.texts], labels, pairs, spaced=first.spaced)
 
 
 def _random_sample(task: Task, known: Split, features: FeatureRows, drawn: np.ndarray) -> RandomSample:
