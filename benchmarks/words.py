@@ -37,7 +37,7 @@ from afina.models.objectives import Classes
 from afina.models.verbalizer import Verbalizer
 from afina.predicting.predictor import logits
 from afina.stats import classification
-from afina.studies.choosing.floors import tfidf
+from afina.studies.choosing import floors
 from afina.training.fit import Fit
 from afina.training.recipe import Recipe
 from afina.training.settings import Training
@@ -181,7 +181,8 @@ def measure(cell: Cell) -> Figures:
     names = task(cell.task)[0]
     if cell.method == "tfidf":
         held_out = part(cell.task, "held out")
-        right = tfidf(part(cell.task, "training", cell)).predict(held_out) == held_out.labels
+        _, tfidf = floors.fit(part(cell.task, "training", cell), Classes(names))
+        right = tfidf.predict(held_out) == held_out.labels
         return {"accuracy": float(right.mean()), "right": packed(right)}
     asked = question(cell.task, cell.head)
     dtype = devices.precision("auto", torch.device("cpu"))
