@@ -63,11 +63,6 @@ def test_float_is_the_default_which_changes_no_key(runs: Runs) -> None:
     assert (Training().products, PRODUCTS) == (FLOAT, (FLOAT, INT8))
 
 
-def test_an_unknown_type_of_products_is_an_error() -> None:
-    with raises(InvalidStudy, code="study.value-invalid", key="training.products", where="run", found="int4"):
-        Run(backbone="x", task="y", method="lora", training={"products": "int4"})
-
-
 @pytest.mark.parametrize(
     ("method", "hyperparameters"), [("full", {}), ("peft", {"type": "LOHA", "settings": {"r": 2}}), ("full+lora", {})]
 )
