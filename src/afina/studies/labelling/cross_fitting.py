@@ -9,7 +9,7 @@ leaving out these training texts would make the metric on the evaluation texts b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -162,7 +162,6 @@ class FoldRuns:
         folds: np.ndarray,
         watcher: Watcher | None = None,
         executor: Executor | None = None,
-        command: Sequence[str] = (),
     ) -> CrossFit:
         """Raises RunFailed if a run fails."""
         objective = objective_of(task, split.labels)
@@ -174,14 +173,12 @@ class FoldRuns:
             held = np.flatnonzero((folds == fold) | ((folds == HELD) & (fold == 0)))
             learnt = np.flatnonzero((folds != fold) & (folds != HELD))
             given = _task_of(task, split.take(learnt), split.take(held))
-            result = self._result(given, fold, watcher, executor, command)
+            result = self._result(given, fold, watcher, executor)
             outputs[held] = objective.soft_targets(result.objective, result.predictions)
         predictions = Predictions(outputs, split.labels)
         return CrossFit(predictions, calibrated(objective, predictions, folds), folds)
 
-    def _result(
-        self, task: Task, fold: int, watcher: Watcher | None, executor: Executor | None, command: Sequence[str]
-    ) -> Result:
+    def _result(self, task: Task, fold: int, watcher: Watcher | None, executor: Executor | None) -> Result:
         content = {
             "name": f"fold-{fold + 1}",
             "backbone": self.backbone,
@@ -190,7 +187,7 @@ class FoldRuns:
             "methods": {self.method: dict(self.settings)},
         }
         study = Study.parse(content, f"fold {fold + 1}")
-        found = study.run(self.out / "folds" / str(fold + 1), watcher, command, executor)
+        found = study.run(self.out / "folds" / str(fold + 1), watcher, executor=executor)
         if found.failed:
             raise problems.FOLD_FAILED(fold=fold + 1, run=found.failed[0].name, reason=found.failed[0].error)
         return found.results[0]
