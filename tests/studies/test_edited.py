@@ -164,6 +164,18 @@ def test_whatever_a_manifest_claims_is_covered(trained: Path, tmp_path: Path, fi
     moved.check_claims("here")
 
 
+def test_a_store_names_the_version_with_edited_claims(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boasting, store = copy(trained, tmp_path / "boasting", boast), AdapterStore(tmp_path / "store")
+    with monkeypatch.context() as patch:  # a store that another version wrote to
+        patch.setattr("afina.models.manifest.Manifest.check_claims", lambda *_: None)
+        store.publish(boasting, "me/mine", message="best ever")
+    (damage,) = store.verify()
+    assert (damage.kind, damage.id) == ("manifest", "me/mine@1")
+    assert "metrics, or fields that say what was measured, were changed after training" in damage.problem
+
+
 @pytest.mark.parametrize(
     "odd",
     [
