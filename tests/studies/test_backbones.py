@@ -293,7 +293,7 @@ def test_a_report_of_one_backbone_has_no_answers(runs: Any, tmp_path: Path, aske
 
 
 def test_a_preset_leaves_out_methods_that_answer_in_words_where_labels_have_none(
-    afina: Command, asked: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    afina: Command, asked: Study, backbones: Models, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rated = write_csv(tmp_path / "rated.csv", [(text, len(text)) for text, _ in sentences(60)], ("text", "rating"))
     few = [f"backbones={list(asked.backbones)}", f'methods.zero-shot.backbones=["{asked.backbones[0]}"]']
@@ -305,6 +305,8 @@ def test_a_preset_leaves_out_methods_that_answer_in_words_where_labels_have_none
     answer = afina("study", "quickstart", "--task", numbered, "--backbone", asked.backbones[0], "--json")
     assert "zero-shot" not in {one["method"] for one in answer.object()["records"]}
     assert "Left out, because the labels have no words: zero-shot" in answer.err
+    answer = afina("study", "quickstart", "--task", toy, "--backbone", backbones.path("bert"), "--out", "encoder")
+    assert "Left out, because an encoder cannot be asked in words: zero-shot" in answer.err
 
 
 def test_a_preset_asks_in_words_where_words_are_given_for_labels_that_are_none(asked: Study, tmp_path: Path) -> None:
