@@ -129,9 +129,9 @@ def test_choose_asks_an_endpoint_beside_its_trainings(runs: Runs, toy: str, tmp_
         table = {"url": server.url, "model": "tiny", "price_in": 1.0, "price_out": 2.0}
         given: dict[str, Any] = {"backbone": backbone, "executor": HereExecutor(), "endpoint": table}
         with raises(Refused, code="run.texts-not-sent"):
-            recommend(toy, 0.5, out=tmp_path / "refused", **given)
+            recommend(toy, 0.2, out=tmp_path / "refused", **given)
         assert server.seen == []
-        results = recommend(toy, 0.5, out=tmp_path / "out", send_texts=True, **given)
+        results = recommend(toy, 0.2, out=tmp_path / "out", send_texts=True, **given)
     made = results.recommendation
     assert made is not None
     asked = made.contender("tiny (endpoint)")

@@ -116,17 +116,16 @@ def test_a_text_that_is_too_long_is_cut_as_without_examples(runs: Runs, tmp_path
     assert manifest.template.count(BETWEEN) == 2
 
 
-@pytest.mark.parametrize("draw", ["fixed", pytest.param("nearest", marks=pytest.mark.slow)])
-def test_examples_that_do_not_fit_are_refused_with_the_number_that_fits(draw: str, runs: Runs, tmp_path: Path) -> None:
+def test_examples_that_do_not_fit_are_refused_with_the_number_that_fits(runs: Runs, tmp_path: Path) -> None:
     with pytest.raises(InvalidStudy) as caught:
-        shots_run(runs, {"shots": 40, "draw": draw}).execute(tmp_path)
+        shots_run(runs, {"shots": 40}).execute(tmp_path)
     assert caught.value.code == "shots.too-long"
     fits = caught.value.fields["fits"]
     assert isinstance(fits, int)
     assert 1 < fits < 40
-    shots_run(runs, {"shots": fits, "draw": draw}).execute(tmp_path)
+    shots_run(runs, {"shots": fits}).execute(tmp_path)
     with raises(InvalidStudy, code="shots.too-long"):
-        shots_run(runs, {"shots": fits + 1, "draw": draw}).execute(tmp_path)
+        shots_run(runs, {"shots": fits + 1}).execute(tmp_path)
 
 
 def test_a_plan_encodes_the_examples_in_the_prompts(runs: Runs) -> None:
