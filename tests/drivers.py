@@ -13,7 +13,7 @@ from typing import Any
 from afina import Study
 from afina.errors import CorruptStore
 from afina.models.backbone_spec import files_digest
-from afina.studies.executors.ray_host import checkpoint_name
+from afina.studies.executors.ray_task import checkpoint_name
 from afina.studies.executors.shared_storage import SharedStorage, _place
 from afina.studies.runs import record
 from afina.studies.runs.inputs import facts_of

@@ -1,76 +1,121 @@
-"""Hosts of a cluster without a cluster: calls of hosts are made in threads of this process."""
+"""Nodes of a cluster without a cluster: Ray tasks are executed in threads of this process."""
 
 from __future__ import annotations
 
+import ctypes
+import queue
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import ray
 
 from afina import digest
+from afina.cluster import nodes
 from afina.cluster.nodes import Node, Room
-from afina.studies.executors.host_pool import Host, HostGroup
-from afina.studies.executors.ray_host import RunHost
+from afina.studies.executors import ray_run, ray_task
+from afina.studies.executors.ray_executor import RayExecutor
+from afina.studies.executors.reservation import Reservations
+
+NODES = [Node(key * 16, f"10.0.0.{number}", "host", Room(1)) for number, key in enumerate("ab", start=1)]
 
 
-class Calls:
-    """A handle of a host: a call runs in a thread, and its reference is a future. A dead host answers nothing."""
+class Task:
+    """A task in a thread, and Ray's generator of its events; `die` is as if its node had died."""
 
-    def __init__(self, host: RunHost) -> None:
-        self.host, self.dead = host, threading.Event()
+    def __init__(self, work: Callable[..., Iterator[object]], arguments: tuple[object, ...]) -> None:
+        self.events: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self.is_dead = False
+        self.thread = threading.Thread(target=self._execute, args=(work, arguments), daemon=True)
+        self.thread.start()
 
-    def __getattr__(self, method: str) -> Any:
-        return SimpleNamespace(remote=lambda *arguments: self._call(getattr(self.host, method), arguments))
+    def _execute(self, work: Callable[..., Iterator[object]], arguments: tuple[object, ...]) -> None:
+        try:
+            for event in work(*arguments):
+                self._put(event)
+            self._put(StopIteration())
+        except KeyboardInterrupt:
+            self._put(ray.exceptions.TaskCancelledError())
+        except Exception as error:  # noqa: BLE001 - as Ray does with every error of a task
+            self._put(ray.exceptions.RayTaskError(work.__name__, "traceback", error))
 
-    def _call(self, work: Callable[..., object], arguments: tuple[object, ...]) -> Future[object]:
-        made: Future[object] = Future()
+    def _put(self, event: object) -> None:
+        if not self.is_dead:
+            self.events.put(event)
 
-        def answer() -> None:
-            try:
-                made.set_result(work(*arguments))
-            except Exception as error:  # noqa: BLE001 - as Ray does with every error of a method
-                made.set_exception(ray.exceptions.RayTaskError(work.__name__, "traceback", error))
+    def die(self) -> None:
+        self.is_dead = True
+        self.events.put(ray.exceptions.WorkerCrashedError())
 
-        threading.Thread(target=answer, daemon=True).start()
-        return made
+    def __next__(self) -> object:
+        event = self.events.get(timeout=60)
+        if isinstance(event, StopIteration):
+            raise event
+        return event
 
-
-def get(ref: Future[object], timeout: float | None = None) -> object:
-    try:
-        return ref.result(60 if timeout is None else timeout)
-    except TimeoutError:
-        raise ray.exceptions.GetTimeoutError from None
+    def completed(self) -> Task:
+        return self
 
 
-class Pool:
-    """Hosts as they are asked for, `devices` in a group, and those that were given back."""
+def _wait(tasks: Sequence[Task], timeout: float) -> tuple[list[Task], list[Task]]:
+    until = time.monotonic() + timeout
+    while not (ready := [task for task in tasks if not task.events.empty()]) and time.monotonic() < until:
+        time.sleep(0.001)
+    return ready[:1], [task for task in tasks if task not in ready[:1]]
 
-    def __init__(self) -> None:
-        self.idle: list[HostGroup] = []
-        self.discarded: list[HostGroup] = []
+
+def _get(event: object) -> object:
+    if isinstance(event, Exception):
+        raise event
+    return event
+
+
+def _cancel(task: Task, *, force: bool) -> None:
+    """Raise KeyboardInterrupt in the task, at its next instruction."""
+    if task.thread.is_alive():  # else another thread may have its number
+        interrupt = ctypes.py_object(KeyboardInterrupt)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(task.thread.ident or 0), interrupt)
+
+
+class Places(Reservations):
+    """Reservations of `rooms` on NODES, and the `tasks` that were started there."""
+
+    def __init__(self, devices: int = 1) -> None:
+        super().__init__(devices)
         self.rooms: list[Room] = []
-        self.made, self.devices = 0, 1
+        self.tasks: list[Task] = []
 
-    def acquire(self, room: Room, waits: Callable[[str], object], check: Callable[[], object]) -> HostGroup:
+    @contextmanager
+    def reserved(self, room: Room, waits: Callable[[str], object], check: Callable[[], object]) -> Iterator[Any]:
         check()
         self.rooms.append(room)
-        if self.idle:
-            return self.idle.pop()
-        self.made += 1
-        names = [(key * 16, f"10.0.0.{number}") for number, key in enumerate("abc"[: self.devices], start=1)]
-        return HostGroup(
-            tuple(Host(Calls(RunHost()), Node(key, address, "host", Room(1))) for key, address in names), room
-        )
+        yield SimpleNamespace(nodes=NODES[: self.devices], start=self._start)
 
-    def release(self, group: HostGroup) -> None:
-        self.idle.append(group)
+    def _start(self, work: Any, number: int, *arguments: object) -> Task:
+        self.tasks.append(Task(work, arguments))
+        return self.tasks[-1]
 
-    def discard(self, group: HostGroup) -> None:
-        self.discarded.append(group)
+
+def without_cluster(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """Execute Ray tasks in threads, on nodes with this cache directory."""
+    fake = {"remote": lambda work: work, "wait": _wait, "get": _get, "cancel": _cancel, "exceptions": ray.exceptions}
+    monkeypatch.setattr(ray_run, "ray", SimpleNamespace(**fake))
+    monkeypatch.setattr(ray_task.assets, "cache_directory", lambda: cache)
+    monkeypatch.setattr(nodes, "living", lambda: NODES)
+    monkeypatch.setattr(nodes, "on_each", lambda of, work, *rest: {node.key: work(*rest) for node in of})
+
+
+def on_places(executor: RayExecutor, places: Places) -> RayExecutor:
+    """Let the executor execute its runs in the places, without a connection."""
+    executor._reservations = places
+    executor._connection = SimpleNamespace(address="there", found="", ours=False)  # type: ignore[assignment]
+    executor._checked = {(node.key, "") for node in NODES}
+    return executor
 
 
 def stored(storage: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""Runs on the hosts of a cluster, without a cluster: calls of hosts are made in threads of this process."""
+"""Runs on the nodes of a cluster, without a cluster: Ray tasks are executed in threads of this process."""
 
 from __future__ import annotations
 
@@ -6,32 +6,30 @@ import queue
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
-import ray
 
 from afina import Backbone, Study, digest, openmp
+from afina.cluster import nodes
 from afina.cluster.nodes import Node, Room
 from afina.errors import AfinaError, InvalidData, InvalidStudy, NotFound, RunFailed
 from afina.events import Progress
-from afina.studies.executors import ray_executor, ray_host, ray_run
+from afina.studies.executors import ray_executor, ray_run, ray_task
 from afina.studies.executors.executor import Cancelled, MemoryForecast, Overrun
-from afina.studies.executors.host_pool import HostDied
 from afina.studies.executors.ray_executor import RayExecutor
-from afina.studies.executors.ray_host import RunEnd, RunHost, RunOrder
+from afina.studies.executors.ray_task import RunEnd, RunOrder, execute_order
 from afina.studies.executors.shared_storage import SharedStorage
-from afina.studies.executors.worker import CarryOut, Failed, GoOn, Message, Progressed, Recorded, Scored, Stop
+from afina.studies.executors.worker import CarryOut, Failed, GoOn, Message, Recorded, Scored, Stop
 from afina.studies.runs.execute import execute, try_out
 from afina.studies.watcher import Watcher
 from chat_servers import chat, chat_server
 from command import HereExecutor
 from fakes import sentences, write_csv
-from hosts import Pool, get, stored
+from hosts import NODES, Places, Task, on_places, stored, without_cluster
 from scribe import Scribe
 
 
@@ -106,13 +104,11 @@ class Worker:
 
 
 @pytest.fixture
-def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pool:
-    monkeypatch.setattr(ray_host, "WorkerProcess", Worker)
-    monkeypatch.setattr(ray_host.assets, "cache_directory", lambda: tmp_path / "node")
-    monkeypatch.setattr(ray_run.ray, "get", get)
-    monkeypatch.setattr(ray_executor.nodes, "living", lambda: [])
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+    without_cluster(monkeypatch, tmp_path / "node")
+    monkeypatch.setattr(ray_task, "WorkerProcess", Worker)
     monkeypatch.setattr(Worker, "ends", [])
-    return Pool()
+    return Places()
 
 
 @pytest.fixture
@@ -121,14 +117,12 @@ def storage(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def executor(pool: Pool, storage: Path) -> Callable[[], RayExecutor]:
+def executor(places: Places, storage: Path) -> Callable[[], RayExecutor]:
     def make() -> RayExecutor:
         made = RayExecutor(slots=2, ship_backbone=True, storage=str(storage))
-        made._pool = pool  # type: ignore[assignment]
-        made._checked = {("a" * 16, "")}
         forecast = lambda runs, *_, **__: MemoryForecast(0, {run.key: 2**30 for run in runs})  # noqa: E731
         made._local.foresee_on = forecast  # type: ignore[method-assign]
-        return made
+        return on_places(made, places)
 
     return make
 
@@ -158,7 +152,7 @@ def run_of(content: dict[str, Any], out: Path, executor: Any, watcher: Watcher |
 
 @pytest.mark.slow
 def test_a_run_on_a_host_gives_the_same_digests_and_leaves_only_its_inputs_in_the_storage(
-    own: dict[str, Any], tmp_path: Path, pool: Pool, storage: Path, executor: Callable[[], RayExecutor]
+    own: dict[str, Any], tmp_path: Path, places: Places, storage: Path, executor: Callable[[], RayExecutor]
 ) -> None:
     content = own | {"seeds": [0, 1]}
     here = run_of(content, tmp_path / "here", HereExecutor())
@@ -166,7 +160,7 @@ def test_a_run_on_a_host_gives_the_same_digests_and_leaves_only_its_inputs_in_th
     assert [one.model_dump(include=SAME) for one in there.records] == [
         one.model_dump(include=SAME) for one in here.records
     ]
-    assert pool.rooms[0] == Room(1, 2**30 + ray_executor.ROUNDED * 2)
+    assert places.rooms[0] == Room(1, 2**30 + ray_executor.ROUNDED * 2)
     assert stored(storage) == set(Study.parse(content, "remote").runs()[0].inputs().content)
     for one in there.records:
         left, right = (tmp_path / place / one.adapter for place in ("here", "there"))
@@ -243,16 +237,13 @@ def test_a_file_that_is_not_in_the_storage_any_more_is_named(tmp_path: Path, sto
     assert stored(storage) == set()
 
 
-def test_a_host_that_cannot_read_the_inputs_says_so(own: dict[str, Any], pool: Pool, storage: Path) -> None:
+def test_a_host_that_cannot_read_the_inputs_says_so(own: dict[str, Any], places: Places, storage: Path) -> None:
     (run,) = Study.parse(own, "remote").runs()
     asked = CarryOut(run=run, out="out", study="remote")
-    host = RunHost()
-    host.start(RunOrder(asked, run.inputs(), str(storage), None, {}, "afina results"))
-    (end,) = host.next_events()
+    (end,) = execute_order(RunOrder(asked, run.inputs(), str(storage), None, {}, "afina results", "executor"))
     assert isinstance(end, RunEnd)
     assert (end.outcome, end.cause) == ("failed", "cluster.storage-unusable")
     assert end.of_cause["storage"] == str(storage)
-    host.leave()
 
 
 def test_machines_without_common_files_are_named(
@@ -272,7 +263,7 @@ def test_machines_without_common_files_are_named(
 
 
 def test_without_storage_this_machine_is_the_only_node(
-    tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_executor.nodes, "elsewhere", list)
     assert RayExecutor()._shared_storage().address == str(tmp_path / "node" / "cluster" / "storage")
@@ -283,36 +274,34 @@ def test_without_storage_this_machine_is_the_only_node(
     assert (caught.value.code, caught.value.fields) == ("option.missing", {"option": "storage", "nodes": [other.name]})
 
 
-def test_a_host_that_dies_is_a_lost_machine_and_not_used_again(
+def test_a_node_that_dies_or_hangs_is_a_lost_machine(
     own: dict[str, Any],
     tmp_path: Path,
-    pool: Pool,
+    places: Places,
     executor: Callable[[], RayExecutor],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    events, left = RunHost.next_events, [True]
+    class Disturbing(Scribe):
+        def progress(self, run: Any, progress: Progress) -> None:
+            super().progress(run, progress)
+            if progress.phase == "train" and len(places.tasks) <= len(disturbances):
+                monkeypatch.setattr(nodes, "living", lambda: NODES[1:])
+                disturbances[len(places.tasks) - 1](places.tasks[-1])
 
-    def next_events(host: RunHost) -> list[Any]:
-        found = events(host)
-        if left and any(isinstance(one, Progressed) and one.progress.phase == "train" for one in found):
-            left.clear()
-            raise HostDied("node host died", of_node=True)
-        return found
+        def says(self, words: str) -> None:
+            super().says(words)
+            monkeypatch.setattr(nodes, "living", lambda: NODES)
 
-    def get_or_die(ref: Future[object], timeout: float | None = None) -> object:
-        try:
-            return get(ref, timeout)
-        except ray.exceptions.RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, HostDied) else error) from None
+    def hang(task: Task) -> None:
+        task.is_dead = True
 
-    monkeypatch.setattr(RunHost, "next_events", next_events)
-    monkeypatch.setattr(ray_run.ray, "get", get_or_die)
-    scribe = Scribe()
+    disturbances = [Task.die, hang]
+    monkeypatch.setattr(ray_run, "_PAUSE", 0.05)
+    scribe = Disturbing()
     there = run_of(own, tmp_path / "there", executor(), scribe)
     assert len(there.records) == 1
-    assert any("node host died" in line for line in scribe.told)
-    assert len(pool.discarded) == 1
-    assert pool.made == 2
+    assert sum("node host (10.0.0.1, aaaaaaaa) died" in line for line in scribe.told) == 2
+    assert len(places.tasks) == 3
 
 
 def test_an_error_of_a_run_names_what_the_run_names_and_no_path_of_the_node(
@@ -326,14 +315,13 @@ def test_an_error_of_a_run_names_what_the_run_names_and_no_path_of_the_node(
 
 
 def test_a_bug_in_one_run_is_told_and_is_not_repeated(
-    own: dict[str, Any], tmp_path: Path, pool: Pool, executor: Callable[[], RayExecutor]
+    own: dict[str, Any], tmp_path: Path, places: Places, executor: Callable[[], RayExecutor]
 ) -> None:
     Worker.ends[:] = [("raises", 0)]
     there = run_of(own | {"seeds": [0, 1]}, tmp_path / "there", executor())
     (failure,) = there.failed
     assert "a bug in afina" in failure.error
     assert len(there.records) == 1
-    assert pool.discarded == []
 
 
 def test_a_backbone_that_is_not_sent_keeps_its_place_or_commit(own: dict[str, Any], tmp_path: Path) -> None:

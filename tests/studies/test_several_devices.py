@@ -14,26 +14,24 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import pytest
-import ray
 
+from afina.cluster import nodes
 from afina.errors import InvalidStudy, RunFailed
 from afina.events import Progress, ValidationScore, ignore
 from afina.ranks import ALONE, Ranks
 from afina.studies.choosing import eligibility
 from afina.studies.executors import (
     local_executor,
-    other_ranks,
-    ray_executor,
-    ray_host,
     ray_run,
+    ray_task,
     rendezvous,
+    worker_group,
 )
 from afina.studies.executors.executor import Cancelled, Executor, Lost, MemoryForecast, Overrun
-from afina.studies.executors.host_pool import HostDied
 from afina.studies.executors.local_executor import LocalExecutor
 from afina.studies.executors.lost_runs import cause, retry_if_lost
 from afina.studies.executors.ray_executor import RayExecutor
-from afina.studies.executors.ray_host import RunHost, checkpoint_name
+from afina.studies.executors.ray_task import checkpoint_name
 from afina.studies.executors.rendezvous import Rank
 from afina.studies.executors.shared_storage import SharedStorage
 from afina.studies.executors.worker import (
@@ -49,7 +47,7 @@ from afina.studies.executors.worker import (
 )
 from afina.studies.runs.inputs import Input, Located, RunInputs
 from afina.studies.runs.run import Run
-from hosts import Pool, get
+from hosts import NODES, Places, Task, on_places, without_cluster
 from records import carried_out
 
 LOST = Failed(parts=["another process of the run was lost"], code="ranks.lost", fields={})
@@ -140,31 +138,27 @@ RUN = Run(backbone="b", task="t", method="lora")
 def _processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, empty in (("scripts", []), ("requests", []), ("threads", set()), ("sent", [])):
         monkeypatch.setattr(Process, name, empty)
-    for module in (local_executor, ray_host):
+    for module in (local_executor, ray_task):
         monkeypatch.setattr(module, "WorkerProcess", Process)
-    monkeypatch.setattr(other_ranks, "GRACE", 0.02)
-    monkeypatch.setattr(ray_host.assets, "cache_directory", lambda: tmp_path / "node")
-    monkeypatch.setattr(ray_run.ray, "get", get)
-    monkeypatch.setattr(ray_executor.nodes, "living", list)
-    monkeypatch.setattr(RunHost, "_locate", lambda host, inputs, storage: Located("t", None, "b"))
+    for module in (worker_group, ray_run):
+        monkeypatch.setattr(module, "GRACE", 0.02)
+    monkeypatch.setattr(ray_run, "_PAUSE", 0.05)
+    without_cluster(monkeypatch, tmp_path / "node")
+    monkeypatch.setattr(RunInputs, "materialise", lambda inputs, place, fetch: Located("t", None, "b"))
 
 
 @pytest.fixture
-def pool() -> Pool:
-    made = Pool()
-    made.devices = 2
-    return made
+def places() -> Places:
+    return Places(devices=2)
 
 
 @pytest.fixture
-def on_ray(pool: Pool, tmp_path: Path) -> RayExecutor:
+def on_ray(places: Places, tmp_path: Path) -> RayExecutor:
     made = RayExecutor(slots=2, devices=2, shard=True, storage=str(tmp_path / "storage"))
-    made._pool = pool  # type: ignore[assignment]
-    made._checked = {(key * 16, "") for key in "ab"}
     needed = {RUN.key: 2**30}
     made._local.foresee_on = lambda runs, devices, here, shards: MemoryForecast(devices - here, needed)  # type: ignore[method-assign]
     made._inputs_of = lambda work: RunInputs(Input("t", None), None, Input("b", None))  # type: ignore[method-assign]
-    return made
+    return on_places(made, places)
 
 
 @pytest.fixture(params=["local", "ray"])
@@ -207,9 +201,7 @@ def test_a_trial_goes_on_on_all_ranks_and_ends_on_all(executor: Executor, on_ray
     assert on_ray._runs == set()
 
 
-def test_a_killed_rank_ends_the_run_also_while_rank_0_computes_alone(
-    executor: Executor, tmp_path: Path, pool: Pool
-) -> None:
+def test_a_killed_rank_ends_the_run_also_while_rank_0_computes_alone(executor: Executor, tmp_path: Path) -> None:
     for first in ("waits", LOST, "fault"):  # rank 0 notices nothing, or notices, or falls over it
         error = failed(executor, tmp_path / "out", (first, "killed"))
         if isinstance(executor, RayExecutor):
@@ -218,8 +210,6 @@ def test_a_killed_rank_ends_the_run_also_while_rank_0_computes_alone(
         else:
             assert isinstance(error, RunFailed)
             assert error.code == "run.killed"
-    assert pool.discarded == []
-    assert pool.made <= 1, "the hosts are used again"
 
 
 def test_an_error_of_any_rank_comes_before_the_loss_of_the_others(executor: Executor, tmp_path: Path) -> None:
@@ -258,39 +248,24 @@ def test_cancelled_runs_end_on_all_ranks(executor: Executor, tmp_path: Path) -> 
         executor.carry_out(RUN, tmp_path / "out", "study", cancel)
 
 
-def test_a_dead_host_is_a_lost_machine_and_none_of_its_group_is_used_again(
-    on_ray: RayExecutor, tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
+def test_a_dead_node_of_any_rank_is_a_lost_machine(
+    on_ray: RayExecutor, tmp_path: Path, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events = RunHost.next_events
+    def die(progress: Progress) -> None:
+        if progress.phase == "train":
+            monkeypatch.setattr(nodes, "living", lambda: NODES[:1])
+            Task.die(places.tasks[1])
 
-    def next_events(host: RunHost) -> list[Any]:
-        if host.worker is not None and host.worker.request.rank.number == 1:  # type: ignore[union-attr]
-            raise HostDied("node host died", of_node=True)
-        return events(host)
-
-    def get_or_die(ref: Any, timeout: float | None = None) -> object:
-        try:
-            return get(ref, timeout)
-        except ray.exceptions.RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, HostDied) else error) from None
-
-    monkeypatch.setattr(RunHost, "next_events", next_events)
-    monkeypatch.setattr(ray_run.ray, "get", get_or_die)
-    error = failed(on_ray, tmp_path / "out", (LOST, "waits"))
-    assert isinstance(error, Lost)
-    assert error.of_node
-    assert len(pool.discarded) == 1
-    assert len(pool.discarded[0].hosts) == 2
-
-    def died(host: RunHost) -> int:
-        raise HostDied("node host died", of_node=True)
-
-    monkeypatch.setattr(RunHost, "free_port", died)
-    assert isinstance(failed(on_ray, tmp_path / "out", ("done", "done")), Lost)
-    assert len(pool.discarded) == 2, "before its processes have started"
+    Process.scripts[:] = [("waits", "waits")]
+    with pytest.raises(Lost) as caught:
+        on_ray.carry_out(RUN, tmp_path / "out", "study", die)
+    assert caught.value.of_node
+    monkeypatch.setattr(nodes, "on_each", lambda *_: {})
+    with pytest.raises(Lost):
+        on_ray.carry_out(RUN, tmp_path / "out", "study", ignore)
 
 
-def test_only_the_host_of_rank_0_has_the_checkpoint_and_reports(
+def test_only_the_task_of_rank_0_has_the_checkpoint(
     on_ray: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage, read = on_ray._shared_storage(), list[str]()
@@ -300,21 +275,11 @@ def test_only_the_host_of_rank_0_has_the_checkpoint_and_reports(
         read.append(name)
         return get_file(self, name, path)
 
-    told: list[str] = []
-    next_events = RunHost.next_events
-
-    def listening(host: RunHost) -> list[Any]:
-        found = next_events(host)
-        told.extend(type(one).__name__ for one in found)
-        return found
-
     monkeypatch.setattr(SharedStorage, "get", noting)
-    monkeypatch.setattr(RunHost, "next_events", listening)
     (tmp_path / "kept").write_bytes(b"a checkpoint")
     storage.put(checkpoint_name(RUN), tmp_path / "kept")
     failed(on_ray, tmp_path / "out", ("killed", "killed"))
     assert read == [checkpoint_name(RUN)]
-    assert sorted(told) == ["Progressed", "RunEnd", "RunEnd"]
     assert storage.has(checkpoint_name(RUN))
 
 

@@ -20,6 +20,13 @@ Value = TypeVar("Value")
 TRIES, NODES = 3, 20
 """A run or trial fails when its process has been lost TRIES times, or its machine NODES times."""
 
+GRACE = 2.0
+"""After a process of a run has ended, the others have this number of seconds to end by themselves, before they are
+ended: the processes notice at once that another one is lost, unless they compute alone."""
+
+LATE = 30.0
+"""The seconds to wait for the end of a process that was killed, which a lost machine never reports."""
+
 
 def retry_if_lost(run: Run, work: Callable[[], Value], says: Callable[[str], object]) -> Value:
     """Return the value of `work()`, which executes `run`; call `work` again if the run's process or machine is lost."""

@@ -1,8 +1,8 @@
 """`RayExecutor` executes runs on the nodes of a Ray cluster; files are passed through a shared storage.
 
-This machine (the driver) reads tasks, checks the nodes and forecasts memory. A Ray actor on a node (`host_pool.py`,
-`ray_host.py`) starts the same process for a run as LocalExecutor does, so adapter digests are equal if the numbers of
-threads are equal. A run whose process or node is lost raises `Lost`, and is started again by `lost_runs.py`.
+This machine (the driver) reads tasks, checks the nodes and forecasts memory. A Ray task on a node (`ray_task.py`)
+starts the same process for a run as LocalExecutor does, so adapter digests are equal if the numbers of threads are
+equal. A run whose process or node is lost raises `Lost`, and is started again by `lost_runs.py`.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from afina.errors import AfinaError, NotFound
 from afina.events import Listener, Says, ValidationScore, silent
 from afina.models import backbone_spec
 from afina.studies.executors import problems, rendezvous
-from afina.studies.executors.executor import Cancelled, Executor, Lost, MemoryForecast
-from afina.studies.executors.host_pool import HostDied, HostPool
+from afina.studies.executors.executor import Executor, MemoryForecast
 from afina.studies.executors.local_executor import LocalExecutor
-from afina.studies.executors.ray_host import TAIL, RunHost, checkpoint_name
-from afina.studies.executors.ray_run import RunOnHosts, inputs_to_send, threads
+from afina.studies.executors.ray_run import RunOnNodes, inputs_to_send, threads
+from afina.studies.executors.ray_task import TAIL, checkpoint_name, remove_scratch
+from afina.studies.executors.reservation import Reservations
 from afina.studies.executors.shared_storage import SharedStorage
-from afina.studies.executors.worker import CarryOut, GoOn, Message, Recorded, Scored, TryOut
+from afina.studies.executors.worker import CarryOut, Recorded, Scored, TryOut
 from afina.studies.runs.inputs import RunInputs, teacher_files
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 
 ROUNDED = 128 << 20
-"""Runs' memory is rounded up to a multiple of this number of bytes, so that different runs can use one Ray actor."""
+"""Runs' memory is rounded up to a multiple of this number of bytes, for few sizes of reservations."""
 
-HOST = 160 << 20
-"""The bytes of main memory that a host (Ray actor) takes in addition to its run."""
+TASK = 160 << 20
+"""The bytes of main memory that a Ray task takes in addition to its run."""
 
 FRESH = 1.0
 """The number of slots is computed again from the cluster after this number of seconds."""
@@ -82,8 +82,9 @@ class RayExecutor(Executor):
         self._given = slots
         self._lock, self._foreseeing = threading.RLock(), threading.Lock()
         self._reading = threading.Lock()
-        self._runs: set[RunOnHosts] = set()
-        self._pool: HostPool | None = None
+        self._runs: set[RunOnNodes] = set()
+        self._reservations = Reservations(devices)
+        self._key = secrets.token_hex(8)
         self._connection: ClusterConnection | None = None
         self._checked: set[tuple[str, str]] = set()
         self._directories: set[str] = set()
@@ -96,16 +97,14 @@ class RayExecutor(Executor):
 
     # The cluster
 
-    def _connected(self) -> HostPool:
+    def _connect(self) -> None:
         with self._lock:
-            if self._pool is None:
-                self._connection = found = connect(self.address)
-                self._pool = HostPool(RunHost, self.devices)
-                self.says(_line(found))
-            return self._pool
+            if self._connection is None:
+                self._connection = connect(self.address)
+                self.says(_line(self._connection))
 
     def _cluster(self) -> Room:
-        self._connected()
+        self._connect()
         return nodes.together(node.room for node in nodes.living())
 
     @property
@@ -121,12 +120,12 @@ class RayExecutor(Executor):
         return max(2, count if self._given is None else self._given)
 
     def largest_memory(self) -> int | None:
-        self._connected()
+        self._connect()
         return max((node.room.memory for node in nodes.living() if node.room.cpus >= threads()), default=None)
 
     def check_machines(self, run: Run) -> None:
         """Check that the nodes have this machine's package versions, and the backbone of `run` if it is not sent."""
-        self._connected()
+        self._connect()
         with self._lock:
             if not self.ship_backbone and backbone_spec.directory_of(run.backbone) is not None:
                 self._directories.add(run.backbone)
@@ -192,24 +191,19 @@ class RayExecutor(Executor):
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
         if run.asks_endpoint:  # the key and the kept answers stay on this machine
             return self._local.carry_out(run, out, study, listen, until)
-        made: list[Record] = []
-
-        def hear(message: Message) -> None:
-            if isinstance(message, Recorded):
-                made.append(message.record)
-
+        made: Record | None = None
         checkpoint = OutputDirectory(out).checkpoint(run.label)
-        with self._on_hosts(run, listen, until) as work:
+        with self._on_nodes(run, listen, until) as work:
             if checkpoint.is_file() and not work.storage.has(checkpoint_name(run)):  # of a study without Ray
                 work.storage.put(checkpoint_name(run), checkpoint)
-            asked = CarryOut(run=run, out=str(out), study=study)
-            order = work.start(asked, self._inputs_of(work), shard=self.shard)
-            end = work.follow(hear)
-            if end is None or end.outcome != "done" or not made:
+            self._start(work, CarryOut(run=run, out=str(out), study=study))
+            for message in work.messages():
+                if isinstance(message, Recorded):
+                    made = message.record
+            if made is None or not work.is_done:
                 raise work.failure()
-            work.fetch_files(order, end, out)
-            assert work.group is not None
-            return made[-1].beside(work.group.beside)
+            work.fetch_files(out)
+            return made.beside(work.beside)
 
     def try_out(
         self,
@@ -220,26 +214,22 @@ class RayExecutor(Executor):
         listen: Listener,
         until: float | None = None,
     ) -> ValidationScore:
-        last: list[ValidationScore] = []
+        last: ValidationScore | None = None
+        with self._on_nodes(run, listen, until) as work:
+            self._start(work, TryOut(run=run, shares=shares, limit=limit))
+            for message in work.messages():
+                if isinstance(message, Scored) and not work.stopped:
+                    last = message.score
+                    if not goes_on(message.score) or message.last:
+                        work.stop()
+            if last is None or not (work.stopped or work.is_done):
+                raise work.failure()
+            return last
 
-        def hear(message: Message) -> Message | None:
-            if not isinstance(message, Scored):
-                return None
-            last.append(message.score)
-            if goes_on(message.score) and not message.last:
-                return GoOn()
-            work.stop()
-            return None
+    def _start(self, work: RunOnNodes, asked: CarryOut | TryOut) -> None:
+        work.start(asked, self._inputs_of(work), self._key, shard=self.shard)
 
-        with self._on_hosts(run, listen, until) as work:
-            asked = TryOut(run=run, shares=shares, limit=limit)
-            work.start(asked, self._inputs_of(work), shard=self.shard)
-            end = work.follow(hear)
-            if work.stopped or (end is not None and end.outcome == "done" and last):
-                return last[-1]
-            raise work.failure()
-
-    def _inputs_of(self, work: RunOnHosts) -> RunInputs:
+    def _inputs_of(self, work: RunOnNodes) -> RunInputs:
         """Copy a run's input files to the shared storage and return the inputs; unchanged files are not read again."""
         run, evaluation = work.run, work.run.data.evaluation
         files = [*addresses.own_files(run.task, evaluation), *backbone_spec.backbone_files(run.backbone)]
@@ -259,25 +249,28 @@ class RayExecutor(Executor):
             return self._inputs[key]
 
     @contextmanager
-    def _on_hosts(self, run: Run, listen: Listener, until: float | None) -> Iterator[RunOnHosts]:
-        pool = self._connected()
-        work = RunOnHosts(run, listen, until, self._shared_storage(), self.says)
+    def _on_nodes(self, run: Run, listen: Listener, until: float | None) -> Iterator[RunOnNodes]:
+        """Yield a run for which nodes are reserved; its tasks end with the `with` block."""
+        self._connect()
+        work = RunOnNodes(run, listen, until, self._shared_storage(), self.says)
         with self._lock:
             self._runs.add(work)
         try:
-            work.placed(group := pool.acquire(self._room(run, until), work.waits, work.check))
-            try:
-                self._check_nodes([host.node for host in group.hosts])
-                yield work
-            finally:
-                work.give_back(pool)
+            with self._reservations.reserved(self._room(run, until), work.waits, work.check) as reservation:
+                self._check_nodes(reservation.nodes)
+                with self._lock:
+                    work.reservation = reservation
+                    for key in work.node_keys:
+                        others = [other for other in self._runs if key in other.node_keys]
+                        for other in others:
+                            other.beside = max(other.beside, len(others))
+                try:
+                    yield work
+                finally:
+                    work.kill()
         except ray.exceptions.RayTaskError as error:
             said = f"Ray says: {str(error.cause)[:TAIL]}"
             raise problems.RUN_FAULT(run=run.title, _seen=said) from error
-        except HostDied as error:
-            if work.cancelled:
-                raise Cancelled from None
-            raise Lost(str(error), of_node=error.of_node) from None
         finally:
             with self._lock:
                 self._runs.remove(work)
@@ -290,17 +283,18 @@ class RayExecutor(Executor):
 
     def close(self) -> None:
         with self._lock:
-            pool, connection, self._pool, self._connection = self._pool, self._connection, None, None
+            connection, key = self._connection, self._key
+            self._connection, self._key = None, secrets.token_hex(8)
             self._count, self._checked, self._opened, self._inputs = (0.0, 0), set(), None, {}
-        if pool is not None:
-            pool.close()
         if connection is not None:
+            with suppress(ray.exceptions.RayError):  # the cluster may have ended
+                nodes.on_each(nodes.working(), remove_scratch, key)
             disconnect(connection)
 
 
 def _rounded(needed: int) -> int:
-    """Return the bytes to reserve for a run that needs `needed` bytes and its Ray actor; 0 if `needed` is 0."""
-    return -(-(needed + HOST) // ROUNDED) * ROUNDED if needed else 0
+    """Return the bytes to reserve for a run that needs `needed` bytes and its Ray task; 0 if `needed` is 0."""
+    return -(-(needed + TASK) // ROUNDED) * ROUNDED if needed else 0
 
 
 def _line(found: ClusterConnection) -> str:

@@ -5,27 +5,16 @@ The process of rank 0 reports progress and the result. The module can be importe
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
+from afina import meter
 from afina.events import Listener, ignore
 from afina.studies.executors.executor import Cancelled
-from afina.studies.executors.lost_runs import cause
-from afina.studies.executors.other_ranks import OtherRanks, RankProcess
+from afina.studies.executors.lost_runs import GRACE, LATE, cause
 from afina.studies.executors.worker import Message, is_result
 from afina.studies.executors.worker_process import WorkerProcess
-
-
-class _OfRank(RankProcess):
-    def __init__(self, worker: WorkerProcess) -> None:
-        self.worker = worker
-
-    def follow(self) -> bool:
-        messages = [is_result(message) for message in self.worker.answers(ignore)]
-        return bool(messages) and messages[-1]
-
-    def kill(self) -> None:
-        self.worker.process.kill()
 
 
 class WorkerGroup:
@@ -35,17 +24,22 @@ class WorkerGroup:
     """
 
     def __init__(self, workers: Sequence[WorkerProcess]) -> None:
-        self.most, self.cancelled, self._ended = 1, False, False
-        self._all = [_OfRank(worker) for worker in workers]
-        self._first = workers[0]
-        self._others = OtherRanks(self._all[0], self._all[1:])
+        self.most, self.cancelled = 1, False
+        self._workers, self._first = workers, workers[0]
+        self._killed: set[WorkerProcess] = set()  # they are not the cause of an error
+        self._has_ended = False
+        self._lock, self._over = threading.Lock(), threading.Event()
+        self._threads = {
+            worker: threading.Thread(target=self._follow, args=(worker,), name="afina-rank", daemon=True)
+            for worker in workers[1:]
+        }
         self._stack = ExitStack()
 
     def __enter__(self) -> WorkerGroup:
         with ExitStack() as stack:
-            for one in self._all[1:]:
-                stack.enter_context(one.worker)
-            stack.callback(lambda: self._others.finish(at_once=not self._ended))
+            for worker in self._threads:
+                stack.enter_context(worker)
+            stack.callback(self._end_others)
             stack.enter_context(self._first)  # the last, so that it ends first: with a checkpoint after Ctrl-C
             self._stack = stack.pop_all()
         return self
@@ -55,24 +49,56 @@ class WorkerGroup:
 
     def answers(self, listen: Listener) -> Iterator[Message]:
         """Yield the messages of rank 0 except Progressed and Failed."""
-        self._others.start()
+        for thread in self._threads.values():
+            thread.start()
         yield from self._first.answers(listen)
-        self._ended = True
+        self._has_ended = True
+
+    def _follow(self, worker: WorkerProcess) -> None:
+        """Wait until a process has ended. If it has no result, kill rank 0 GRACE seconds later."""
+        messages = [is_result(message) for message in worker.answers(ignore)]
+        if (messages and messages[-1]) or self._over.wait(GRACE):
+            return
+        with self._lock:
+            if not self._over.is_set() and self._first not in self._killed:
+                self._kill(self._first)
+
+    def _kill(self, worker: WorkerProcess) -> None:
+        self._killed.add(worker)
+        worker.process.kill()
+
+    def _end_others(self) -> None:
+        """Wait until the processes beside rank 0 have ended, and kill them after GRACE, or now if rank 0 was ended."""
+        with self._lock:
+            self._over.set()
+        threads = [thread for thread in self._threads.values() if thread.ident is not None]
+        if self._has_ended:
+            _join(threads, GRACE)
+        for worker, thread in self._threads.items():
+            if thread.ident is None or thread.is_alive():
+                self._kill(worker)
+        _join(threads, LATE)
 
     def send(self, message: Message) -> None:
-        for one in self._all:
-            one.worker.send(message)
+        for worker in self._workers:
+            worker.send(message)
 
     def cancel(self, *, at_once: bool) -> None:
         """End the processes, from another thread: rank 0 stops after its step and ends the others, or all die."""
         self.cancelled = True
-        for one in self._all if at_once else self._all[:1]:
-            one.worker.cancel(at_once=at_once)
+        for worker in self._workers if at_once else self._workers[:1]:
+            worker.cancel(at_once=at_once)
 
     def failure(self) -> Exception:
         """Return the error of the processes; call it after the `with` block."""
         if self.cancelled:
             return Cancelled()
-        ended = [one for one in self._all if one not in self._others.given_up or one.worker.problem is not None]
-        failed = [one.worker.failure() for one in ended if one.worker.problem or one.worker.process.returncode]
+        ended = [worker for worker in self._workers if worker not in self._killed or worker.problem is not None]
+        failed = [worker.failure() for worker in ended if worker.problem or worker.process.returncode]
         return cause(failed or [self._first.failure()])
+
+
+def _join(threads: Sequence[threading.Thread], seconds: float) -> None:
+    until = meter.now() + seconds
+    for thread in threads:
+        thread.join(max(0.0, until - meter.now()))
