@@ -32,9 +32,6 @@ def test_how_often_work_fits_into_a_node() -> None:
     assert place.times(Room(1)) == 8
     assert place.times(Room(2, 3 * GIB)) == 3
     assert place.times(Room(1, GIB, 1)) == 0
-    assert place.holds(Room(8, 10 * GIB))
-    assert not place.holds(Room(9))
-    assert place.less([Room(3, 4 * GIB), Room(6, GIB)]) == Room(0, 5 * GIB)
     assert nodes.together([place, Room(1, GIB, 2)]) == Room(9, 11 * GIB, 2)
 
 

@@ -29,15 +29,8 @@ class Room(NamedTuple):
     memory: int = 0
     gpus: int = 0
 
-    def holds(self, other: Room) -> bool:
-        return all(needed <= mine for mine, needed in zip(self, other, strict=True))
-
     def times(self, other: Room) -> int:
         return min((mine // needed for mine, needed in zip(self, other, strict=True) if needed), default=0)
-
-    def less(self, others: Iterable[Room]) -> Room:
-        taken = together(others)
-        return Room(*(max(0, mine - others) for mine, others in zip(self, taken, strict=True)))
 
     def __str__(self) -> str:
         parts = [f"{self.memory / GIB:.1f} GiB"] if self.memory else []

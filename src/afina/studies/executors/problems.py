@@ -80,10 +80,10 @@ TRIAL_OF_TORCHRUN = Problem(
 
 RUN_FAILED = Problem(RunFailed, "run.failed", "{_message}")
 
-_run_fault = partial(Problem, RunFailed, "run.fault")
-HOST_CANNOT_START = _run_fault("Ray cluster: a host cannot start on its node ({_reason}).")
-RUN_FAULT = _run_fault(
-    "run {run}: a bug in afina ended its process. Please report the bug. The other runs are not affected. {_seen}"
+RUN_FAULT = Problem(
+    RunFailed,
+    "run.fault",
+    "run {run}: a bug in afina ended its process. Please report the bug. The other runs are not affected. {_seen}",
 )
 KILLED = Problem(
     RunFailed,
