@@ -80,15 +80,3 @@ def test_a_node_that_lacks_a_directory_backbone_is_named_before_anything_runs(
     assert "--ship-backbone" in error
     for node in cluster.nodes:
         assert node.address in error
-
-
-@pytest.mark.parametrize("given", [True, False])
-def test_nodes_that_do_not_see_the_storage_are_named_before_anything_runs(
-    cluster: Raylets, place: Path, study: Callable[..., Path], given: bool
-) -> None:
-    storage = ["--storage", str(place / "storage")] if given else []
-    with driving(cluster, place / "out", study(1, "lora"), "--ship-backbone", storage=storage) as driver:
-        error = driver.error
-    assert "storage" in error
-    for node in cluster.nodes:
-        assert node.address in error

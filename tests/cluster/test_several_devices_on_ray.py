@@ -59,16 +59,14 @@ def test_runs_wait_for_two_nodes_each_and_a_lost_rank_is_a_lost_run(
     assert re.search(r"a run on 4 devices needs 4 times .* and 1 CPU; the nodes have room for 3", driver.told)
 
 
-@pytest.mark.parametrize("shard", [(), ("--shard",)], ids=["whole", "sharded"])
 def test_a_run_over_two_nodes_of_which_one_is_killed_has_the_result_of_one_process(
-    shard: tuple[str, ...], cluster: Raylets, place: Path, toy: str, backbones: Backbones, tmp_path: Path
+    cluster: Raylets, place: Path, toy: str, backbones: Backbones, tmp_path: Path
 ) -> None:
     train = {"max_steps": 200, "batch_size": 4, "dtype": "float32", "checkpoint_seconds": 0}
     source = written(place, toy, backbones, train=train)
     (alone,) = Study.load(str(source)).run(tmp_path, executor=HereExecutor()).records
     checkpoints = Checkpoints(cluster, source)
-    told = (cluster, place / "ray", source, "--ship-backbone", "--devices", 2)
-    with driving(*told, *shard) as driver:
+    with driving(cluster, place / "ray", source, "--ship-backbone", "--devices", 2) as driver:
         early = until(checkpoints.written, driver.process)
         until(lambda: checkpoints.written() - early, driver.process)
         (_, second) = [node for node in cluster.nodes if node.runs]

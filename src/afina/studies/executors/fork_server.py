@@ -32,9 +32,6 @@ from afina.errors import AfinaError
 IDLE = 60.0
 """A fork server ends after this number of seconds without a worker."""
 
-MOST = 2
-"""The largest number of fork servers that one process has at the same time."""
-
 _POLL = 0.05
 """The seconds between two checks, while a server starts, whether the worker is still needed."""
 
@@ -142,17 +139,6 @@ class ForkServer:
             return None
         return ForkedWorker(int(pid), handles[0], link, (to_worker, from_worker))
 
-    def close(self) -> None:
-        """Let the server end when all its workers have ended; a server that is still starting is killed at once."""
-        if self._is_starting():
-            self.process.kill()
-        self.control.close()
-
-    def _is_starting(self) -> bool:
-        with selectors.DefaultSelector() as heard:
-            heard.register(self.control, selectors.EVENT_READ)
-            return not heard.select(0)
-
 
 class _Servers:
     """The fork servers of this process, by the environment variables and other state that workers inherit."""
@@ -161,38 +147,28 @@ class _Servers:
         self.lock, self.owner = threading.Lock(), os.getpid()
         self.by_surroundings: dict[object, ForkServer] = {}
         self.refused: set[object] = set()
-        self.closed: list[ForkServer] = []
 
     def of(self, environment: Mapping[str, str], surroundings: object) -> ForkServer | None:
         """Return the server for this environment, and start it if necessary; None if no server can be started."""
         with self.lock:
-            self.closed = [one for one in self.closed if one.process.poll() is None]
             if surroundings in self.refused:
                 return None
-            found = self.by_surroundings.get(surroundings)
-            if found is not None and found.process.poll() is not None:  # it was idle, or was killed
-                self._close(surroundings)
-                found = None
-            self.by_surroundings.pop(surroundings, None)
-            self.by_surroundings[surroundings] = found = found or ForkServer(environment)  # the latest comes last
-            while len(self.by_surroundings) > MOST:
-                self._close(next(iter(self.by_surroundings)))
-            return found
+            server = self.by_surroundings.get(surroundings)
+            if server is not None and server.process.poll() is not None:  # it was idle, or was killed
+                server.control.close()
+                server = None
+            self.by_surroundings[surroundings] = server = server or ForkServer(environment)
+            return server
 
     def refuse(self, surroundings: object) -> None:
         with self.lock:
             self.refused.add(surroundings)
 
-    def _close(self, surroundings: object) -> None:
-        server = self.by_surroundings.pop(surroundings)
-        server.close()
-        self.closed.append(server)
-
     def end(self) -> None:
         """Kill the servers at the end of this process; the workers end by themselves."""
         if os.getpid() != self.owner:  # a fork of this process that ends
             return
-        for server in (*self.by_surroundings.values(), *self.closed):
+        for server in self.by_surroundings.values():
             server.control.close()
             server.process.kill()
             server.process.wait()

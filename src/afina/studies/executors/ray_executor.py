@@ -17,12 +17,10 @@ from pathlib import Path
 
 import ray
 
-from afina import assets, digest, meter
+from afina import assets, meter
 from afina.cluster import nodes
 from afina.cluster.connection import ClusterConnection, connect, disconnect
 from afina.cluster.nodes import Node, Room
-from afina.data import addresses
-from afina.data.readers.further_files import unlabelled_file, without_file
 from afina.errors import AfinaError, NotFound
 from afina.events import Listener, Says, ValidationScore, silent
 from afina.models import backbone_spec
@@ -34,7 +32,7 @@ from afina.studies.executors.ray_task import TAIL, checkpoint_name, remove_scrat
 from afina.studies.executors.reservation import Reservations
 from afina.studies.executors.shared_storage import SharedStorage
 from afina.studies.executors.worker import CarryOut, Recorded, Scored, TryOut
-from afina.studies.runs.inputs import RunInputs, teacher_files
+from afina.studies.runs.inputs import RunInputs
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
@@ -93,7 +91,6 @@ class RayExecutor(Executor):
         self._asked: set[str] = set()
         self._needed: dict[str, int] = {}
         self._of_method: dict[str, int] = {}
-        self._inputs: dict[object, RunInputs] = {}
 
     # The cluster
 
@@ -230,23 +227,13 @@ class RayExecutor(Executor):
         work.start(asked, self._inputs_of(work), self._key, shard=self.shard)
 
     def _inputs_of(self, work: RunOnNodes) -> RunInputs:
-        """Copy a run's input files to the shared storage and return the inputs; unchanged files are not read again."""
-        run, evaluation = work.run, work.run.data.evaluation
-        files = [*addresses.own_files(run.task, evaluation), *backbone_spec.backbone_files(run.backbone)]
-        files += [addresses.evaluation_file(evaluation)] if evaluation else []
-        files += teacher_files(run)
-        files += [unlabelled_file(unlabelled)] if (unlabelled := run.data.unlabelled) else []
-        files += [without_file(without)] if (without := run.data.without) else []
-        stats = [(str(file), stat.st_size, stat.st_mtime_ns, stat.st_ino) for file in files for stat in [file.stat()]]
-        key = digest.of_json([run.task, evaluation, run.backbone, stats])
+        """Copy a run's input files to the shared storage, and return the inputs."""
         with self._reading:
-            if key not in self._inputs:
-                inputs = inputs_to_send(RunInputs.of(run), ship_backbone=self.ship_backbone)
-                for content, path in inputs.content.items():
-                    work.check()
-                    work.storage.put_content(content, path)
-                self._inputs[key] = replace(inputs, content={})
-            return self._inputs[key]
+            inputs = inputs_to_send(RunInputs.of(work.run), ship_backbone=self.ship_backbone)
+            for content, path in inputs.content.items():
+                work.check()
+                work.storage.put_content(content, path)
+        return replace(inputs, content={})
 
     @contextmanager
     def _on_nodes(self, run: Run, listen: Listener, until: float | None) -> Iterator[RunOnNodes]:
@@ -285,7 +272,7 @@ class RayExecutor(Executor):
         with self._lock:
             connection, key = self._connection, self._key
             self._connection, self._key = None, secrets.token_hex(8)
-            self._count, self._checked, self._opened, self._inputs = (0.0, 0), set(), None, {}
+            self._count, self._checked, self._opened = (0.0, 0), set(), None
         if connection is not None:
             with suppress(ray.exceptions.RayError):  # the cluster may have ended
                 nodes.on_each(nodes.working(), remove_scratch, key)

@@ -10,7 +10,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -191,10 +191,21 @@ def _input(
 
     `known` is the digest of the content, which is else that of the names and digests of the files.
     """
-    found = [InputFile(name(path), digest.of_file(path)) for path in files]
+    found = [InputFile(name(path), _digest(path)) for path in files]
     content.update((file.digest, path) for file, path in zip(found, files, strict=True))
     of_files = digest.of_json({file.name: file.digest for file in found}) if found else None
     return Input(address, known or of_files, tuple(found))
+
+
+def _digest(path: Path) -> str:
+    stat = path.stat()
+    return _digest_of(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@lru_cache(1024)
+def _digest_of(path: Path, *stamp: int) -> str:
+    """Return the digest of a file; the file of a later run is read again only if its `stamp` has changed."""
+    return digest.of_file(path)
 
 
 def _put(file: InputFile, path: Path, fetch: Fetch) -> None:
