@@ -56,7 +56,7 @@ def test_runs_wait_for_two_nodes_each_and_a_lost_rank_is_a_lost_run(
 
     with driving(cluster, place / "four", source, "--ship-backbone", "--devices", 4) as driver:
         driver.end(2)
-    assert re.search(r"a run on 4 devices needs 4 times .* and 1 CPU; the nodes have room for 3", driver.told)
+    assert re.search(r"a run needs nodes with 4 times .* and 1 CPU; all have room for 3", driver.told)
 
 
 def test_a_run_over_two_nodes_of_which_one_is_killed_has_the_result_of_one_process(

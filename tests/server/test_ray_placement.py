@@ -19,7 +19,7 @@ pytest.importorskip("ray.serve", reason="needs the extra afina[ray]")
 
 from afina.cli.serving import _on_ray
 from afina.cluster.nodes import Node, Room
-from afina.server.ray_serve import affinity, lifecycle
+from afina.server.ray_serve import affinity, lifecycle, placement
 from afina.server.ray_serve.application import PRELOADING, Replica, ReplicaOptions
 from afina.server.ray_serve.deployment import DeploymentOptions, ReplicaRange, application, planned_options
 from afina.server.settings import Settings
@@ -74,6 +74,19 @@ def test_a_store_in_a_directory_is_of_one_machine_however_many_nodes_that_has(tm
     lifecycle.check_machines(two, database)
     with raises(Refused, code="store.not-shared", machines=["a 10.0.0.1", "a 10.0.0.2"]):
         lifecycle.check_machines(two, directory)
+
+
+def test_blobs_that_a_node_does_not_see_are_refused_by_the_nodes_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (store := AdapterStore(tmp_path / "store")).init()
+    there = [_node("a", "127.0.0.1"), _node("a", "127.0.0.2"), _node("a", "127.0.0.3")]
+    answers = {there[0].key: True, there[1].key: False}  # the third node has died meanwhile
+    monkeypatch.setattr(placement, "check_versions", lambda nodes: None)
+    monkeypatch.setattr(placement, "on_each", lambda nodes, function, path: answers)
+    with pytest.raises(Refused) as raised:
+        placement.check_cluster(there, store)
+    assert raised.value.fields["nodes"] == [there[1].name]
 
 
 @pytest.mark.parametrize(

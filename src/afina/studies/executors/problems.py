@@ -91,16 +91,9 @@ KILLED = Problem(
     "run {run}: signal {signal} killed its process, most likely because memory ran out. "
     f"{LESS_MEMORY}, then start again.",
 )
-RUN_TOO_LARGE = Problem(
+NO_PLACE = Problem(
     RunFailed,
     "run.no-place",
-    "Ray cluster: a run needs a node with {needed}; the largest has {largest}, and the cluster does not start nodes. "
-    "Add a larger node, or lower the need: set token_budget=1024 or checkpointing=true.",
-)
-RUN_TOO_WIDE = Problem(
-    RunFailed,
-    "run.no-place",
-    "Ray cluster: a run on {devices} devices needs {devices} times {needed}; the nodes have room for {found}, and the "
-    "cluster does not start nodes. Add nodes, set `devices` to less, or lower the need: set token_budget=1024 or "
-    "checkpointing=true.",
+    "Ray cluster: a run needs {_missing}, and the cluster does not start nodes. Add nodes or larger ones, or lower the "
+    "need: set token_budget=1024 or checkpointing=true, or `devices` to less.",
 )

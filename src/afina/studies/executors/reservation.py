@@ -97,12 +97,10 @@ class Reservations:
             self._fitted.add(room)
             return waited_for
         refuses = not nodes.scales() and (room not in self._fitted or waited > GONE)
-        if places:
-            if refuses:
-                raise problems.RUN_TOO_WIDE(devices=devices, needed=str(room), found=places)
-            return f"{waited_for}; all have room for {places}"
         largest = max(rooms, key=lambda node: (node.gpus >= room.gpus, node.cpus >= room.cpus, node.memory, node.cpus))
         short = Room(largest.cpus, largest.memory if room.memory else 0, largest.gpus if room.gpus else 0)
+        missing = f"{waited_for}; " + (f"all have room for {places}" if places else f"the largest has {short}")
         if refuses:
-            raise problems.RUN_TOO_LARGE(needed=str(room), largest=str(short))
-        return f"{waited_for}; the largest has {short}"
+            needed = {"needed": str(room), "devices": devices}
+            raise problems.NO_PLACE(_missing=missing, **needed, largest=str(short), found=places)
+        return missing
