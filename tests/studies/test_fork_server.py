@@ -99,8 +99,7 @@ def environment(threads: str | None) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("threads", [None, "2"])
-def test_the_imports_start_no_thread_compute_nothing_and_look_at_no_gpu(threads: str | None) -> None:
+def test_the_imports_start_no_thread_compute_nothing_and_look_at_no_gpu() -> None:
     code = """
 import torch
 def asked(*_):
@@ -113,7 +112,7 @@ assert torch.equal(before, torch.get_rng_state())
 print(fork_server.threads())
 """
     code = code.replace("import torch\n", "from afina.studies.executors import fork_server\nimport torch\n", 1)
-    alone = {**environment(threads), **fork_server._ALONE}
+    alone = {**environment(None), **fork_server._ALONE}
     done = subprocess.run([sys.executable, "-c", code], env=alone, capture_output=True, text=True, check=True)
     assert done.stdout == "['python']\n"
 
@@ -189,22 +188,6 @@ def test_the_memory_of_a_worker_is_measured_in_one_of_the_server_that_is_prepare
     monkeypatch.setattr(fork_server, "_FORKS", False)
     alone = worker_memory.worker_memory.__wrapped__()  # with the pages that only the imports have read
     assert measured < alone < 1.5 * measured
-
-
-@pytest.mark.slow
-def test_the_second_worker_of_a_server_starts_at_once(servers: fork_server._Servers) -> None:
-    """In less than half of the time of the imports, however busy the machine is."""
-    from afina import meter
-
-    taken = []
-    for _ in range(2):
-        before = meter.now()
-        with WorkerProcess(Foresee(runs=()), None, None) as worker:
-            assert list(worker.answers(ignore))
-        assert worker.process.returncode == 0
-        taken.append(meter.now() - before)
-    assert len(servers.by_surroundings) == 1
-    assert taken[1] < taken[0] / 2
 
 
 def test_each_environment_has_a_server_of_its_own(
