@@ -20,7 +20,7 @@ from afina.cluster import nodes
 from afina.cluster.nodes import Node, Room
 from afina.studies.executors import ray_run, ray_task
 from afina.studies.executors.ray_executor import RayExecutor
-from afina.studies.executors.reservation import Reservations
+from afina.studies.executors.reservation import NodeReservations
 
 NODES = [Node(key * 16, f"10.0.0.{number}", "host", Room(1)) for number, key in enumerate("ab", start=1)]
 
@@ -82,7 +82,7 @@ def _cancel(task: Task, *, force: bool) -> None:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(task.thread.ident or 0), interrupt)
 
 
-class Places(Reservations):
+class Places(NodeReservations):
     """Reservations of `rooms` on NODES, and the `tasks` that were started there."""
 
     def __init__(self, devices: int = 1) -> None:

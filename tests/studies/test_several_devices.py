@@ -141,7 +141,7 @@ def _processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for module in (local_executor, ray_task):
         monkeypatch.setattr(module, "WorkerProcess", Process)
     for module in (worker_group, ray_run):
-        monkeypatch.setattr(module, "GRACE", 0.02)
+        monkeypatch.setattr(module, "GRACE", 0.1)
     monkeypatch.setattr(ray_run, "_PAUSE", 0.05)
     without_cluster(monkeypatch, tmp_path / "node")
     monkeypatch.setattr(RunInputs, "materialise", lambda inputs, place, fetch: Located("t", None, "b"))

@@ -29,7 +29,7 @@ from afina.studies.executors.executor import Executor, MemoryForecast
 from afina.studies.executors.local_executor import LocalExecutor
 from afina.studies.executors.ray_run import RunOnNodes, inputs_to_send, threads
 from afina.studies.executors.ray_task import TAIL, checkpoint_name, remove_scratch
-from afina.studies.executors.reservation import Reservations
+from afina.studies.executors.reservation import NodeReservations
 from afina.studies.executors.shared_storage import SharedStorage
 from afina.studies.executors.worker import CarryOut, Recorded, Scored, TryOut
 from afina.studies.runs.inputs import RunInputs
@@ -81,7 +81,7 @@ class RayExecutor(Executor):
         self._lock, self._foreseeing = threading.RLock(), threading.Lock()
         self._reading = threading.Lock()
         self._runs: set[RunOnNodes] = set()
-        self._reservations = Reservations(devices)
+        self._reservations = NodeReservations(devices)
         self._key = secrets.token_hex(8)
         self._connection: ClusterConnection | None = None
         self._checked: set[tuple[str, str]] = set()
@@ -217,7 +217,7 @@ class RayExecutor(Executor):
             for message in work.messages():
                 if isinstance(message, Scored) and not work.stopped:
                     last = message.score
-                    if not goes_on(message.score) or message.last:
+                    if not goes_on(message.score) and not message.last:
                         work.stop()
             if last is None or not (work.stopped or work.is_done):
                 raise work.failure()

@@ -28,7 +28,7 @@ from afina.studies.executors.ray_task import (
     checkpoint_name,
     execute_order,
 )
-from afina.studies.executors.reservation import Reservation
+from afina.studies.executors.reservation import ReservedNodes
 from afina.studies.executors.shared_storage import SharedStorage
 from afina.studies.executors.worker import CarryOut, Message, Progressed, TryOut
 from afina.studies.runs.inputs import Input, RunInputs
@@ -144,7 +144,7 @@ class RunOnNodes:
         says: Callable[[str], object],
     ) -> None:
         self.run, self.listen, self.until, self.storage, self.says = run, listen, until, storage, says
-        self.reservation: Reservation | None = None
+        self.reservation: ReservedNodes | None = None
         self.beside = 1
         self.cancelled = self.stopped = False
         self._waited = False

@@ -28,7 +28,7 @@ _PAUSE = 1
 
 
 @dataclass(frozen=True)
-class Reservation:
+class ReservedNodes:
     """Resources on `nodes`, one for each process of a run in the order of the ranks; nodes may be equal."""
 
     nodes: tuple[Node, ...]
@@ -48,7 +48,7 @@ class Reservation:
 
 
 @dataclass
-class Reservations:
+class NodeReservations:
     """Reserves resources for runs of `devices` processes; `_fitted` are rooms for which the cluster had large nodes."""
 
     devices: int
@@ -57,7 +57,7 @@ class Reservations:
     @contextmanager
     def reserved(
         self, room: Room, waits: Callable[[str], object], check: Callable[[], object]
-    ) -> Iterator[Reservation]:
+    ) -> Iterator[ReservedNodes]:
         """Yield resources, `room` for each process, which are free again after the `with` block.
 
         Args:
@@ -83,7 +83,7 @@ class Reservations:
             living = {node.key: node for node in nodes.living()}
             if not all(key in living for key in keys.values()):
                 raise Lost("its node died before the run began", of_node=True)
-            yield Reservation(tuple(living[keys[number]] for number in range(self.devices)), room, placement)
+            yield ReservedNodes(tuple(living[keys[number]] for number in range(self.devices)), room, placement)
         finally:
             with suppress(ray.exceptions.RayError, RuntimeError):  # the cluster may have ended
                 remove_placement_group(placement)
