@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,12 @@ from afina.models.kernels.lora import LoraChange
 from afina.models.language_model import open_model
 from afina.models.objective import Opening
 from fakes import CAUSAL, UNUSUAL, VOCABULARY, Backbones, configuration, save
+from grid import thinned
 
 FORM = ("llama", "mistral", "qwen2", "qwen3")
 """Families whose blocks have the form of LLaMA."""
+
+DTYPES = (torch.float32, torch.bfloat16)
 
 
 def language_model(path: Any, dtype: torch.dtype) -> Classifier:
@@ -51,14 +55,12 @@ def logits(classifier: Classifier, *, direct: bool) -> list[Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("unusual", [False, True], ids=["usual", "unusual"])
-@pytest.mark.parametrize("family", FORM)
+@pytest.mark.parametrize(("family", "form"), thinned(FORM, product(("usual", "unusual"), DTYPES), share=2), ids=str)
 def test_the_numbers_are_those_of_the_bodys_own_forward(
-    backbones: Backbones, tmp_path: Any, monkeypatch: Any, family: str, unusual: bool, dtype: torch.dtype
+    backbones: Backbones, tmp_path: Any, monkeypatch: Any, family: str, form: tuple[str, torch.dtype]
 ) -> None:
-    path = backbones.path(family)
-    if unusual:
+    path, (settings, dtype) = backbones.path(family), form
+    if settings == "unusual":
         path = save(configuration(family, **UNUSUAL[family]), backbones.tokenizer(family), tmp_path)
     made = logits(language_model(path, dtype), direct=True)
     monkeypatch.setattr(DecodingStep, "of", lambda *_: None)

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from afina.models.kernels.key_values import SMALLEST, CachedSequence, KeyValueCache, capacity_for
 
 GROUPS, HEADS, WIDTH = 2, 6, 4
-
-
 MOVES = st.sampled_from(["enter", "leave", "fork", "step", "step", "step"])
 
 
@@ -36,9 +34,7 @@ class Plain:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    plan=st.lists(
-        st.tuples(st.sampled_from(["enter", "leave", "fork", "step", "step", "step"]), st.integers(0, 99)), max_size=60
-    ),
+    plan=st.lists(st.tuples(MOVES, st.integers(0, 99)), max_size=60),
     window=st.sampled_from([None, 3, 70]),
     shuffled=st.booleans(),
     seed=st.integers(0, 5),
