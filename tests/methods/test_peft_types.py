@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils.peft_types import PeftType as Known
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -182,24 +182,6 @@ def test_what_has_no_meaning_here_is_refused_with_the_reason(kind: str) -> None:
 
 def test_every_type_of_the_installed_peft_is_trained_or_refused() -> None:
     assert sorted(each.value for each in Known) == sorted([*TRAINED, *NOT_TRAINED])
-
-
-def test_lily_is_refused_since_a_texts_logits_depend_on_its_company(llama: Backbone) -> None:
-    classifier = Classifier.open(llama, ("bad", "good"), 0)
-    classifier.wrap(lambda model: get_peft_model(model, PEFT_TYPE_TO_CONFIG_MAPPING[Known.LILY](task_type="SEQ_CLS")))
-    perturbed(classifier)
-    assert apart(logits_of(classifier, llama)[:1], logits_of(classifier, llama, TEXTS[:1])) > 1e-3
-
-
-def test_shadow_is_refused_since_nothing_of_it_is_reached(llama: Backbone) -> None:
-    classifier = Classifier.open(llama, ("bad", "good"), 0)
-    classifier.wrap(lambda model: get_peft_model(model, PEFT_TYPE_TO_CONFIG_MAPPING[Known.SHADOW](task_type="SEQ_CLS")))
-    before = logits_of(classifier, llama)
-    with torch.no_grad():
-        for name, parameter in classifier.model.named_parameters():
-            if parameter.requires_grad and not is_head(name):
-                parameter.add_(torch.randn_like(parameter))
-    assert torch.equal(logits_of(classifier, llama), before)
 
 
 def test_a_start_that_changes_the_backbone_is_refused(llama: Backbone) -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import torch
 
 from afina import METHODS, Backbone, methods
-from afina.methods import entry_point_methods
+from afina.data.batch import pack
+from afina.methods import NEEDS_SETTINGS, entry_point_methods, make
 from afina.methods.lora import Lora
-from afina.methods.method import Method
+from afina.methods.method import REQUIRED, Method
 from command import Command
+from fakes import opened
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference" / "methods.md"
 
@@ -110,3 +115,60 @@ def test_a_refused_method_is_told_where_methods_are_listed_and_where_it_is_named
     assert "Cannot be used: method theirs of another package: somewhere:theirs: lacks attach." in afina("methods").err
     answer = afina("train", "--task", toy, "--method", "theirs")
     assert "method theirs of another package cannot be used: somewhere:theirs: lacks attach." in answer.error
+
+
+# What a method has to implement
+
+
+def public() -> set[str]:
+    """Names that the base class defines or declares."""
+    return {name for name in {*vars(Method), *Method.__annotations__} if not name.startswith("_")}
+
+
+def test_a_method_has_to_implement_attach_and_to_state_three_words() -> None:
+    assert Method.__abstractmethods__ == {"attach"}
+    assert {name for name in public() if not hasattr(Method, name)} == set(REQUIRED)
+
+
+@pytest.mark.parametrize("kind", [*METHODS.values(), *NEEDS_SETTINGS.values()], ids=lambda kind: str(kind.name))
+def test_what_a_method_overrides_takes_what_the_base_class_says(kind: type[Method]) -> None:
+    for name in public():
+        given, expected = (inspect.getattr_static(one, name, None) for one in (kind, Method))
+        if inspect.isfunction(expected):
+            assert [*inspect.signature(given).parameters] == [*inspect.signature(expected).parameters], name
+
+
+@dataclass(frozen=True)
+class Biases(Method):
+    """All that a stranger has to write."""
+
+    name: ClassVar[str] = "biases"
+    title: ClassVar[str] = "Biases"
+    summary: ClassVar[str] = "the biases train"
+
+    def attach(self, model: Any) -> Any:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.endswith(".bias") or "score" in name)
+        return model
+
+
+def test_a_method_of_another_package_works_with_what_it_implements(
+    gpt2: Backbone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(methods, "entry_points", lambda group: [Entry("biases", Biases)])
+    found, refused = entry_point_methods(METHODS)
+    assert (found, refused) == ({"biases": Biases}, {})
+    monkeypatch.setitem(METHODS, "biases", Biases)
+    method = make("biases").for_family(gpt2.family)
+    classifier = opened(gpt2, method)
+    assert len(method.trainable(classifier.model)) == 14
+    with torch.no_grad():
+        for parameter in method.trainable(classifier.model).values():
+            parameter.add_(0.1)
+    again = opened(gpt2, method)
+    method.restore(again.model, method.state(classifier.model))
+    batch = pack([torch.arange(1, 6).numpy(), torch.arange(6, 9).numpy()])
+    with torch.inference_mode():
+        torch.testing.assert_close(again(batch), classifier(batch))
+    method.accompany(classifier.model, gpt2, tmp_path)
+    assert (list(tmp_path.iterdir()), method.tensor_file) == ([], "delta.safetensors")
