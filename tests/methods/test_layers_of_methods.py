@@ -79,7 +79,7 @@ def test_only_upper_blocks_and_the_head_train_and_a_fresh_model_answers_alike(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "name"), [("gpt2", "lora"), ("bert", "ia3"), ("llama", "lora")])
+@pytest.mark.parametrize(("family", "name"), [("bert", "ia3"), ("llama", "lora")])
 def test_a_run_is_foreseen_and_peft_opens_its_adapter(runs: Runs, tmp_path: Path, family: str, name: str) -> None:
     given = {"layers": "upper half"} | ({"targets": "all-linear"} if family == "llama" else {})
     run = runs.run(family, name, given)
