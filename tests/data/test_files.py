@@ -300,7 +300,7 @@ def test_json_labels_may_be_truth_values_numbers_or_strings(
 def test_an_evaluation_label_that_was_never_trained_is_told_with_its_row(directory: Path) -> None:
     write_csv(directory / "dev.csv", [("one", "good"), ("two", "bed")])
     assert message(directory) == (
-        f"{directory / 'dev.csv'}, line 3: label 'bed' does not occur in the training split, which has bad, good. "
+        f"{directory / 'dev.csv'}, line 3: label 'bed' is unknown; the training split has bad, good. "
         "Correct it, or add training examples of it."
     )
 
@@ -624,7 +624,7 @@ def test_all_of_a_file_trains_where_another_is_evaluated(tmp_path: Path, directo
     assert "4 of 4 evaluation texts also occur" in message(mine, Leakage, evaluation=str(mine))
     assert "`evaluation` gone.csv: no such file." in message(mine, NotFound, evaluation="gone.csv")
     write_csv(other, [("new", "ugly")])
-    assert "line 2: label 'ugly' does not occur in the training split" in message(mine, evaluation=str(other))
+    assert "line 2: label 'ugly' is unknown" in message(mine, evaluation=str(other))
 
 
 @pytest.mark.parametrize("label", ["NaN", "nan", "<NA>"])
@@ -637,7 +637,7 @@ def test_a_label_that_is_missing_in_words_is_refused(tmp_path: Path, label: str)
 
 def test_one_column_is_not_two_things(tmp_path: Path) -> None:
     mine = write_csv(tmp_path / "mine.csv", ROWS)
-    assert "`text_pair` text is also the column of the text." in message(mine, text_pair="text")
+    assert "`text_pair` text is also the column of a text." in message(mine, text_pair="text")
     assert "`label` text is also the column of a text." in message(mine, label="text")
 
 

@@ -413,7 +413,7 @@ def test_labels_of_a_cell_and_of_another_file_are_merged_too(tmp_path: Path) -> 
     assert set(several.label_names) == {"late", "rude"} or len(several.label_names) == 2
     mine = table_of(tmp_path, ["good", "bad"] * 8)
     other = write_csv(tmp_path / "other.csv", [("new", "GOOD"), ("newer", "bad")])
-    assert "label 'GOOD' does not occur in the training split" in refused(mine, evaluation=other)
+    assert "label 'GOOD' is unknown" in refused(mine, evaluation=other)
     assert Task.load(mine, evaluation=other, merge_labels=True).evaluation.labels.tolist() == [1, 0]
     found = EvaluationSet.read(other, TrainingInfo(2, ("bad", "good"), data=ReadingOptions(merge_labels=True)))
     assert found.split.labels.tolist() == [1, 0]

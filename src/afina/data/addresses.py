@@ -1,7 +1,4 @@
-"""Addresses of tasks: GLUE, data sets of the Hub, snippets, ACLSum, E2E, SQuAD, and files or directories of the user.
-
-This module finds the files of a task and does not read their content.
-"""
+"""Addresses of tasks. This module finds the files of a task and does not read their content."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The tokens of target texts, and the sequences of prompt and target on which a language model is trained.
 
-The target's tokens are found by comparing the token ids of the prompt with the token ids of the prompt and its target,
-not by searching for text. This module does not import models.
+The target's tokens are found by comparing the token ids of the prompt with those of the prompt and its target.
 """
 
 from __future__ import annotations
@@ -41,10 +40,9 @@ class References:
         return int(self.tokens.lengths.max(initial=0))
 
     def sequences(self, prompts: Encoded) -> tuple[Encoded, Encoded]:
-        """Return the input sequences of a language model and the target of each input token.
+        """Return the input sequences of a language model, one for each target text, and the target of each input token.
 
-        There is one input sequence for each target text: the prompt and the target text without its last token. The
-        target of an input token is the next token; tokens of the prompt before the last have the target IGNORED.
+        The target of a token is the next token; tokens of the prompt before the last have the target IGNORED.
         """
         inputs, targets, lengths = [], [], []
         for number, owner in enumerate(self.owners.tolist()):
@@ -76,8 +74,8 @@ def without_long(
 ) -> tuple[Split, References, LeftOut]:
     """Return a split and its target tokens without the target texts of more than half of `max_length` tokens.
 
-    `max_length` is for a prompt and its target together. Examples that have no target left are left out, too. Raises
-    InvalidData if a target is too long and `long` is "refuse", or if each target is too long.
+    Examples that have no target left are left out, too. Raises InvalidData if a target is too long and `long` is
+    "refuse", or if each target is too long.
     """
     lengths, most = references.tokens.lengths, max_length // 2
     fits = lengths <= most

@@ -1,7 +1,4 @@
-"""Packed batches: a packed batch is a single row of tokens with sequence boundaries and without padding.
-
-`Loader` chooses the examples of each training batch.
-"""
+"""Packed batches: a packed batch is a single row of tokens with sequence boundaries and without padding."""
 
 from __future__ import annotations
 
@@ -131,9 +128,7 @@ def pack(
 ) -> Packed:
     """Concatenate token sequences (integer arrays of at least one token) into a packed batch.
 
-    Args:
-        per_token: Whether the target of a sequence is an integer array with a target for each token.
-        second: For each sequence, the index of its first token of type 1. None: no token types.
+    `second` has for each sequence the index of its first token of type 1; None: no token types.
     """
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
     if not len(lengths) or not lengths.all():
@@ -200,12 +195,11 @@ class MicroBatchLimits:
     ranks: Ranks = ALONE
 
     def cut(self, lengths: np.ndarray) -> list[np.ndarray]:
-        """Return the indices of the sequences of each micro-batch, given the sequences' lengths (int64 [B]).
+        """Return the indices of this process's sequences of each micro-batch, given the sequences' lengths (int64 [B]).
 
-        The share of this process is taken (`Ranks.share`). It is first cut into parts of at most `examples` sequences,
-        in the order of the batch. A part with more than `tokens` tokens is sorted by length and cut again, because
-        sequences of similar length waste few cells of the attention grid. A part within the limit of tokens keeps its
-        order.
+        The process's share is first cut into parts of at most `examples` sequences, in the order of the batch. A part
+        with more than `tokens` tokens is sorted by length and cut again, because sequences of similar length waste few
+        cells of the attention grid.
         """
         parts = []
         lengths = lengths + self.before
@@ -347,7 +341,7 @@ def by_length(
 ) -> Iterator[tuple[np.ndarray, Packed]]:
     """Yield packed batches of at most `budget` tokens, shortest sequences first, as (indices int64 [B], batch).
 
-    A sequence of more than `budget` tokens is a batch of its own. `before` virtual tokens stand before each sequence.
+    `before` virtual tokens stand before each sequence.
     """
     lengths = encoded.lengths
     order = np.argsort(lengths, kind="stable") if among is None else among[np.argsort(lengths[among], kind="stable")]
@@ -357,10 +351,7 @@ def by_length(
 
 
 def runs(lengths: np.ndarray, budget: int) -> Iterator[tuple[int, int]]:
-    """Yield consecutive ranges [first, last) of items with a total length of at most `budget`.
-
-    An item longer than `budget` is a range of its own.
-    """
+    """Yield ranges [first, last) of items with a total length of at most `budget`, or of a single longer item."""
     first, size = 0, 0
     for last, length in enumerate(lengths.tolist()):
         if last > first and size + length > budget:

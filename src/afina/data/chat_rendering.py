@@ -1,9 +1,8 @@
 """Render a tokenizer's chat template with a limit of time and without the date.
 
-A chat template is code that comes with the backbone: the code may raise, run forever or ask for the date. transformers
-renders chat templates in jinja's sandbox, which limits what the code can access, but not its time. afina removes the
-date function `strftime_now` from chat templates, so that a prompt is the same every day. Without `strftime_now`,
-templates such as that of Llama 3.2 write a fixed date.
+A chat template is code that comes with the backbone: the code may raise, run forever or ask for the date. jinja's
+sandbox does not limit its time. afina removes the date function `strftime_now`, so that a prompt is the same every
+day. Without it, templates such as that of Llama 3.2 write a fixed date.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """ConcurrentTokenizer: a tokenizer for many threads, with the results of transformers' tokenizer.
 
-transformers' tokenizer changes its own truncation setting at every call, so two threads must not use it at once.
-transformers' tokenizer holds the GIL for a single text, and tokenizes a long text whole, even if few tokens are kept.
-`ConcurrentTokenizer` changes no state and releases the GIL. Where the kept tokens do not depend on the middle of a long
-text, `ConcurrentTokenizer` does not tokenize the middle.
+transformers' tokenizer changes its own truncation setting at every call, so two threads must not use it at once. It
+holds the GIL for a single text, and tokenizes a long text whole, even if few tokens are kept.
 """
 
 from __future__ import annotations
@@ -88,9 +86,9 @@ class ConcurrentTokenizer:
     def shortened(self, text: str, most: int) -> str:
         """Return the text without its middle, if the first `most` tokens stay the same, also in a prompt template.
 
-        If the tokenizer truncates on the left, the last `most` tokens stay the same. The middle is left out if the text
-        is long, the tokenizer splits texts into words by a known rule, and the text can be cut between words of plain
-        letters; otherwise the whole text is returned. A shortened text still has more than `most` tokens.
+        If the tokenizer truncates on the left, the last `most` tokens stay the same. The middle is left out if the
+        tokenizer splits texts into words by a known rule, and the text can be cut between words of plain letters. A
+        shortened text still has more than `most` tokens.
         """
         size = CHARACTERS * (most + 1)
         while self._splits_words and 4 * size < len(text):

@@ -1,8 +1,7 @@
 """`Entity`: a labelled part of a text, and the BIO tags of words (Ramshaw & Marcus 1995; IOB2).
 
-The target of a text in token classification is a tuple of entities, sorted by their starts, without overlaps. A model
-predicts a tag for each word: O, or B- or I- and a label. Tag 0 is O, and tags 1 + 2 l and 2 + 2 l are B and I of
-label l.
+The target of a text is a tuple of entities, sorted by their starts, without overlaps. A model predicts a tag for each
+word: tag 0 is O, and tags 1 + 2 l and 2 + 2 l are B and I of label l.
 """
 
 from __future__ import annotations

@@ -30,12 +30,7 @@ from afina.sentence import Sentence
 
 @dataclass(frozen=True)
 class TrainingInfo:
-    """Facts from an adapter's manifest about the adapter's training texts; an unknown fact is None or empty.
-
-    Attributes:
-        width: The number of the adapter's labels.
-        cuts: Which training texts were set aside, to fit a temperature or a threshold of abstention.
-    """
+    """Facts from an adapter's manifest about the adapter's training texts; an unknown fact is None or empty."""
 
     width: int
     label_names: Sequence[str] | None = None
@@ -137,10 +132,10 @@ class EvaluationSet:
                 own = cls(*given, long=how, **more).in_order(labels)
                 return own.unseen_by(trained, allow_leakage=allow_leakage)
         listed = labels if labels is not None else trained.data.labels
-        rows, names, where, metric = _rows(address, asked, trained, listed)
+        rows, where, metric = _rows(address, asked, trained, listed)
         kind = TARGETS[trained.kind]
         if trained.label_names is None:
-            read = kind.splits(rows, rows, labels, names)
+            read = kind.splits(rows, rows, labels)
             label_names, split = read.label_names, read.evaluation
             if len(label_names) != trained.width:
                 raise problems.ADAPTER_LABELS_UNNAMED(
@@ -148,7 +143,7 @@ class EvaluationSet:
                 )
         else:
             label_names = tuple(trained.label_names)
-            split = kind.matched(rows, label_names, listed, names)
+            split = kind.matched(rows, label_names, listed)
         unsaid = kind.unsaid(rows, label_names)
         more = {"columns": rows.columns, "notes": rows.notes, "long": how}
         found = cls(address, where, label_names, split, trained.kind, metric=metric, **more).without(unsaid)
@@ -194,8 +189,8 @@ class EvaluationSet:
 
 def _rows(
     address: str, asked: ReadingOptions, trained: TrainingInfo, labels: tuple[str, ...] | None
-) -> tuple[LabelledRows, Sequence[str], str, str | None]:
-    """Return labelled rows, the names of integer labels in the rows, the rows' origin, and a benchmark's metric."""
+) -> tuple[LabelledRows, str, str | None]:
+    """Return labelled rows, their origin, and a benchmark's metric."""
     origin = named(address)
     if origin is not None:
         read = replace(asked, allow_leakage=True)  # only the adapter's own training matters
@@ -210,13 +205,13 @@ def _rows(
         names = task.label_names if TARGETS[task.kind].several else ()
         rows = LabelledRows(split.texts, split.pairs, spelled, _place(address), task.kind, names=names)
         rows = replace(rows, spaced=split.spaced, groups=split.groups if TARGETS[task.kind].of_words else None)
-        return replace(rows, columns=task.columns, notes=task.notes), (), address, task.metric
+        return replace(rows, columns=task.columns, notes=task.notes), address, task.metric
     usual = trained.data.part(("text", "text_pair", "label", "missing", "merge_labels", "repair"))
     keeps = (asked.missing or usual.missing) == "keep"
     form = LabelFormat(trained.kind, asked.separator or trained.data.separator, keeps=keeps)
     known = trained.label_names or ()
-    found, names, path = files.to_measure(find(address), replace(asked, labels=labels), form, known, usual)
-    return found, names, address if path == Path(address).expanduser() else str(path), None
+    found, path = files.to_measure(find(address), replace(asked, labels=labels), form, known, usual)
+    return found, address if path == Path(address).expanduser() else str(path), None
 
 
 def _place(address: str) -> Callable[[int], str]:

@@ -1,7 +1,6 @@
 """Inspection: what was recognised in the texts of a task, what is doubtful, and the reading options that mend it.
 
-Nothing is repaired here: an inspection says what `Task.load` reads with the given options, or why it refuses. The
-module does not tokenize: the caller measures texts in tokens (`token_lengths.py`).
+The module does not tokenize: the caller measures texts in tokens (`token_lengths.py`).
 """
 
 from __future__ import annotations
@@ -57,8 +56,7 @@ class Doubt:
     """Something unexpected in the data.
 
     Attributes:
-        code: The code of the error, or of the note: `note`.
-        refuses: Whether the task cannot be read before it is mended.
+        code: The code of the error, or `note`.
         remedies: Empty if only the data themselves can be changed.
     """
 
@@ -157,11 +155,8 @@ def inspect(
 ) -> Inspection:
     """Return what is read at an address with these options; an error of reading becomes a doubt.
 
-    Args:
-        measured: Returns the token lengths of a task that can be read, for each backbone.
-        says: Called with lines about the progress.
-
-    Raises NotFound if there is nothing at the address.
+    `measured` returns the token lengths of a task that can be read, for each backbone. Raises NotFound if there is
+    nothing at the address.
     """
     asked = options or ReadingOptions()
     columns, sheets = _file_columns(address, asked), _sheets(address)

@@ -1,7 +1,4 @@
-"""Label words: which label names a language model can predict as words, and the accuracy that a random head loses.
-
-The module can be imported without torch.
-"""
+"""Label words: which label names a language model can predict as words, and the accuracy that a random head loses."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""`NearestText`: a search for the known texts that are most similar to a text, by TF-IDF of words and pairs of words.
-
-The function `near_duplicates` finds all pairs of texts that differ in few words.
-
-The module can be imported without scikit-learn.
-"""
+"""`NearestText`: a search for known texts that are most similar to a text, by TF-IDF of words and pairs of words."""
 
 from __future__ import annotations
 
@@ -24,8 +19,7 @@ BLOCK = 2_000
 class NearestText:
     """A search for the known texts with the highest cosine similarity of TF-IDF of words and pairs of words.
 
-    Only the known texts, such as training texts, are kept in memory. Their TF-IDF features are computed again, in
-    blocks, for each call of `places`.
+    Only the known texts are kept in memory. Their features are computed again, in blocks, for each call of `places`.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:

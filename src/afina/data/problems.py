@@ -71,11 +71,7 @@ ADAPTER_COLUMNS_MISSING = _data_column_missing(
     "{path}: the adapter's label columns are {expected}; there is no column {_lacking}. To measure the other "
     "labels only, name their columns with `label` {_there}."
 )
-GLUE_COLUMN_MISSING = _data_column_missing("{where}: no column {column!r}. Found: {found}.")
-GLUE_HEADER_WRONG = _data_column_missing(
-    "{where}: no column {column!r}. Found: {found}. Expected GLUE's file, whose columns are separated by tabs, "
-    "{expected} among them."
-)
+GLUE_COLUMN_MISSING = _data_column_missing("{where}: no column {column!r}. Found: {found}.{_expected}")
 LABELS_UNSAID = _data_column_missing(
     "{path}: no column for the label{_s} {columns} of {task}, so the file does not say which texts have them. "
     "Name a column for each label with `label`."
@@ -86,10 +82,7 @@ WITHOUT_COLUMNS = _data_column_missing(
 )
 
 _data_column_repeated = partial(Problem, InvalidData, "data.column-repeated")
-SECOND_TEXT_IS_TEXT = _data_column_repeated(
-    "{where}: `text_pair` {column} is also the column of the text. Name another column, or remove `text_pair`."
-)
-LABEL_IS_TEXT = _data_column_repeated("{where}: `{field}` {column} is also the column of a text. Name another column.")
+COLUMN_IS_TEXT = _data_column_repeated("{where}: `{field}` {column} is also the column of a text. Name another column.")
 COLUMN_TWICE = _data_column_repeated("{where}: column {column!r} occurs more than once. Rename one of them.")
 TARGET_AND_LABEL = _data_column_repeated(
     "`target` {column}: `label` names another column, {label}. Give one of the two: `target` for texts to "
@@ -107,11 +100,7 @@ LINE_COLUMNS_DIFFER = _data_columns_differ(
 
 _data_encoding_wrong = partial(Problem, InvalidData, "data.encoding-wrong")
 ENCODING_WRONG = _data_encoding_wrong("{path}{_place}: {_problem}. Save the file as UTF-8.")
-NUL_IN_FIRST_LINE = _data_encoding_wrong(
-    "{path}, line 1: a NUL character. If it is UTF-16 without a byte order mark, save it as UTF-8; if it is no "
-    "text, give a text file."
-)
-NUL_CHARACTER = _data_encoding_wrong("{path}, line {line}: a NUL character. Remove it, or give a text file.")
+NUL_CHARACTER = _data_encoding_wrong("{path}, line {line}: a NUL character. {_advice}")
 
 _data_entity_malformed = partial(Problem, InvalidData, "data.entity-malformed")
 SPANS_MALFORMED = _data_entity_malformed(
@@ -136,17 +125,12 @@ NO_ENTITY_COLUMN = _data_entity_malformed(
 )
 
 _data_entity_misplaced = partial(Problem, InvalidData, "data.entity-misplaced")
-SPAN_OUT_OF_RANGE = _data_entity_misplaced(
-    "{where}: the span {found} ({label}) is not within the text, which has {expected} characters. Correct start and "
-    "end, counted from 0; the end is exclusive.{_hint}"
+SPAN_ELSEWHERE = _data_entity_misplaced(
+    "{where}: the span {_place} ({label}) is {_problem}. Correct start and end, counted from 0; the end is "
+    "exclusive.{_hint}"
 )
 SPAN_EMPTY = _data_entity_misplaced(
-    "{where}: the span {found} ({label}) is empty. Expected a start before the end, which is exclusive. Correct the "
-    "span or remove it."
-)
-SPAN_TEXT_DIFFERS = _data_entity_misplaced(
-    "{where}: the span {_place} ({label}) is {found}, but the file says that its text is {expected!r}. Correct start "
-    "and end, counted from 0; the end is exclusive.{_hint}"
+    "{where}: the span {_place} ({label}) is {_problem}. Correct the span or remove it."
 )
 SPANS_COUNTED_OTHERWISE = _data_entity_misplaced(
     "{path}: spans of column {column!r} do not fit their texts, but all fit if start and end count {_words}. `repair` "
@@ -158,9 +142,6 @@ SPAN_MAY_COUNT_OTHERWISE = _data_entity_misplaced(
     "{where}: the span {found} ({label}) is not whole words, but spans of this text are if start and end count "
     "{_words}. `repair` does not choose between the two. Convert start and end to characters (code points), or correct "
     "the span."
-)
-SPAN_BLANK = _data_entity_misplaced(
-    "{where}: the span {_place} ({label}) is {found}, which has no word. Expected words. Correct the span or remove it."
 )
 
 _data_entity_borders = partial(Problem, InvalidData, "data.entity-borders")
@@ -324,13 +305,8 @@ REFERENCES_MALFORMED = _data_label_malformed(
 
 _data_label_unknown = partial(Problem, InvalidData, "data.label-unknown")
 GLUE_LABEL_UNKNOWN = _data_label_unknown("{where}: label {label!r}, expected one of {known} or its number.")
-CLASS_UNKNOWN = _data_label_unknown(
-    "{where}: label {label!r} does not occur in the training split, which has {_known}. Correct it, or add "
-    "training examples of it."
-)
 LABEL_UNKNOWN = _data_label_unknown(
-    "{where}: label {label!r} does not occur among those to learn; {_whose} {_known}. Correct it, or add "
-    "training examples of it."
+    "{where}: label {label!r} is unknown; {_whose} {_known}. Correct it, or add training examples of it."
 )
 POSITIVE_UNKNOWN = _data_label_unknown("{where}: `positive` {label!r} is not a label. Give one of {known}.")
 
@@ -577,49 +553,20 @@ CUT_EMPTY = _data_too_few_texts(
 )
 
 _data_type_wrong = partial(Problem, InvalidData, "data.type-wrong")
-NO_TABLE = _data_type_wrong("the data of a task: found a {found}. {_expected}")
+ARGUMENT_OF_OTHER_TYPE = _data_type_wrong("`{argument}`: found a {found}{_shape}. {_expected}")
+CELL_OF_OTHER_TYPE = _data_type_wrong("{_place} holds a {found}. Expected {_expected}.")
+LABELS_DTYPE = _data_type_wrong(
+    "{_where}: found labels of dtype {found}. Expected indices, numbers, rows of 0 and 1, or tuples of references."
+)
 COLUMN_NAMES_NOT_TEXTS = _data_type_wrong(
     "{found}: found the column names {_names!r:.60}. Expected names that are texts."
 )
-LABELS_NOT_A_LIST = _data_type_wrong(
-    "the labels of a task: found a {found}. Expected a list with a label for each text."
-)
-COLUMN_NOT_A_LIST = _data_type_wrong("{_name}: column {column!r} is a {found}. Expected a list of values.")
-CELL_NOT_JSON = _data_type_wrong(
-    "{where}: column {column!r} holds a {found}. Expected texts, numbers, truth values, or lists of these. "
-    "Convert the column."
-)
-REFERENCE_OF_OTHER_TYPE = _data_type_wrong("{where} holds a {found}. Expected a text or a list of texts.")
-TEXT_OF_OTHER_TYPE = _data_type_wrong("{where}: column {column!r} holds a {found}. Expected a text.")
 PAIRS_TWICE = _data_type_wrong("`texts` holds pairs, and `pairs` is given too. Leave one of them out.")
 ONE_STRING = _data_type_wrong("{_name}one string, {found!r}: expected a list of {_items}, such as [{found!r}].")
-NOT_TEXTS = _data_type_wrong("`{argument}`: found a {found}{_shape}. {_expected}")
 ROWS_OF_TEXTS_WIDE = _data_type_wrong("`{argument}`: rows of {_widths} values. {_expected}")
 ITEM_NOT_A_TEXT = _data_type_wrong("{_which}{_where} {row}: found a {found}, expected a text.")
-SPLIT_DTYPE = _data_type_wrong(
-    "a split's labels: found dtype {found}. Expected indices, numbers, rows of 0 and 1, or tuples of references."
-)
-ADDRESS_NOT_A_STRING = _data_type_wrong(
-    "`address`: found a {found}. Expected the address of a task, such as reviews.csv. For data in memory, use Task.of."
-)
-TASK_DTYPE = _data_type_wrong(
-    "task {task}: found labels of dtype {found} for kind {kind}. Expected indices, numbers, rows of 0 and 1, "
-    "or tuples of references."
-)
 
 _data_value_missing = partial(Problem, InvalidData, "data.value-missing")
-NUMBER_MISSING = _data_value_missing("{where} is empty. Expected a number; fill it in or remove the row.")
-LABEL_MISSING = _data_value_missing(
-    "{where}: column {column!r} is empty. Expected a label; fill it in or remove the row."
-)
-LABEL_MEANS_MISSING = _data_value_missing(
-    "{where}: column {column!r} is {found!r}, which usually marks a missing label. Fill the label in or remove "
-    "the row. If {found!r} is a label, rename the label."
-)
-REFERENCE_MISSING = _data_value_missing(
-    "{where} has no text. Expected a text or a list of texts. Fill it in, remove the row, or leave such rows "
-    "out with `missing` skip."
-)
 REFERENCE_EMPTY = _data_value_missing("{where} holds an empty text. Expected a text. Fill it in or remove it.")
 CELL_MEANS_MISSING = _data_value_missing(
     "{where} holds {found!r}, a word for a missing value. Expected {expected}. Fill it in, remove the row, or leave "
@@ -627,13 +574,6 @@ CELL_MEANS_MISSING = _data_value_missing(
 )
 ALL_ROWS_INCOMPLETE = _data_value_missing(
     "{path}: a value is missing in each of the {rows:,} rows. Give complete rows."
-)
-UNLABELLED_BLANK = _data_value_missing(
-    "{where}: no text there. Remove the row, or leave such rows out with `missing` skip."
-)
-UNLABELLED_MEANS_MISSING = _data_value_missing(
-    "{where}: {found!r}, a word for a missing value. Remove the row, or leave such rows out with `missing` skip. If it "
-    "is a text, set `missing` keep."
 )
 CELL_MISSING = _data_value_missing(
     "{where} is empty. Expected {expected}. Fill it in, remove the row, or leave such rows out with `missing` skip."
@@ -713,13 +653,11 @@ TASK_MISSING = _task_missing(
 NO_FILE_OF_SPLIT = _task_missing(
     "{path}: no {file} file. Found: {found}. Expected one of {expected}, ending in {_formats}."
 )
-GLUE_DIRECTORY_MISSING = _task_missing("{path}: no such directory. Give a directory with GLUE's {expected}.")
-GLUE_FILE_MISSING = _task_missing("{path}: no {file}. Found: {found}. Expected GLUE's {expected}.")
 HUB_ADDRESS_MALFORMED = _task_missing(
     "no data set is called {found!r}. Expected hub:OWNER/NAME or hub:OWNER/NAME:CONFIG."
 )
 PLACE_MISSING = _task_missing("{path}: no such file or directory.")
-BENCHMARK_FILE_MISSING = _task_missing("{path}: no {_file}. Found: {found}. Give {_advice}.")
+BENCHMARK_FILE_MISSING = _task_missing("{path}: no {file}. Found: {found}. Expected {_expected}.")
 
 CHAT_TEMPLATE_MISSING = Problem(
     InvalidStudy,
@@ -728,13 +666,10 @@ CHAT_TEMPLATE_MISSING = Problem(
     "{{text}}\\nAnswer:', or choose a backbone that was trained for chats.",
 )
 
-_template_chat_unusable = partial(Problem, InvalidStudy, "template.chat-unusable")
-CHAT_TEMPLATE_WITHOUT_ANSWER = _template_chat_unusable(
-    "`template` chat: the tokenizer's chat template does not continue a prompt with the answer and the "
-    "end-of-sequence token {end!r}, so an answer's tokens cannot be told. Give a template of your own."
-)
-CHAT_TEMPLATE_BROKEN = _template_chat_unusable(
-    "`template` chat: the tokenizer's chat template cannot be used: {_error}. Give a template of your own."
+CHAT_TEMPLATE_BROKEN = Problem(
+    InvalidStudy,
+    "template.chat-unusable",
+    "`template` chat: the tokenizer's chat template cannot be used: {_error}. Give a template of your own.",
 )
 
 _template_invalid = partial(Problem, InvalidStudy, "template.invalid")

@@ -101,7 +101,12 @@ class Task(ReprCard):
     def __post_init__(self) -> None:
         for split in (self.train, self.evaluation):
             if not TARGETS[self.kind].holds(split.labels):
-                raise problems.TASK_DTYPE(kind=self.kind, task=self.address, found=split.labels.dtype)
+                raise problems.LABELS_DTYPE(
+                    kind=self.kind,
+                    task=self.address,
+                    found=split.labels.dtype,
+                    _where=f"task {self.address}, kind {self.kind}",
+                )
 
     def facts(self) -> dict[str, object]:
         return {
@@ -283,7 +288,9 @@ def _of_file_kept(split: Split, path: str) -> Split:
 def as_address(address: Any) -> str:
     """Return a task's address as a string. Raises InvalidData for data in memory, which `Task.of` reads."""
     if not isinstance(address, str | os.PathLike):
-        raise problems.ADDRESS_NOT_A_STRING(argument="address", found=type(address).__name__)
+        expected = "Expected the address of a task, such as reviews.csv. For data in memory, use Task.of."
+        found = type(address).__name__
+        raise problems.ARGUMENT_OF_OTHER_TYPE(argument="address", found=found, _shape="", _expected=expected)
     return str(os.fspath(address))
 
 
@@ -355,7 +362,7 @@ def _of_file(asked: ReadingOptions, address: str, named: TaskData) -> tuple[Spli
     assert asked.evaluation is not None
     pairs, form = named.train.pairs is not None, LabelFormat(named.kind, asked.separator, keeps=asked.missing == "keep")
     path = evaluation_file(asked.evaluation)
-    found, names, path = files.to_measure(path, replace(asked, labels=None), form, named.label_names)
+    found, path = files.to_measure(path, replace(asked, labels=None), form, named.label_names)
     if (found.pairs is not None) != pairs:
         raise problems.PAIRS_MISMATCH(
             found="single texts" if pairs else "pairs of texts",
@@ -366,7 +373,7 @@ def _of_file(asked: ReadingOptions, address: str, named: TaskData) -> tuple[Spli
     kind = TARGETS[named.kind]
     if unsaid := kind.unsaid(found, named.label_names):
         raise problems.LABELS_UNSAID(task=address, path=path, field="label", columns=unsaid, _s="s" * (len(unsaid) > 1))
-    split = kind.matched(found, named.label_names, None, names, f"those of {address}")
+    split = kind.matched(found, named.label_names, whose=f"those of {address}")
     return split, (f"{path}: {columns_in_words(found.columns)}.", *found.notes)
 
 

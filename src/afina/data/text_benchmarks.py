@@ -65,9 +65,9 @@ def e2e_files(place: Path) -> list[Path]:
     ]
     train, evaluation = found
     if train is None:
-        advice = "a csv file of the E2E challenge, or a directory with its files"
+        wanted = "a csv file of the E2E challenge, or a directory with its files"
         raise problems.BENCHMARK_FILE_MISSING(
-            expected=E2E_TRAIN, found=_there(place), path=place, _file=", ".join(E2E_TRAIN), _advice=advice
+            expected=E2E_TRAIN, found=_there(place), path=place, file=", ".join(E2E_TRAIN), _expected=wanted
         )
     return [train] if evaluation in (None, train) else [train, evaluation]
 
@@ -95,8 +95,10 @@ def squad_files(place: Path) -> list[Path]:
             )
         found += fits
         if not fits and stem == "train-":
-            advice = "a json file of SQuAD, or a directory with train-*.json and dev-*.json"
-            raise problems.BENCHMARK_FILE_MISSING(found=_there(place), path=place, _file="train-*.json", _advice=advice)
+            wanted = "a json file of SQuAD, or a directory with train-*.json and dev-*.json"
+            raise problems.BENCHMARK_FILE_MISSING(
+                found=_there(place), path=place, file="train-*.json", _expected=wanted
+            )
     return found
 
 

@@ -112,10 +112,7 @@ _OTHERS = tuple(
 
 
 def notations(cells: Sequence[Any]) -> list[Notation]:
-    """Return the notations in which all cells are numbers; for `1,000`, which may be 1 or 1000, two notations.
-
-    If all numbers have no comma, only the notation without a comma is returned.
-    """
+    """Return the notations in which all cells are numbers; for `1,000`, which may be 1 or 1000, two notations."""
     for plain in (PLAIN, Notation(percent=True)):
         if plain.reads(cells):
             return [plain]
@@ -126,7 +123,6 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d.*)?", re.ASCII)
 
 
 def is_date(cell: Any) -> bool:
-    """Return whether a cell holds a date in ISO format, with or without a time."""
     return isinstance(cell, str) and _DATE.fullmatch(cell) is not None
 
 
@@ -167,7 +163,6 @@ def as_list(value: Any) -> list[Any] | None:
 
 
 def bracketed(value: Any) -> bool:
-    """Return whether a cell is a string in square brackets."""
     return isinstance(value, str) and value.startswith("[") and value.endswith("]")
 
 
@@ -206,21 +201,20 @@ def _of_lists(cell: Mapping[str, Any]) -> list[Any] | None:
 
 
 def surrogate(where: str, column: str) -> InvalidData:
-    """Return the error for half of a surrogate pair in a cell."""
     return problems.SURROGATE(where=where, column=column, _place=f"{where}: column {column!r}", _what="text")
 
 
 def text_of(value: Any, name: str, where: Callable[[], str]) -> str | None:
-    """Return a cell of a text column as a string; None if the cell is empty.
-
-    A number becomes a string. Raises InvalidData for a cell that is neither a string nor a number, such as a list.
-    """
+    """Return a cell of a text column, also a number, as a string; None if the cell is empty. Raises InvalidData."""
     if is_empty(value):
         return None
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(int(value) if isinstance(value, float) and value.is_integer() else value)
     if not isinstance(value, str):
-        raise problems.TEXT_OF_OTHER_TYPE(where=where(), column=name, found=type(value).__name__)
+        place = f"{where()}: column {name!r}"
+        raise problems.CELL_OF_OTHER_TYPE(
+            where=where(), column=name, found=type(value).__name__, _place=place, _expected="a text"
+        )
     if not is_whole(value):
         raise surrogate(where(), name)
     return value

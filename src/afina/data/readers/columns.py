@@ -84,10 +84,9 @@ class ColumnNames:
 
     Attributes:
         labels: Empty if no label is read, several if each label has a column.
-        others: The names of the columns that are not read.
-        kind: The kind of task that follows from the column names or the user's options. None: the kind is recognised
-            from the labels.
-        group: The name of a column whose value is the row's group: rows of a group stay in the same split.
+        others: The columns that are not read.
+        kind: The kind of task that follows from the columns or options. None: it is recognised from the labels.
+        group: The column of groups; rows of a group stay in the same split.
     """
 
     text: str
@@ -132,8 +131,6 @@ def of_texts(
         first: Whether to take the first name in TEXT if several columns may be the text; else this is an error.
         written: Whether the column names in WRITTEN are usual names too.
         words: Whether a column of WORDS is the text if no column has a name in TEXT.
-
-    Raises InvalidData if a column is missing or several columns may be the text.
     """
     names = list(names)
     usual = _usual(names)
@@ -159,15 +156,12 @@ def of_texts(
         return found
     second = _column(where, names, text_pair, (), "text_pair")
     if second == found.text:
-        raise problems.SECOND_TEXT_IS_TEXT(where=where, field="text_pair", column=second)
+        raise problems.COLUMN_IS_TEXT(where=where, field="text_pair", column=second)
     return ColumnNames(found.text, second)
 
 
 def _inputs(where: str, names: Sequence[str], label: Sequence[str]) -> ColumnNames | None:
-    """Return the input columns of a text-to-text task by an entry of WRITTEN; None if the file fits no entry.
-
-    Raises InvalidData if the file has other columns that may be part of the input.
-    """
+    """Return the input columns of a text-to-text task by an entry of WRITTEN; None if the file fits no entry."""
     usual = _usual([name for name in names if name not in label])
     shapes = dict.fromkeys((text, pair) for text, pair, _ in WRITTEN)
     found = [(text, pair) for text, pair in shapes if text in usual and (pair is None or pair in usual)]
@@ -184,9 +178,9 @@ def _inputs(where: str, names: Sequence[str], label: Sequence[str]) -> ColumnNam
 
 
 def _of_written(table: FileTable, asked: ReadingOptions, *, asks: bool, first: bool) -> ColumnNames | None:
-    """Return the columns of a text-to-text task; None if the table does not look like one.
+    """Return the columns of a text-to-text task.
 
-    Unless the user `asks` for the kind "text", the table must have the column names of WRITTEN.
+    None if the user does not ask, and the columns are not those of WRITTEN.
     """
     text, text_pair, target = asked.text, asked.text_pair, asked.label
     where, names = str(table.path), list(table.columns)
@@ -268,7 +262,6 @@ def _rank(name: str) -> int:
 
 
 def _has_text(names: Sequence[str]) -> bool:
-    """Return whether a file has a column, or two for pairs, with a usual name of texts."""
     usual = _usual(names)
     return bool(_among(names, TEXT)) or any(one in usual and other in usual for one, other in PAIRS)
 
@@ -282,8 +275,7 @@ def _are_beside(table: FileTable, found: Sequence[str], labels: Sequence[str]) -
 def _annotated(table: FileTable, names: Iterable[str], words: Sequence[str], *, plain: bool = False) -> list[str]:
     """Return the columns among `names` that hold spans, or a tag for each word of a column of words.
 
-    With a column of texts beside the words (`plain`), lists in a column of LABEL may be several labels of the text, and
-    are tags only if most of their items look like tags.
+    With a column of texts beside the words (`plain`), lists in a column of LABEL may be several labels of the text.
     """
     columns = [(name, table.columns[name]) for name in names if name in table.columns and name not in words]
     return [
@@ -347,10 +339,7 @@ def _is_verdict(table: FileTable, name: str) -> bool:
 
 
 def accepted(table: FileTable, chosen: ColumnNames) -> FileTable:
-    """Return the rows of a table of entities whose annotation a person has accepted, with a note about the others.
-
-    Raises InvalidData if no annotation was accepted.
-    """
+    """Return the rows of a table of entities whose annotation a person has accepted, with a note about the others."""
     if VERDICT not in chosen.others or chosen.kind is None or not TARGETS[chosen.kind].of_words:
         return table
     if not _is_verdict(table, VERDICT):
@@ -375,10 +364,9 @@ def choose(table: FileTable, asked: ReadingOptions, *, first: bool = False, kind
 
     Args:
         first: Whether to take the first usual name if several columns may be the text or the label.
-        kind: The kind of task, or None if it is unknown. An unknown kind is "entities" if a usual column has lists of
-            spans, or of tags beside words; with a column of texts, another column of LABEL wins over a column of
-            ANNOTATED. An unknown kind is "text" if the table has the column names of WRITTEN and no usual name of a
-            label column.
+        kind: None: it is "entities" if a usual column has lists of spans, or of tags beside words; with a column of
+            texts, another column of LABEL wins over a column of ANNOTATED. It is "text" if the table has the column
+            names of WRITTEN and no usual name of a label column.
     """
     where, names, label = str(table.path), list(table.columns), asked.label
     if file_kind(table.path) in SUFFIXES and TAGS not in names:
@@ -405,7 +393,7 @@ def choose(table: FileTable, asked: ReadingOptions, *, first: bool = False, kind
 def _check_apart(where: str, found: Sequence[str], texts: Sequence[str], field: str) -> None:
     for name in found:
         if name in texts:
-            raise problems.LABEL_IS_TEXT(where=where, field=field, column=name)
+            raise problems.COLUMN_IS_TEXT(where=where, field=field, column=name)
 
 
 def _usual(names: Sequence[str]) -> dict[str, str]:

@@ -32,11 +32,7 @@ OUTSIDE = "O"
 
 
 class Tag(NamedTuple):
-    """A tag of a word.
-
-    `part` is the part of an entity that the word is: "B" (first word), "I" (inside), "E" (last word), "S" (only word),
-    or "O" (none).
-    """
+    """A tag of a word; `part` is "B" (first word), "I" (inside), "E" (last word), "S" (only word), or "O" (none)."""
 
     part: str
     label: str
@@ -53,8 +49,8 @@ class TagScheme:
     """A scheme of tags.
 
     Attributes:
-        parts: The part of an entity by the letter before the hyphen, as `Tag.part`. Empty: a tag is a label alone.
-        closed: Whether the last word of an entity is marked, so that every entity has an end.
+        parts: `Tag.part` by the letter before the hyphen. Empty: a tag is a label alone.
+        closed: Whether the last word of an entity is marked.
     """
 
     name: str
@@ -119,7 +115,7 @@ def written_otherwise(name: str) -> bool:
 def scheme_of(texts: Sequence[Sequence[str]]) -> TagScheme | None:
     """Return the scheme of the tags of several texts; None if the tags belong to no scheme or to several.
 
-    The letters decide, except for B and I: tags are IOB1 if B stands only between two entities with the same label.
+    Tags with the letters B and I are IOB1 if B stands only between two entities with the same label.
     """
     names = {name for text in texts for name in text} - {OUTSIDE}
     letters = {_letter(name) for name in names}
@@ -156,7 +152,7 @@ def _faults(scheme: TagScheme, texts: Iterable[Sequence[Tag]]) -> int:
 def faults(scheme: TagScheme, tags: Sequence[Tag]) -> list[int]:
     """Return the places at which a tag of a text may not follow the tag before it.
 
-    The place after the last word is one of them if the text ends within an entity.
+    The place after the last word is one.
     """
     both = pairwise([_NONE, *tags, _NONE])
     return [place for place, (before, after) in enumerate(both) if scheme.fault(before, after)]
@@ -192,7 +188,6 @@ _SPACES = re.compile(" +")
 
 
 def conll_rows(file: Source, path: Path) -> RowStream:
-    """Return the sentences of a file, each with the list of its words and the list of its tags."""
     sentences = _Sentences(file, path)
     return RowStream(str(path), None, sentences.rows(), lambda: file.share, notes=sentences.notes)
 

@@ -35,7 +35,7 @@ from afina.data.readers.label_column import Label, LabelColumn, LabelFormat
 from afina.data.readers.source import counted, is_blank, is_whole, kind
 from afina.data.readers.spans import entities_of_spans
 from afina.data.readers.splitting import LabelledRows
-from afina.data.readers.target_kind import SHOWN, LabelsOfParts, check_names, in_words, split_of
+from afina.data.readers.target_kind import SHOWN, LabelsOfParts, LabelWords, Names, check_names, in_words, split_of
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split, normalised
 from afina.errors import InvalidData
@@ -63,12 +63,7 @@ class EntityTargets(LabelsOfParts):
         return self.form_to_measure(form, column.table, (column.name,), asked.labels, ())
 
     def form_to_measure(
-        self,
-        form: LabelFormat,
-        table: FileTable,
-        columns: Sequence[str],
-        labels: Sequence[str] | None,
-        known: Sequence[str],
+        self, form: LabelFormat, table: FileTable, columns: Sequence[str], labels: Names, known: Sequence[str]
     ) -> LabelFormat:
         """Return `form` with whether the cells are tags, not spans, and the names of tags that are numbers."""
         tagged = hold_tags(table.columns[columns[0]])
@@ -116,7 +111,7 @@ class EntityTargets(LabelsOfParts):
     def answer_in_words(self, answer: str, text: str) -> str:
         return self.in_words(tuple(Entity(**one) for one in json.loads(answer)), text)
 
-    def _ordered(self, train: LabelledRows, labels: Sequence[str] | None) -> tuple[str, ...]:
+    def _ordered(self, train: LabelledRows, labels: Names) -> tuple[str, ...]:
         known = tuple(sorted({name for label in train.labels for name in self.names(label)}))
         if labels is None:
             return known
@@ -143,9 +138,7 @@ class EntityTargets(LabelsOfParts):
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
         return list(found.tolist())
 
-    def answers(
-        self, label_names: Sequence[str], found: np.ndarray, words: Mapping[str, Sequence[str]] | None = None
-    ) -> list[str]:
+    def answers(self, label_names: Sequence[str], found: np.ndarray, words: LabelWords = None) -> list[str]:
         return [json.dumps([entity._asdict() for entity in each]) for each in found.tolist()]
 
     def shown(self, label_names: Sequence[str], found: np.ndarray) -> str:
@@ -172,7 +165,6 @@ _BREAKS = (" ", "\t", "\n", "\r")
 
 
 def hold_words(cells: Sequence[Any]) -> bool:
-    """Return whether cells of a column are lists of strings."""
     return any(isinstance(item, str) for cell in cells for item in list_in(cell) or ())
 
 
@@ -190,11 +182,7 @@ def match_words(tags: Sequence[Any], words: Sequence[Any]) -> bool:
 
 
 def look_like_tags(cells: Sequence[Any], names: Sequence[str]) -> bool:
-    """Return whether most items of the lists in a column look like tags, such as O and B-PER.
-
-    Args:
-        names: The names of the numbers 0, 1, ..., if the items are numbers.
-    """
+    """Return whether most items of the lists in a column are tags, such as B-PER, or numbers with such `names`."""
     items = [item for cell in cells for item in list_in(cell) or ()]
     named = [names[item] if isinstance(item, int) and 0 <= item < len(names) else item for item in items]
     return 2 * sum(isinstance(item, str) and looks_like_tag(item) for item in named) > len(items)

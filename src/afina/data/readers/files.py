@@ -1,7 +1,4 @@
-"""Read tasks from files: a directory with a training and an evaluation file, or a file of which a part is held out.
-
-The module `formats.py` reads the file formats, and `columns.py` finds the columns of text and label.
-"""
+"""Read tasks from files: a directory with a training and an evaluation file, or a file of which a part is held out."""
 
 from __future__ import annotations
 
@@ -46,7 +43,7 @@ def load(path: Path, asked: ReadingOptions, evaluation: Path | None = None, says
 
 
 def evaluation_table(path: Path, asked: ReadingOptions, says: Says = silent) -> FileTable:
-    """Return the rows of an evaluation file as a table; of a workbook, the sheet `asked.sheet` or the only sheet."""
+    """Return the rows of an evaluation file; of a workbook, the sheet `asked.sheet` or the only sheet."""
     return formats.read(path, asked.sheet if formats.has_sheet(path, asked.sheet) else None, says)
 
 
@@ -58,9 +55,9 @@ class TableReading:
         tables: The training table (or the only table, of texts to evaluate an adapter on), and the evaluation table if
             there is one. Class indices are replaced by class names if the files name the classes.
         columns: The columns of the first table.
-        published: Whether the data are from the Hub. Data of the Hub are read by the rules of afina's first version,
-            because recorded runs used these rules: words such as `NA` are kept, of several possible columns the first
-            is taken, and labels keep their spelling.
+        published: Whether the data are from the Hub. They are read by the rules of afina's first version, because
+            recorded runs used these rules: words such as `NA` are kept, of several possible columns the first is taken,
+            and labels keep their spelling.
     """
 
     tables: tuple[FileTable, ...]
@@ -147,7 +144,8 @@ class TableReading:
             held_out = spellings.applied(self._held_out_rows())
             both = (*contradictions(rows, held_out), *kind.findings(rows, held_out))
             notes = tuple(dict.fromkeys((*rows.notes, *held_out.notes, *both)))
-            found = kind.splits(rows, held_out, names, SST2 if all(map(_is_sst2, self.tables)) else ())
+            integer_names = SST2 if all(map(_is_sst2, self.tables)) else ()
+            found = kind.splits(replace(rows, integer_names=integer_names), held_out, names)
         left_out = [name for name in rows.names if name not in found.label_names]
         if left_out:
             notes += (f"No training text has the label {' or '.join(left_out)}, so this label is left out.",)
@@ -174,9 +172,9 @@ def _annotated(found: FileTable, labels: Sequence[str]) -> FileTable:
 
 
 def _named(found: FileTable, column: str, names: Sequence[str], published: bool) -> FileTable:
-    """Return the table with class names instead of class indices, and None for a row without a label (UNLABELLED).
+    """Return the table with class names instead of class indices.
 
-    If the data are published on the Hub, rows without a label are left out.
+    A row without a label (UNLABELLED) gets None; if the data are published on the Hub, it is left out.
     """
 
     def name(value: Any) -> Any:
@@ -195,15 +193,11 @@ def _named(found: FileTable, column: str, names: Sequence[str], published: bool)
 
 def to_measure(
     path: Path, asked: ReadingOptions, form: LabelFormat, known: Sequence[str], usual: ReadingOptions = USUAL
-) -> tuple[LabelledRows, tuple[str, ...], Path]:
+) -> tuple[LabelledRows, Path]:
     """Read the labelled rows of a file, or of a directory's evaluation file, on which an adapter is evaluated.
 
-    Args:
-        known: The labels that may occur.
-        usual: The reading options of the adapter's task: defaults, those of columns only if the file has them.
-
-    Returns:
-        The labelled rows, the label names of the integers 0, 1, ... (empty if unknown), and the path of the file.
+    `known` are the labels that may occur. `usual`, the options of the adapter's task, are defaults; those of columns
+    only if the file has them.
     """
     if path.is_dir():
         try:
@@ -224,11 +218,10 @@ def to_measure(
     rows = replace(rows, notes=(*rows.notes, *contradictions(rows), *kind.findings(rows)))
     if asked.merge_labels and known and kind.named:
         rows = Spellings({folded(name): name for name in known}).applied(rows)
-    return rows, SST2 if _is_sst2(table) else (), path
+    return replace(rows, integer_names=SST2 if _is_sst2(table) else ()), path
 
 
 def _has(found: FileTable, name: str) -> bool:
-    """Return whether a table has the column `name`, or all columns that a name such as `a,b` lists."""
     return name in found.columns or all(part.strip() in found.columns for part in name.split(","))
 
 
@@ -249,7 +242,6 @@ def _check_all(found: FileTable, label: str | None) -> None:
 
 
 def files_of(directory: Path, *, evaluated: bool = True) -> list[Path]:
-    """Return the training file of a task's directory, and its evaluation file if `evaluated` is true."""
     return [_find(directory, ("train",)), *([_find(directory, EVALUATION)] if evaluated else [])]
 
 

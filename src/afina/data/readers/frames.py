@@ -51,7 +51,7 @@ def table_of(data: Any, targets: Any = None) -> FileTable:
         return _made("the rows", {name: [row.get(name) for row in data] for name in names}, {})
     parts = isinstance(data, Mapping) and any(map(is_frame, data.values()))  # a dict of data sets
     if parts or not (isinstance(data, Mapping) or is_frame(data)):
-        raise problems.NO_TABLE(argument="data", found=type(data).__name__, _expected=EXPECTED)
+        raise problems.ARGUMENT_OF_OTHER_TYPE(argument="data", found=type(data).__name__, _shape="", _expected=EXPECTED)
     kind = type(data).__name__
     names = list(data if isinstance(data, Mapping) else getattr(data, "column_names", None) or data.columns)
     if not names or not all(isinstance(name, str) and is_whole(name) for name in names):
@@ -62,7 +62,9 @@ def table_of(data: Any, targets: Any = None) -> FileTable:
 
 def _targets(targets: Any) -> Sequence[Any]:
     if isinstance(targets, str | bytes | Mapping) or not hasattr(targets, "__iter__"):
-        raise problems.LABELS_NOT_A_LIST(argument="targets", found=type(targets).__name__)
+        raise problems.ARGUMENT_OF_OTHER_TYPE(
+            argument="targets", found=type(targets).__name__, _shape="", _expected="Expected a label for each text."
+        )
     return list(targets)
 
 
@@ -70,7 +72,10 @@ def _made(name: str, given: Mapping[str, Any], classes: Mapping[str, Sequence[st
     columns = {}
     for column, cells in given.items():
         if isinstance(cells, str | bytes) or not hasattr(cells, "__iter__"):
-            raise problems.COLUMN_NOT_A_LIST(column=column, argument="data", found=type(cells).__name__, _name=name)
+            place = f"{name}: column {column!r}"
+            raise problems.CELL_OF_OTHER_TYPE(
+                column=column, argument="data", found=type(cells).__name__, _place=place, _expected="a list of values"
+            )
         columns[column] = [_plain(cell) for cell in cells]
     lengths = {column: len(cells) for column, cells in columns.items()}
     if len(set(lengths.values())) > 1:
@@ -125,7 +130,11 @@ def kept(table: FileTable, names: Sequence[str]) -> Path:
             try:
                 json.dumps(cell)
             except (TypeError, ValueError):
-                raise problems.CELL_NOT_JSON(where=table.where(row), column=name, found=type(cell).__name__) from None
+                place = f"{table.where(row)}: column {name!r}"
+                wanted = "texts, numbers, truth values, or lists of these"
+                raise problems.CELL_OF_OTHER_TYPE(
+                    where=table.where(row), column=name, found=type(cell).__name__, _place=place, _expected=wanted
+                ) from None
         lines.append(json.dumps(cells) + "\n")
     content = "".join(lines).encode()
     found = digest.of_bytes(content)

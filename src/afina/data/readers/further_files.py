@@ -5,10 +5,8 @@ repetitions. Two texts are equal if their normalised forms are equal (`splitting
 
 A row to leave out, such as a doubtful label that `afina doubts` lists, names a file, a row in it, and its text. A row
 is found by all three, so a list that was made of another version of the texts is refused. Paths are compared by their
-last part, because files may be moved. A person may edit the file in a spreadsheet: columns may be in another order, and
-further columns are not read. The evaluation split, and the parts that are set aside for validation, selection and
-calibration, keep all their rows. Otherwise they would lack the texts on which the model that found the doubts, and
-models like this model, are wrong.
+last part, because files may be moved. The evaluation split, and the parts that are set aside, keep all their rows.
+Otherwise they would lack the texts on which models are wrong.
 """
 
 from __future__ import annotations
@@ -93,15 +91,12 @@ def read_unlabelled(
     training: Sequence[Split],
     written: bool = False,
 ) -> UnlabelledTexts:
-    """Read the texts of a file that are in none of the task's splits.
+    """Read the texts of a file that are in none of the task's splits. Raises NotFound, InvalidData.
 
     Args:
         columns: The columns of the task's own file by role, which are used if the file has them.
-        training: All other splits of the task. Without a split, there is no task, and the columns are those in `asked`.
+        training: All other splits of the task. Empty: there is no task, and the columns are those in `asked`.
         written: Whether the targets of the task are texts.
-
-    Raises NotFound, and InvalidData if a text is missing or unreadable, if the file has pairs of texts and the task
-    single texts or the reverse, or if no text is left.
     """
     path = unlabelled_file(file)
     usual = ReadingOptions(text=columns.get("text"), text_pair=columns.get("text_pair"))
@@ -164,8 +159,8 @@ def _example(row: Row, how: How | None) -> Example | None:
     if how == "skip":
         return None
     if words:
-        raise problems.UNLABELLED_MEANS_MISSING(where=row.where, found=words[0].strip())
-    raise problems.UNLABELLED_BLANK(where=row.where)
+        raise problems.CELL_MEANS_MISSING(where=row.where, found=words[0].strip(), expected="a text", _more="")
+    raise problems.CELL_MISSING(where=row.where, expected="a text", _more="")
 
 
 FILE, ROW, TEXT, TEXT_PAIR, GIVEN = "file", "row", "text", "text_pair", "label"
@@ -186,7 +181,7 @@ class LeftOutRows:
     """The training texts that the rows of a file leave out.
 
     `counts` is the number of rows of the file by the part of the task in which they are: TRAINING, EVALUATION, ASIDE or
-    UNUSED. Only the rows in TRAINING are left out. A part without such a row is not listed.
+    UNUSED. Only the rows in TRAINING are left out.
     """
 
     path: str
@@ -211,10 +206,10 @@ def without_file(file: str | os.PathLike[str]) -> Path:
 def leave_out(
     address: str, file: str | os.PathLike[str], found: TaskData, train: Split, aside: Iterable[Split]
 ) -> tuple[Split, LeftOutRows]:
-    """Return the training split without the rows that a file names, and these rows.
+    """Return the training split without the rows that a file names, and these rows; `aside` was cut off the split.
 
-    `aside` are the splits that were cut off the training split. Raises NotFound. Raises InvalidData if the task does
-    not have a row of the file, if a row has another text or label than the task, or if no text of a label is left.
+    Raises NotFound. Raises InvalidData if the task does not have a row of the file, if a row has another text or label
+    than the task, or if no text of a label is left.
     """
     path = without_file(file)
     if TARGETS[found.kind].written:

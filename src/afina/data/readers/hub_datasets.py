@@ -146,14 +146,16 @@ def load_glue_files(name: str, directory: Path, labels: Sequence[str] | None = N
 def glue_files(name: str, directory: Path) -> list[Path]:
     form = GLUE[name]
     if not directory.is_dir():
-        raise problems.GLUE_DIRECTORY_MISSING(expected=_listed(form), path=directory)
+        raise problems.PLACE_MISSING(path=directory)
     names = ["train.tsv", form.dev]
     if name == "mrpc" and not (directory / names[0]).is_file():
         names = ["msr_paraphrase_train.txt", "msr_paraphrase_test.txt"]
     for file in names:
         if not (directory / file).is_file():
             there = ", ".join(sorted(path.name for path in directory.iterdir())[:10]) or "nothing"
-            raise problems.GLUE_FILE_MISSING(found=there, expected=_listed(form), path=directory, file=file)
+            raise problems.BENCHMARK_FILE_MISSING(
+                found=there, path=directory, file=file, _expected=f"GLUE's {_listed(form)}"
+            )
     return [directory / file for file in names]
 
 
@@ -179,7 +181,10 @@ def _tsv(path: Path, form: GlueTask) -> FileTable:
         header = form.header or tuple(_fields(next(lines, (0, ""))[1]))
         missing = [name for name in wanted if name not in header]
         if missing:
-            raise problems.GLUE_HEADER_WRONG(expected=wanted, where=f"{path}, line 1", column=missing[0], found=header)
+            expected = f" Expected GLUE's file, whose columns are separated by tabs, {', '.join(wanted)} among them."
+            raise problems.GLUE_COLUMN_MISSING(
+                expected=wanted, where=f"{path}, line 1", column=missing[0], found=header, _expected=expected
+            )
         at = [header.index(name) for name in wanted]
         for number, line in lines:
             fields = _fields(line)
@@ -226,7 +231,7 @@ def _rows(form: GlueTask, found: FileTable, texts: Sequence[str], label: str) ->
 def _check_columns(found: FileTable, wanted: Sequence[str]) -> None:
     missing = [name for name in wanted if name not in found.columns]
     if missing:
-        raise problems.GLUE_COLUMN_MISSING(where=str(found.path), column=missing[0], found=found.columns)
+        raise problems.GLUE_COLUMN_MISSING(where=str(found.path), column=missing[0], found=found.columns, _expected="")
 
 
 def _labels(form: GlueTask, found: FileTable, values: Sequence[Any]) -> Iterator[Label | None]:

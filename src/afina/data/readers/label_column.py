@@ -234,8 +234,7 @@ def form_of_several(column: LabelColumn, separator: str | None, labels: Sequence
 def form_found(column: LabelColumn, labels: Sequence[str] | None, published: bool) -> LabelFormat:
     """Return the format of a label column if the user has not named the kind of task (docs/reference/tasks.md).
 
-    Whole numbers in data that are `published` on the Hub are read by the rule of afina's first version, because
-    recorded runs used this rule. Raises InvalidData.
+    Data that are `published` on the Hub are read by the rule of afina's first version, as recorded runs did.
     """
     known = column.values
     check_readable(column)
@@ -268,10 +267,7 @@ def _recur(known: Sequence[Any], separator: str) -> bool:
 
 
 def _of_odd_numbers(column: LabelColumn) -> Notation | None:
-    """Return the notation of a column whose numbers have commas or percent signs; None if the cells are not numbers.
-
-    Raises InvalidData if the notation is ambiguous.
-    """
+    """Return the notation of a column whose numbers have commas or percent signs; None if the cells are not numbers."""
     fits = notations(column.values)
     if len(fits) == 1:
         return fits[0]
@@ -344,7 +340,6 @@ def _of_numbers(column: LabelColumn, published: bool, notation: Notation) -> Lab
 
 
 def _lists(filled: Sequence[Any]) -> bool:
-    """Return whether every cell is a list, or the JSON or Python text of a list."""
     return bool(filled) and all(as_list(value) is not None for value in filled)
 
 

@@ -3,7 +3,7 @@
 An annotation is a list of results, each with the control that gave it (`from_name`), a type, and a value. The types in
 TYPES become cells of a column. The spans of a control of type "labels" become one cell, which is an empty list if an
 annotator marked nothing. Predictions are the answers of a model, and are never read as labels. The format is
-described at https://labelstud.io/guide/task_format. The module `texts_to_label.py` writes tasks.
+described at https://labelstud.io/guide/task_format.
 """
 
 from __future__ import annotations

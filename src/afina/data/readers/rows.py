@@ -189,8 +189,7 @@ _WHOLE = re.compile(r"([-+]?)0*(\d+)(?:\.0*|,0{1,2})?")
 def folded(name: str) -> str:
     """Return a label's name normalised in case, white space, invisible characters and Unicode form.
 
-    Spellings of a whole number (`+1`, `01`, `1.0`) have the same normalised name, and so have `true` and 1, `false`
-    and 0.
+    Spellings of a whole number (`+1`, `01`, `1.0`), `true` and 1, and `false` and 0, have the same normalised name.
     """
     shown = (character for character in unicodedata.normalize("NFKC", name) if unicodedata.category(character) != "Cf")
     same = " ".join("".join(shown).casefold().split())
@@ -213,9 +212,8 @@ class Spellings:
     def of(cls, rows: LabelledRows, labels: Sequence[str] | None, *, merge: bool) -> Spellings:
         """Return the spelling to keep for each label of the training rows.
 
-        With `merge`, the most frequent spelling is kept, or of equally frequent spellings the alphabetically first.
-        Spellings that the user lists separately in `labels` stay different labels. Raises InvalidData if labels differ
-        only in spelling and are not merged.
+        With `merge`, the most frequent spelling is kept. Spellings that the user lists separately in `labels` stay
+        different labels. Raises InvalidData if labels differ only in spelling and are not merged.
         """
         if not TARGETS[rows.kind].named:
             return cls({})

@@ -50,10 +50,7 @@ def of_signs(marks: np.ndarray) -> dict[str, float]:
 
 
 def of_pairs(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """Return the human ceiling of a task whose label is the text of a pair with the higher mean mark.
-
-    Equal marks for both texts are half correct.
-    """
+    """Return the human ceiling of a task whose label is the text of a pair with the higher mean mark."""
     both = zip(_against(first), _against(second), strict=False)
     return _mean({"accuracy": _signs(one - two, others - rest)} for (one, others), (two, rest) in both)
 
@@ -155,8 +152,8 @@ def rows(domain: str) -> LabelledRows:
 class _Told:
     """A task about single sentences of the `snippets` asset; calling the object reads the task.
 
-    `kept` selects the task's sentences, and `ceiling` returns the human ceiling, by metric, given the marks of the
-    evaluation split. Without `names`, the targets are numbers.
+    `ceiling` returns the human ceiling, by metric, given the marks of the evaluation split. Without `names`, the
+    targets are numbers.
     """
 
     domains: tuple[str, ...]
@@ -213,9 +210,8 @@ def _of_one_domain(found: list[Snippet]) -> list[Snippet]:
 def pairs(labels: Sequence[str] | None = None, *, offline: bool = False) -> TaskData:
     """Return the task of pairs of sentences: whether the first or the second sentence has the higher mean mark.
 
-    The labels `first` and `second` are equally frequent. The sentences of each domain and split are paired in the order
-    of a hash. Pairs whose mean marks differ by less than APART are left out. A sentence that occurs more than once, or
-    that has no letter and no digit, is in no pair. The pairs do not depend on the order of the files and domains.
+    The labels are equally frequent. The sentences of each domain and split are paired in the order of a hash. A
+    sentence that occurs more than once, or that has no letter and no digit, is in no pair.
     """
     found = read(*DOMAINS)
     same = [key(snippet.example) for snippet in found]
@@ -240,7 +236,7 @@ def pairs(labels: Sequence[str] | None = None, *, offline: bool = False) -> Task
 def _couples(ordered: Sequence[Snippet]) -> list[tuple[Snippet, Snippet]]:
     """Return pairs of consecutive sentences whose mean marks differ by at least APART.
 
-    The sentence with the higher mean mark is first in every other pair.
+    Every other pair has the higher first.
     """
     apart = [
         sorted(couple, key=lambda snippet: -snippet.rating)

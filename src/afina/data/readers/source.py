@@ -1,7 +1,4 @@
-"""Read a file or standard input as lines of text, and report which share of the file has been read.
-
-This module handles encodings and compression; the module `formats.py` handles formats such as csv.
-"""
+"""Read a file or standard input as lines of text, and report which share of the file has been read."""
 
 from __future__ import annotations
 
@@ -66,10 +63,9 @@ def is_blank(text: str) -> bool:
 
 
 def kind(path: Path) -> str:
-    """Return the suffix of a file's format in lower case, such as `.csv` for `more.CSV` and `more.csv.gz`.
+    """Return the suffix of a file's format in lower case, such as `.csv` for `more.CSV`, `more.csv.gz` and zip files.
 
-    For a zip archive, return the suffix of the file in the archive. Raises InvalidData if a zip archive does not
-    contain exactly one file.
+    Raises InvalidData if a zip archive does not contain exactly one file.
     """
     if path.suffix.lower() == ARCHIVE and path.is_file():
         with opened(path) as found:
@@ -186,12 +182,9 @@ class Source:
         return self._size > 0
 
     def lines(self, *, western: bool = False) -> Iterator[str]:
-        r"""Yield the lines of a file in UTF-8, or in UTF-16 with a byte order mark; lines end in `\n`.
+        """Yield the lines of a file in UTF-8, or in UTF-16 with a byte order mark; lines end in a line feed.
 
-        Args:
-            western: Whether to read a file that is not UTF-8 as Windows-1252; `notes` then has a sentence about this.
-
-        Raises InvalidData, which names the line.
+        A file that is not UTF-8 is read as Windows-1252 if `western` is true. Raises InvalidData, which names the line.
         """
         try:
             first = self._line()
@@ -202,7 +195,11 @@ class Source:
                 return
             line = first.removeprefix(codecs.BOM_UTF8)
             if b"\0" in line:
-                raise problems.NUL_IN_FIRST_LINE(path=self.name, line=1)
+                raise problems.NUL_CHARACTER(
+                    path=self.name,
+                    line=1,
+                    _advice="If it is UTF-16 without a byte order mark, save it as UTF-8; if not, give a text file.",
+                )
             yield from self._eight_bit(line, utf8=line != first, western=_Western(self.name) if western else None)
         except DAMAGED as error:
             if self._expanded is None:
@@ -232,7 +229,7 @@ class Source:
         while line:
             number += 1
             if b"\0" in line:
-                raise problems.NUL_CHARACTER(path=self.name, line=number)
+                raise problems.NUL_CHARACTER(path=self.name, line=number, _advice="Remove it, or give a text file.")
             if western and western.began:
                 text = western.decoded(line, number)
             else:
@@ -303,7 +300,7 @@ class RowStream:
         share: Returns the share of the file that was read so far; None if unknown.
         unit: What the numbers in `rows` count: "line", "row" or "item".
         classes: For each column of class indices, the class names of 0, 1, ..., if the file has them.
-        notes: Returns sentences about unexpected findings in the rows that were read so far.
+        notes: Returns sentences about the rows that were read so far.
         answers: The columns of the answers of annotators, if the file says which columns these are.
     """
 

@@ -115,7 +115,7 @@ class SpanPlaces:
     """The spans of a text are checked, and become entities.
 
     Attributes:
-        where: Returns the place of the row, for messages.
+        where: Returns the place of the row.
         hint: Returns a sentence about another way to count characters in which all spans of the file fit; else "".
         repair: Counts what is repaired. None: a span that is not whole words is an error.
     """
@@ -151,20 +151,20 @@ class SpanPlaces:
     def _check(self, span: RawSpan) -> None:
         """Raise InvalidData for a span that is no part of the text, or has another text than the file says."""
         length, place = len(self.text), f"{span.start} to {span.end}"
+        about = {"where": self.where(), "label": span.label}
         if not 0 <= span.start <= length or not 0 <= span.end <= length:
-            raise problems.SPAN_OUT_OF_RANGE(
-                where=self.where(), found=place, label=span.label, expected=length, _hint=self.hint()
+            problem = f"not within the text, which has {length} characters"
+            raise problems.SPAN_ELSEWHERE(
+                **about, found=place, expected=length, _place=place, _problem=problem, _hint=self.hint()
             )
         if span.start >= span.end:
-            raise problems.SPAN_EMPTY(where=self.where(), found=place, label=span.label)
+            problem = "empty. Expected a start before the end, which is exclusive"
+            raise problems.SPAN_EMPTY(**about, found=place, _place=place, _problem=problem)
         if span.text is not None and span.text != self.text[span.start : span.end]:
-            raise problems.SPAN_TEXT_DIFFERS(
-                where=self.where(),
-                found=self._quoted(span),
-                expected=span.text[:40],
-                label=span.label,
-                _place=place,
-                _hint=self.hint(),
+            expected, found = span.text[:40], self._quoted(span)
+            problem = f"{found}, but the file says that its text is {expected!r}"
+            raise problems.SPAN_ELSEWHERE(
+                **about, found=found, expected=expected, _place=place, _problem=problem, _hint=self.hint()
             )
 
     def _fitted(self, span: RawSpan, words: np.ndarray, spans: Sequence[RawSpan]) -> Entity:
@@ -172,9 +172,9 @@ class SpanPlaces:
         first = int(np.searchsorted(words[:, 1], span.start, side="right"))
         last = int(np.searchsorted(words[:, 0], span.end, side="left"))
         if first >= last:
-            raise problems.SPAN_BLANK(
-                where=self.where(), found=self._quoted(span), label=span.label, _place=f"{span.start} to {span.end}"
-            )
+            found, place = self._quoted(span), f"{span.start} to {span.end}"
+            problem = f"{found}, which has no word. Expected words"
+            raise problems.SPAN_EMPTY(where=self.where(), found=found, label=span.label, _place=place, _problem=problem)
         entity = Entity(int(words[first, 0]), int(words[last - 1, 1]), span.label)
         inside = span.start > entity.start or span.end < entity.end
         beyond = span.start < entity.start or span.end > entity.end
@@ -217,10 +217,9 @@ def _fit_in_utf16(texts: Sequence[str], spans: Sequence[Sequence[RawSpan]]) -> b
 
 
 def _counts_utf16(text: str, spans: Sequence[RawSpan]) -> bool:
-    """Return whether spans of one text may be meant to count UTF-16 code units.
+    """Return whether a span is whole words only in UTF-16 code units, and not more spans are only in characters.
 
-    They may be if at least as many spans are whole words only in this way as are whole words only in characters, and
-    there is at least one. A span whose text the file says is known to count characters.
+    A span whose text the file says is known to count characters.
     """
     if any(span.text is not None for span in spans) or all(character <= "\uffff" for character in text):
         return False

@@ -1,8 +1,7 @@
 """Divide labelled rows into a training and an evaluation split, and cut parts from a training split.
 
 A hash of the normalised text decides which texts are held out. Duplicate texts thus stay in one split, and the order of
-the file's rows does not matter. This module does not depend on file formats or column names. The classes in
-`target_kinds` convert labels to targets.
+the file's rows does not matter.
 """
 
 from __future__ import annotations
@@ -39,11 +38,10 @@ class LabelledRows:
     Attributes:
         labels: N labels as the data spell them.
         where: Returns the file and line of row i, such as `train.csv, line 7`.
-        names: All label names in their order, if they are known from the file, from multi-hot lists or from label
-            columns. Empty: the label names are those that occur.
+        names: All label names in their order, if the data say them. Empty: the label names are those that occur.
+        integer_names: The names of the labels 0, 1, ..., if the labels are integers whose names are known.
         columns: The names of the file's columns by role (`ColumnNames.roles`).
-        groups: The group of each row; if the rows are divided, the rows of a group stay together. None: the rows with
-            the same text stay together.
+        groups: The group of each row, whose rows stay together. None: the rows with the same text stay together.
         spaced: Whether the texts were given as words, which single spaces join.
         rows: None: the texts are not rows of files.
     """
@@ -55,6 +53,7 @@ class LabelledRows:
     kind: Kind = CLASSES
     column: str = "label"
     names: tuple[str, ...] = ()
+    integer_names: tuple[str, ...] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
     other: tuple[OtherKind, ...] = ()
     notes: tuple[str, ...] = ()
@@ -80,7 +79,7 @@ class LabelledRows:
 def rank(example: Example, purpose: str = "") -> int:
     """Return a stable hash of an example's normalised text, in [0, 2**64), by which texts are held out.
 
-    Equal texts have equal ranks, regardless of labels. The ranks of a text for different purposes are independent.
+    The ranks of a text for different purposes are independent.
     """
     same = identity(example)
     hashed = digest.of_strings([same, purpose] if purpose else [same])
@@ -102,8 +101,7 @@ def hold_out(rows: LabelledRows, strata: Sequence[str], *, both_sides: bool) -> 
 
     The texts of a stratum with the lowest `rank` are held out. Equal texts, and the texts of a group, stay in one split
     and belong to the stratum of the first of them. A stratum of two or more texts has at least one text in each split.
-    The split does not depend on the order of the file, unless a text has two labels. Raises InvalidData if strata must
-    be on `both_sides`, and some, but not all, have only one text.
+    Raises InvalidData if strata must be on `both_sides`, and some, but not all, have only one text.
     """
     of_text: dict[str, str] = {}  # the stratum by identity
     ranks: dict[str, int] = {}
@@ -133,8 +131,7 @@ def hold_out(rows: LabelledRows, strata: Sequence[str], *, both_sides: bool) -> 
 def without_known(part: Split, train: Split, name: str) -> tuple[Split, tuple[str, ...]]:
     """Return a part that was held out by documents without the texts that `train` has too, and a note that counts them.
 
-    Documents repeat texts, such as the place and date at their top, so documents that are apart can share texts. If no
-    text would be left, the part is returned as it is.
+    Documents repeat texts, such as the place and date at their top. If no text would be left, the part is unchanged.
     """
     if part.groups is None:
         return part, ()
@@ -156,10 +153,7 @@ def _examples(rows: LabelledRows) -> list[Example]:
 
 
 def divide(rows: LabelledRows) -> tuple[LabelledRows, LabelledRows]:
-    """Divide rows into training rows (80 %) and evaluation rows (20 %) by `rank`; duplicates stay in one split.
-
-    The order of the rows is kept.
-    """
+    """Divide rows into training rows (80 %) and evaluation rows (20 %) by `rank`; duplicates stay in one split."""
     train, evaluation = sides(_examples(rows))
     return rows.take(train), rows.take(evaluation)
 
@@ -189,8 +183,7 @@ def trains(ranked: int) -> bool:
 def first(split: Split, count: int | None, field: str) -> Split:
     """Return the `count` examples of a split with the lowest `rank`, in their original order; None: all examples.
 
-    If the targets are texts, the target texts of an input are kept or left out together, so that fewer than `count`
-    examples may be returned.
+    The target texts of an input are kept or left out together, so that fewer examples may be returned.
     """
     return split if count is None else split.take(first_places(split, count, field))
 
@@ -209,14 +202,13 @@ def first_places(split: Split, count: int, field: str) -> list[int]:
 def cuts(train: Split, shares: Mapping[str, float], purpose: str = "validation") -> tuple[Split, dict[str, Split]]:
     """Cut parts from a training split, one after another; return the remaining split and the cut splits by name.
 
-    A hash of the text, or of the group, decides to which part an example belongs. Duplicate texts thus stay together,
-    and no text affects to which part another text belongs. Examples keep their order. The choice of the first part's
-    examples does not depend on the part's name. The sizes of the parts are approximate, but neither a part nor the
-    remaining split is empty. Raises InvalidData if all examples have the same text.
+    A hash of the text, or of the group, decides to which part an example belongs, so that duplicate texts stay
+    together. The choice of the first part's examples does not depend on the part's name. The sizes of the parts are
+    approximate. Raises InvalidData if all examples have the same text.
 
     Args:
         shares: The share of the training split to cut, by the name of the part.
-        purpose: The purpose of the hash. Parts that are cut for different purposes are independent.
+        purpose: Parts that are cut for different purposes are independent.
     """
     made: dict[str, Split] = {}
     for number, (name, share) in enumerate(shares.items()):
@@ -244,9 +236,9 @@ class TaskData:
     """The content of a task as it was read: its training and evaluation splits and facts about its targets.
 
     Attributes:
-        label_names: If the targets are numbers or texts, `label_names` has the name of the target.
+        label_names: If the targets are numbers or texts, the name of the target.
         metric: The standard metric of a benchmark's task. None: the default metric of the kind of task.
-        ceiling: If known, by metric, how well one human predicts what other humans say about the evaluation texts.
+        ceiling: By metric, how well one human predicts what other humans say about the evaluation texts.
         separator: The text between the labels of a cell, if the file has such a separator.
     """
 

@@ -1,7 +1,4 @@
-"""TargetKind: the base class of the kinds of task, with methods to read targets from cells and to show them.
-
-The module `target_kinds.py` has the list of kinds.
-"""
+"""TargetKind: the base class of the kinds of task, with methods to read targets from cells and to show them."""
 
 from __future__ import annotations
 
@@ -20,6 +17,12 @@ from afina.data.readers.label_column import Label, LabelColumn, LabelFormat
 from afina.data.readers.splitting import LabelledRows, TaskData
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
+
+Names = Sequence[str] | None
+"""The label names that the user gives, in their order. None: the user gives none."""
+
+LabelWords = Mapping[str, Sequence[str]] | None
+"""The words of each label; None: the label names."""
 
 SHOWN = 8
 """The largest number of label names in the line that describes a task's targets."""
@@ -75,12 +78,7 @@ class TargetKind(ABC):
     def form(self, column: LabelColumn, asked: ReadingOptions) -> LabelFormat: ...
 
     def form_to_measure(
-        self,
-        form: LabelFormat,
-        table: FileTable,
-        columns: Sequence[str],
-        labels: Sequence[str] | None,
-        known: Sequence[str],
+        self, form: LabelFormat, table: FileTable, columns: Sequence[str], labels: Names, known: Sequence[str]
     ) -> LabelFormat:
         """Return the format `form` adapted to another table, of texts to evaluate with labels among those `known`."""
         return form
@@ -126,33 +124,21 @@ class TargetKind(ABC):
         return answer
 
     @abstractmethod
-    def splits(
-        self,
-        train: LabelledRows,
-        evaluation: LabelledRows,
-        labels: Sequence[str] | None = None,
-        names: Sequence[str] = (),
-    ) -> TaskData:
+    def splits(self, train: LabelledRows, evaluation: LabelledRows, labels: Names = None) -> TaskData:
         """Return the label names and both splits of a task, given its labelled rows.
 
         Integer labels are in numerical order and label names are sorted, unless `labels` gives another order, or names
-        for the integer labels 0..n-1. `names` are the data's own names for them. Raises InvalidData, which names the
-        row.
+        for the integer labels 0..n-1. Raises InvalidData, which names the row.
         """
 
     @abstractmethod
     def matched(
-        self,
-        rows: LabelledRows,
-        label_names: Sequence[str],
-        labels: Sequence[str] | None = None,
-        names: Sequence[str] = (),
-        whose: str = "the adapter's",
+        self, rows: LabelledRows, label_names: Sequence[str], labels: Names = None, whose: str = "the adapter's"
     ) -> Split:
         """Return a split whose labels are those of an adapter or a task with the names `label_names` (`whose` labels).
 
-        Not every name in `label_names` has to occur in the rows. For data with integer labels, `labels` or else `names`
-        are the names in `label_names` of 0..n-1. Raises InvalidData for a label that is not in `label_names`.
+        For data with integer labels, `labels` or else `names` are the names in `label_names` of 0..n-1. Raises
+        InvalidData for a label that is not in `label_names`.
         """
 
     def ordered(self, label_names: Sequence[str], labels: Sequence[str]) -> Sequence[str]:
@@ -185,9 +171,7 @@ class TargetKind(ABC):
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]: ...
 
     @abstractmethod
-    def answers(
-        self, label_names: Sequence[str], found: np.ndarray, words: Mapping[str, Sequence[str]] | None = None
-    ) -> list[str]:
+    def answers(self, label_names: Sequence[str], found: np.ndarray, words: LabelWords = None) -> list[str]:
         """Return the targets of an array as texts, as they stand behind an example in a prompt.
 
         `words` has the words of each label, of which the first is used. None: the label names.
@@ -227,24 +211,13 @@ class LabelsOfParts(TargetKind):
         counts = Counter(name for names in several for name in names)
         return [min(names, key=lambda name: (counts[name], name), default="") for names in several]
 
-    def splits(
-        self,
-        train: LabelledRows,
-        evaluation: LabelledRows,
-        labels: Sequence[str] | None = None,
-        names: Sequence[str] = (),
-    ) -> TaskData:
+    def splits(self, train: LabelledRows, evaluation: LabelledRows, labels: Names = None) -> TaskData:
         known = self._ordered(train, labels)
         whose = "the training split has"
         return TaskData(known, self._split(train, known, whose), self._split(evaluation, known, whose), self.kind)
 
     def matched(
-        self,
-        rows: LabelledRows,
-        label_names: Sequence[str],
-        labels: Sequence[str] | None = None,
-        names: Sequence[str] = (),
-        whose: str = "the adapter's",
+        self, rows: LabelledRows, label_names: Sequence[str], labels: Names = None, whose: str = "the adapter's"
     ) -> Split:
         return self._split(rows, label_names, f"{whose} labels are")
 
@@ -253,7 +226,7 @@ class LabelsOfParts(TargetKind):
         return label_names
 
     @abstractmethod
-    def _ordered(self, train: LabelledRows, labels: Sequence[str] | None) -> tuple[str, ...]:
+    def _ordered(self, train: LabelledRows, labels: Names) -> tuple[str, ...]:
         """Return the labels of the training rows, in the user's order if `labels` has them."""
 
     @abstractmethod
@@ -276,7 +249,7 @@ def in_words(names: Iterable[str], most: int = 20) -> str:
     return ", ".join(names[:most]) + ", ..." * (len(names) > most)
 
 
-def first_words(label_names: Sequence[str], words: Mapping[str, Sequence[str]] | None) -> list[str]:
+def first_words(label_names: Sequence[str], words: LabelWords) -> list[str]:
     """Return the first word of each label, without spaces around it; without `words`, the label names."""
     return list(label_names) if words is None else [words[name][0].strip() for name in label_names]
 

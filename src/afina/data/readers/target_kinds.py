@@ -34,6 +34,8 @@ from afina.data.readers.splitting import LabelledRows, TaskData, classes_of
 from afina.data.readers.target_kind import (
     SHOWN,
     LabelsOfParts,
+    LabelWords,
+    Names,
     TargetKind,
     check_names,
     first_words,
@@ -60,10 +62,12 @@ class ClassTargets(TargetKind):
     def read(self, column: LabelColumn, row: int, form: LabelFormat) -> str | int:
         value, where = column.cells.get(row), column.table.where(row)
         if value is None:
-            raise problems.LABEL_MISSING(where=where, column=column.name)
+            raise problems.CELL_MISSING(where=column.where(row), column=column.name, expected=self.expected, _more="")
         if isinstance(value, str):
             if not form.keeps and value.casefold() in ANY_CASE:
-                raise problems.LABEL_MEANS_MISSING(where=where, column=column.name, found=value)
+                raise problems.CELL_MEANS_MISSING(
+                    where=column.where(row), column=column.name, found=value, expected=self.expected, _more=""
+                )
             if not is_whole(value):
                 raise surrogate(where, column.name)
             return value
@@ -87,16 +91,10 @@ class ClassTargets(TargetKind):
     def same(self, label: Label, text: str) -> Label:
         return spelled(label, True)
 
-    def splits(
-        self,
-        train: LabelledRows,
-        evaluation: LabelledRows,
-        labels: Sequence[str] | None = None,
-        names: Sequence[str] = (),
-    ) -> TaskData:
+    def splits(self, train: LabelledRows, evaluation: LabelledRows, labels: Names = None) -> TaskData:
         known, whole = classes_of(train)
         if labels is None:
-            named = {str(i): name for i, name in enumerate(names)}
+            named = {str(i): name for i, name in enumerate(train.integer_names)}
             if set(known) <= set(train.names):
                 known = [name for name in train.names if name in known]
             order, label_names = known, tuple(named.get(label, label) for label in known)
@@ -107,18 +105,13 @@ class ClassTargets(TargetKind):
         return TaskData(label_names, *both, self.kind)
 
     def matched(
-        self,
-        rows: LabelledRows,
-        label_names: Sequence[str],
-        labels: Sequence[str] | None = None,
-        names: Sequence[str] = (),
-        whose: str = "the adapter's",
+        self, rows: LabelledRows, label_names: Sequence[str], labels: Names = None, whose: str = "the adapter's"
     ) -> Split:
         """Return a split whose labels are indices into `label_names`, found by name or by the integer for the name."""
         index = {name: i for i, name in enumerate(label_names)}
         seen = {str(label) for label in rows.labels}
         whole = all(WHOLE.fullmatch(label) for label in seen)
-        called = labels if labels is not None else names
+        called = labels if labels is not None else rows.integer_names
         if labels is not None:
             _check_complete(labels, label_names, whose)
         found = {str(int(label.split(".")[0])) for label in seen} if whole else seen
@@ -156,9 +149,7 @@ class ClassTargets(TargetKind):
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
         return [label_names[index] for index in found.tolist()]
 
-    def answers(
-        self, label_names: Sequence[str], found: np.ndarray, words: Mapping[str, Sequence[str]] | None = None
-    ) -> list[str]:
+    def answers(self, label_names: Sequence[str], found: np.ndarray, words: LabelWords = None) -> list[str]:
         spoken = first_words(label_names, words)
         return [spoken[index] for index in found.tolist()]
 
@@ -201,7 +192,9 @@ def _split(rows: LabelledRows, index: dict[str, int], whole: bool) -> Split:
     for i, label in enumerate(rows.labels):
         name = spelled(label, whole)
         if name not in index:
-            raise problems.CLASS_UNKNOWN(where=rows.where(i), label=name, _known=in_words(index))
+            raise problems.LABEL_UNKNOWN(
+                where=rows.where(i), label=name, _whose="the training split has", _known=in_words(index)
+            )
         found[i] = index[name]
     return split_of(rows, found)
 
@@ -230,7 +223,7 @@ class NumberTargets(TargetKind):
     def read(self, column: LabelColumn, row: int, form: LabelFormat) -> float:
         value, where, notation = column.cells.get(row), column.where(row), form.notation or PLAIN
         if value is None:
-            raise problems.NUMBER_MISSING(where=where)
+            raise problems.CELL_MISSING(where=where, expected=self.expected, _more="")
         made = notation.value(value)
         if made is not None:
             return made
@@ -239,13 +232,7 @@ class NumberTargets(TargetKind):
         example = {None: "3.5", "decimal": "3,5", "thousands": "1,234.5"}[notation.comma] + " %" * notation.percent
         raise problems.NUMBER_MALFORMED(where=where, found=str(value)[:40], kind=self.kind, _example=example)
 
-    def splits(
-        self,
-        train: LabelledRows,
-        evaluation: LabelledRows,
-        labels: Sequence[str] | None = None,
-        names: Sequence[str] = (),
-    ) -> TaskData:
+    def splits(self, train: LabelledRows, evaluation: LabelledRows, labels: Names = None) -> TaskData:
         self.refuse_names(labels)
         found = self.matched(train), self.matched(evaluation)
         return TaskData((train.column,), *found, self.kind)
@@ -257,9 +244,7 @@ class NumberTargets(TargetKind):
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
         return list(found.tolist())
 
-    def answers(
-        self, label_names: Sequence[str], found: np.ndarray, words: Mapping[str, Sequence[str]] | None = None
-    ) -> list[str]:
+    def answers(self, label_names: Sequence[str], found: np.ndarray, words: LabelWords = None) -> list[str]:
         """Return the numbers with all their digits, without a point if they are whole."""
         return [np.format_float_positional(number, trim="-") for number in found.tolist()]
 
@@ -294,22 +279,14 @@ class LabelTargets(LabelsOfParts):
     means = "each text has any number of labels"
 
     def optional(self, form: LabelFormat, columns: Sequence[str]) -> bool:
-        """Return whether an empty cell means that the text has no label.
-
-        An empty cell is a missing value if labels are multi-hot or each label has a column.
-        """
+        """Return whether an empty cell means that the text has no label, as in a single column of names."""
         return len(columns) == 1 and not form.hot
 
     def form(self, column: LabelColumn, asked: ReadingOptions) -> LabelFormat:
         return form_of_several(column, asked.separator, asked.labels)
 
     def form_to_measure(
-        self,
-        form: LabelFormat,
-        table: FileTable,
-        columns: Sequence[str],
-        labels: Sequence[str] | None,
-        known: Sequence[str],
+        self, form: LabelFormat, table: FileTable, columns: Sequence[str], labels: Names, known: Sequence[str]
     ) -> LabelFormat:
         """Return `form` with the label names of a multi-hot column, or of a column of true and false for one label."""
         if not known or len(columns) != 1:
@@ -359,7 +336,7 @@ class LabelTargets(LabelsOfParts):
     def in_words(self, label: Label, text: str) -> str:
         return ", ".join(self.names(label)) or NO_LABELS
 
-    def _ordered(self, train: LabelledRows, labels: Sequence[str] | None) -> tuple[str, ...]:
+    def _ordered(self, train: LabelledRows, labels: Names) -> tuple[str, ...]:
         occurring = {name for label in train.labels for name in self.names(label)}
         columns = train.names or train.column.split(",")
         known = [name for name in columns if name in occurring] if occurring <= set(columns) else sorted(occurring)
@@ -390,9 +367,7 @@ class LabelTargets(LabelsOfParts):
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
         return [tuple(label_names[int(index)] for index in np.flatnonzero(row)) for row in found]
 
-    def answers(
-        self, label_names: Sequence[str], found: np.ndarray, words: Mapping[str, Sequence[str]] | None = None
-    ) -> list[str]:
+    def answers(self, label_names: Sequence[str], found: np.ndarray, words: LabelWords = None) -> list[str]:
         """Return the words of each text's labels, separated by commas; NO_LABELS for a text without labels."""
         spoken = first_words(label_names, words)
         return [", ".join(spoken[int(index)] for index in np.flatnonzero(row)) or NO_LABELS for row in found]
@@ -435,10 +410,7 @@ def of_kind(kind: str) -> TargetKind:
 
 
 def check_long(where: str, kind: Kind, long: str | None) -> Long:
-    """Return the value of the option `long`, how to treat target texts that are too long; default "refuse".
-
-    Raises UnknownName for an unknown value, and InvalidData if the targets are not texts.
-    """
+    """Return the value of the option `long`, by default "refuse". Raises UnknownName, InvalidData."""
     if long is not None and not TARGETS[kind].written:
         raise problems.LONG_INAPPLICABLE(kind=kind, where=where, option="long")
     for one in LONGS:

@@ -6,7 +6,7 @@ A reference is a correct answer to an input, as in machine translation; an input
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from afina.data.readers.cells import as_list, bracketed, is_empty
 from afina.data.readers.label_column import Label, LabelColumn, LabelFormat
 from afina.data.readers.source import is_blank, is_whole
 from afina.data.readers.splitting import LabelledRows, TaskData
-from afina.data.readers.target_kind import TargetKind
+from afina.data.readers.target_kind import LabelWords, Names, TargetKind
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split, as_references
 
@@ -26,8 +26,7 @@ from afina.data.split import Split, as_references
 class TextTargets(TargetKind):
     """Targets of text-to-text tasks: object [N], a tuple of one or more references (correct answers) for each input.
 
-    A training split has one row for each reference of each input. Other splits have one row for each input, with all
-    references of the input.
+    A training split has one row for each reference. Other splits have one row for each input, with all its references.
     """
 
     kind = TEXT
@@ -56,7 +55,7 @@ class TextTargets(TargetKind):
                 where=where, found=value.strip()[:40], _written=json.dumps([value.strip()[:12]])
             )
         if not found:
-            raise problems.REFERENCE_MISSING(where=where)
+            raise problems.CELL_MISSING(where=where, expected=self.expected, _more="")
         return tuple(dict.fromkeys(_checked(one, where) for one in found))
 
     def empty(self, value: Any) -> bool:
@@ -68,13 +67,7 @@ class TextTargets(TargetKind):
         """Return the same value for all references, because different references do not contradict each other."""
         return ()
 
-    def splits(
-        self,
-        train: LabelledRows,
-        evaluation: LabelledRows,
-        labels: Sequence[str] | None = None,
-        names: Sequence[str] = (),
-    ) -> TaskData:
+    def splits(self, train: LabelledRows, evaluation: LabelledRows, labels: Names = None) -> TaskData:
         self.refuse_names(labels)
         found = single(of_rows(train)), self.grouped(of_rows(evaluation))
         return TaskData((train.column,), *found, train.kind)
@@ -120,9 +113,7 @@ class TextTargets(TargetKind):
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
         return list(found.tolist())
 
-    def answers(
-        self, label_names: Sequence[str], found: np.ndarray, words: Mapping[str, Sequence[str]] | None = None
-    ) -> list[str]:
+    def answers(self, label_names: Sequence[str], found: np.ndarray, words: LabelWords = None) -> list[str]:
         return [references[0] for references in found.tolist()]
 
     def shown(self, label_names: Sequence[str], found: np.ndarray) -> str:
@@ -175,7 +166,9 @@ def _opens_list(text: str) -> bool:
 
 def _checked(reference: Any, where: str) -> str:
     if not isinstance(reference, str):
-        raise problems.REFERENCE_OF_OTHER_TYPE(where=where, found=type(reference).__name__)
+        raise problems.CELL_OF_OTHER_TYPE(
+            where=where, found=type(reference).__name__, _place=where, _expected="a text or a list of texts"
+        )
     if is_blank(reference):
         raise problems.REFERENCE_EMPTY(where=where)
     if not is_whole(reference):

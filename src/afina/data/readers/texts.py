@@ -1,7 +1,6 @@
 """Read texts without labels: from a file or standard input in chunks, or from lists, arrays, Series and DataFrames.
 
-A file is read in chunks, so that only a few of its texts are in memory. This module does not import pandas, polars or
-other libraries whose DataFrames it reads.
+This module does not import pandas, polars or other libraries whose DataFrames it reads.
 """
 
 from __future__ import annotations
@@ -46,7 +45,6 @@ class Row:
 
     Attributes:
         number: The number of the row among the rows that are read, from 1.
-        where: The file and line of the row, for messages.
         text: None: the row has no text.
         columns: All values of the row, by the name of the column.
         spaced: Whether the row has words, which single spaces join to the text.
@@ -177,12 +175,8 @@ def chunks(
 ) -> Iterator[TextStream]:
     """Open a file of texts, in columns for formats such as csv; other files and standard input have one text a line.
 
-    Args:
-        usual: The reading options of an adapter's task, whose text columns are used if `asked` names none and the file
-            has them.
-        written: Whether the adapter writes texts, so that the column names in `columns.WRITTEN` are usual names too.
-
-    Raises NotFound, and InvalidData if no column has texts. Reading the texts raises InvalidData, which names the line.
+    The text columns of `usual`, the options of an adapter's task, are used if `asked` names none and the file has them.
+    If the adapter writes texts (`written`), the names in `columns.WRITTEN` are usual too. Raises NotFound, InvalidData.
     """
     file = Path(file)
     plain = str(file) == STANDARD_INPUT or not formats.has_columns(file)
@@ -206,9 +200,9 @@ def chunks(
 def refuse_blank(
     texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
 ) -> None:
-    """Raise InvalidData if an item is not a string, has no visible characters, or has an unpaired surrogate.
+    """Raise InvalidData if an item is no string, blank, or has an unpaired surrogate.
 
-    `before` texts come before these, so that error messages number the texts correctly.
+    Items are numbered after `before`.
     """
     for given, which in ((texts, ""), (pairs or (), "second part of ")):
         for number, text in enumerate(given, start=before + 1):
@@ -287,8 +281,7 @@ def as_lists(texts: Iterable[Any], pairs: Iterable[Any] | None = None) -> tuple[
     """Convert texts or pairs in memory to a list of texts and a list of second texts (None for single texts).
 
     `texts` is a sequence or one-dimensional array of texts, or a DataFrame, array or list of rows with one or two
-    texts. Raises InvalidData for a single string, a set, a mapping, or rows of more than two texts, and if `texts` and
-    `pairs` differ in length. Whether each item is a string is not checked.
+    texts. Raises InvalidData. Whether each item is a string is not checked.
     """
     first, second = _columns(texts, "texts")
     if pairs is None:
@@ -315,7 +308,7 @@ def _columns(given: Any, what: str) -> tuple[Sequence[Any], Sequence[Any] | None
     if isinstance(given, str | bytes):
         raise problems.ONE_STRING(found=given[:40], argument="texts", _name="", _items="texts")
     if isinstance(given, Mapping | Set) or not isinstance(given, Iterable):
-        raise problems.NOT_TEXTS(_shape="", argument=what, found=type(given).__name__, _expected=EXPECTED)
+        raise problems.ARGUMENT_OF_OTHER_TYPE(_shape="", argument=what, found=type(given).__name__, _expected=EXPECTED)
     shape = getattr(given, "shape", None)
     if shape is not None:
         return _of_array(given, len(shape), what)
@@ -331,7 +324,9 @@ def _of_array(given: Any, dimensions: int, what: str) -> tuple[Sequence[Any], Se
     if dimensions != 2 or (width := given.shape[1]) not in (1, 2) or not hasattr(given, "__array__"):
         names = column_names(given)
         found = f" with the columns {', '.join(map(repr, names))}" if names else f" of shape {tuple(given.shape)}"
-        raise problems.NOT_TEXTS(argument=what, found=type(given).__name__, _shape=found, _expected=EXPECTED)
+        raise problems.ARGUMENT_OF_OTHER_TYPE(
+            argument=what, found=type(given).__name__, _shape=found, _expected=EXPECTED
+        )
     columns = np.asarray(given, dtype=object).T.tolist()
     return columns[0], columns[1] if width == 2 else None
 

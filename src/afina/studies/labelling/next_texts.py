@@ -369,7 +369,7 @@ def _columns(pool: UnlabelledTexts, task: Task | None, of_file: _FileColumns, la
     text, pair = roles.get("text", "text"), None if pool.split.pairs is None else roles.get("text_pair", "text_pair")
     labels = tuple(roles.get("label", roles.get("target", label)).split(","))
     if repeated := next((name for name in labels if name in (text, pair)), None):
-        raise reading_problems.LABEL_IS_TEXT(where=pool.path, field="label", column=repeated)
+        raise reading_problems.COLUMN_IS_TEXT(where=pool.path, field="label", column=repeated)
     usual = (text, *([pair] if pair else []), *labels)
     header = dict.fromkeys([*(of_file.header or usual), CHOSEN])
     return {
