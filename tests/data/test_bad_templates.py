@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from afina import Run
-from afina.data import chat_rendering
+from afina.data import prompts
 from afina.data.prompts import chat_template, prompt_of, rendered_chat
 from afina.data.reading_options import ReadingOptions
 from afina.data.template import Template
@@ -129,7 +129,7 @@ def test_a_chat_template_with_a_date_of_its_own_writes_that_and_not_todays(token
 
 
 def test_a_chat_template_that_does_not_end_is_given_up(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_rendering, "SECONDS", 0.02)
+    monkeypatch.setattr(prompts, "SECONDS", 0.02)
     tokenizer.chat_template = (
         "{% for i in range(700) %}{% for j in range(700) %}{% if i * j < 0 %}x{% endif %}{% endfor %}{% endfor %}" * 9
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from afina.data.kinds import TEXT
-from afina.data.readers.splitting import LabelledRows, cuts, divide, first, first_places, rank
+from afina.data.readers.splitting import cuts, first, first_places, rank, sides
 from afina.data.split import Example, Split, as_references, key, normalised
 from afina.data.task import Task, check_leakage, count_leaked
 from afina.errors import InvalidData, Leakage
@@ -196,32 +196,25 @@ def test_a_limit_below_one_is_refused(count: int) -> None:
         first(split("a"), count, "train_examples")
 
 
-def test_a_division_keeps_order_and_every_row_and_puts_duplicates_on_one_side() -> None:
+def test_two_sides_keep_order_and_every_row_and_put_duplicates_on_one_side() -> None:
     texts = [f"Text {i % 400}{'!' * (i // 400)}" for i in range(1000)]
-    rows = LabelledRows(texts, None, [i % 2 for i in range(1000)], lambda i: f"row {i}")
-    train, evaluation = divide(rows)
-    assert sorted([*train.texts, *evaluation.texts]) == sorted(texts)
-    assert not {normalised(text) for text in train.texts} & {normalised(text) for text in evaluation.texts}
+    train, evaluation = sides(Example(text, 0) for text in texts)
+    assert sorted([*train, *evaluation]) == [*range(1000)]
+    assert not {normalised(texts[i]) for i in train} & {normalised(texts[i]) for i in evaluation}
     assert 750 < len(train) < 850
-    assert [texts.index(text) for text in train.texts] == sorted(texts.index(text) for text in train.texts)
-    place = texts.index(evaluation.texts[3])
-    assert evaluation.where(3) == f"row {place}"
-    assert evaluation.labels[3] == place % 2
+    assert (train, evaluation) == (sorted(train), sorted(evaluation))
 
 
-def test_a_division_keeps_equal_texts_without_letters_together() -> None:
-    rows = LabelledRows([":)", ":("] * 20, None, [0, 1] * 20, str)
-    for part in divide(rows):
-        assert part.texts.count(":)") in (0, 20)
-        assert part.texts.count(":(") in (0, 20)
+def test_equal_texts_without_letters_are_on_one_side() -> None:
+    for part in sides(Example(text, 0) for text in [":)", ":("] * 20):
+        assert len([i for i in part if i % 2 == 0]) in (0, 20)
+        assert len([i for i in part if i % 2 == 1]) in (0, 20)
 
 
-def test_a_division_of_pairs_goes_by_both_texts() -> None:
-    rows = LabelledRows(["same"] * 200, [f"other {i}" for i in range(200)], [0, 1] * 100, str)
-    train, evaluation = divide(rows)
+def test_pairs_are_on_a_side_by_both_texts() -> None:
+    train, evaluation = sides(Example("same", 0, f"other {i}") for i in range(200))
     assert len(train) > 100
     assert len(evaluation) > 10
-    assert not set(train.pairs or ()) & set(evaluation.pairs or ())
 
 
 def two(tmp_path: Path, *labels: str, **data: object) -> Task:

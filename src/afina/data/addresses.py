@@ -12,7 +12,7 @@ from pathlib import Path
 from afina import assets
 from afina.data import problems, text_benchmarks
 from afina.data.readers import files, hub_datasets, snippets
-from afina.data.readers.formats import READERS
+from afina.data.readers.formats import READERS, named_file
 from afina.data.readers.hub_datasets import HubDataset
 from afina.data.readers.splitting import TaskData
 from afina.data.reading_options import ReadingOptions
@@ -177,14 +177,6 @@ def stamp(address: str, *beside: str | None) -> tuple[object, ...] | None:
     )
 
 
-def evaluation_file(evaluation: str | os.PathLike[str]) -> Path:
-    """Return the path of the file that replaces the evaluation split. Raises NotFound if the file does not exist."""
-    path = Path(evaluation).expanduser()
-    if not os.path.isfile(path):
-        raise problems.FILE_MISSING(expected=list(READERS), path=evaluation, field="evaluation", _more="")
-    return path
-
-
 def own_files(address: str, evaluation: str | None = None) -> list[Path]:
     """Return the user's files from which a task is read, without `evaluation`; empty if the task is a download."""
     origin = named(address)
@@ -218,7 +210,7 @@ def check_address(address: str | os.PathLike[str], evaluation: str | os.PathLike
     else:
         origin.check()
     if evaluation is not None:
-        evaluation_file(evaluation)
+        named_file("evaluation", evaluation)
 
 
 def find(address: str) -> Path:

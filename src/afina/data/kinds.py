@@ -5,8 +5,10 @@ The module also has the values of options that are read before NumPy is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeVar, get_args
+
+from afina.errors import UnknownName
 
 Kind = Literal["classes", "number", "labels", "text", "entities"]
 """The kind of a task: each text has one class ("classes"), a number, any number of labels ("labels"), a target text
@@ -38,6 +40,17 @@ by TF-IDF ("nearest")."""
 
 DRAWS: tuple[Draw, ...] = get_args(Draw)
 FIXED, NEAREST = DRAWS
+
+
+Value = TypeVar("Value", bound=str)
+
+
+def one_of(option: str, value: str, known: Sequence[Value]) -> Value:
+    """Return the value of an option among those `known`. Raises UnknownName."""
+    for each in known:
+        if each == value:
+            return each
+    raise UnknownName(option, value, known)
 
 
 def columns_in_words(roles: Mapping[str, str]) -> str:

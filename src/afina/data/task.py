@@ -14,9 +14,10 @@ import numpy as np
 
 from afina import digest
 from afina.data import problems
-from afina.data.addresses import Origin, evaluation_file, find, named
+from afina.data.addresses import Origin, find, named
 from afina.data.kinds import CLASSES, WRITTEN, Kind, Long, columns_in_words
 from afina.data.readers import files, frames, splitting
+from afina.data.readers.formats import named_file
 from afina.data.readers.further_files import LeftOutRows, UnlabelledTexts, leave_out, read_unlabelled
 from afina.data.readers.label_column import LabelFormat, OtherKind
 from afina.data.readers.splitting import TaskData
@@ -203,7 +204,7 @@ class Task(ReprCard):
         tables, asked = [frames.table_of(data, targets)], ReadingOptions.of(options, named)
         of_file = isinstance(evaluation, str | os.PathLike)
         if of_file:
-            tables.append(files.evaluation_table(evaluation_file(evaluation), asked))
+            tables.append(files.evaluation_table(named_file("evaluation", evaluation), asked))
         elif evaluation is not None:
             both = evaluation if isinstance(evaluation, tuple) and len(evaluation) == 2 else (evaluation,)
             tables.append(frames.table_of(*both))
@@ -338,7 +339,7 @@ def _found(address: str, asked: ReadingOptions, offline: bool, says: Says) -> Ta
     origin = named(address)
     if origin is not None:
         return _of_origin(address, origin, asked, offline)
-    evaluation = None if asked.evaluation is None else evaluation_file(asked.evaluation)
+    evaluation = None if asked.evaluation is None else named_file("evaluation", asked.evaluation)
     return files.load(find(address), asked, evaluation, says)
 
 
@@ -361,7 +362,7 @@ def _of_file(asked: ReadingOptions, address: str, named: TaskData) -> tuple[Spli
     """Return all texts of the file `evaluation` as the evaluation split of the named task at `address`."""
     assert asked.evaluation is not None
     pairs, form = named.train.pairs is not None, LabelFormat(named.kind, asked.separator, keeps=asked.missing == "keep")
-    path = evaluation_file(asked.evaluation)
+    path = named_file("evaluation", asked.evaluation)
     found, path = files.to_measure(path, replace(asked, labels=None), form, named.label_names)
     if (found.pairs is not None) != pairs:
         raise problems.PAIRS_MISMATCH(

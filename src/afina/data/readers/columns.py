@@ -252,10 +252,6 @@ def _of_entities(table: FileTable, asked: ReadingOptions, *, asks: bool, first: 
     return ColumnNames(text, None, (label,), tuple(name for name in left if name != group), of_words, group)
 
 
-def names_words(name: str) -> bool:
-    return name.strip().casefold() in WORDS
-
-
 def _rank(name: str) -> int:
     usual = (*ANNOTATED, *LABEL)
     return usual.index(name.strip().casefold())

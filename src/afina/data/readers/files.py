@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from afina.data import problems
-from afina.data.kinds import CLASSES, LABELS
+from afina.data.kinds import CLASSES, HOWS, LABELS, one_of
 from afina.data.readers import columns, formats, label_studio, source
 from afina.data.readers.cells import is_empty
 from afina.data.readers.columns import ColumnNames
 from afina.data.readers.formats import FileTable
 from afina.data.readers.label_column import LabelColumn, LabelFormat, form_found, form_of_several
-from afina.data.readers.rows import Spellings, check_how, contradictions, folded, labelled
+from afina.data.readers.rows import Spellings, contradictions, folded, labelled
 from afina.data.readers.splitting import LabelledRows, TaskData, hold_out, without_known
 from afina.data.readers.target_kind import TargetKind
 from afina.data.readers.target_kinds import TARGETS, of_kind
@@ -98,7 +98,7 @@ class TableReading:
             chosen = replace(again, notes=chosen.notes)
         if published and not tables[-1].places:  # a test split without published labels
             tables = tables[:1]
-        check_how(asked.missing or "refuse")
+        one_of("missing", asked.missing or "refuse", HOWS)
         if form is None:
             reads = replace(asked, kind=chosen.kind or asked.kind)
             form = label_format(tables[0], chosen.labels, reads, published)
@@ -115,7 +115,8 @@ class TableReading:
     def _rows(self, table: FileTable, chosen: ColumnNames) -> LabelledRows:
         kept = self.published and self.asked.missing is None
         table = columns.accepted(_annotated(table, chosen.labels), chosen)
-        return labelled(table, chosen, self.form, None if kept else check_how(self.asked.missing or "refuse"))
+        how = one_of("missing", self.asked.missing or "refuse", HOWS)
+        return labelled(table, chosen, self.form, None if kept else how)
 
     def _held_out_rows(self) -> LabelledRows:
         chosen, (_, table) = self.columns, self.tables

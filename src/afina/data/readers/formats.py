@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -115,6 +116,15 @@ def read(path: str | Path, sheet: str | None = None, says: Says = silent) -> Fil
         return FileTable(Path(path), columns, places, *about)
 
 
+def named_file(option: str, file: str | os.PathLike[str]) -> Path:
+    """Return the path of the file that a reading option names. Raises NotFound if the file does not exist."""
+    path = Path(file).expanduser()
+    if not os.path.isfile(path):
+        more = ", or one with one text a line" if option == "unlabelled" else ""
+        raise problems.FILE_MISSING(expected=list(READERS), path=file, field=option, _more=more)
+    return path
+
+
 def has_columns(path: Path) -> bool:
     """Return whether a file is read in columns: its suffix is in READERS, or a text file has CoNLL columns."""
     return source.kind(path) in READERS or conll.is_conll(path)
@@ -210,11 +220,7 @@ def _object(where: str, value: Any, expected: str) -> Mapping[str, Any]:
     return value
 
 
-def _xlsx(file: Source, path: Path) -> RowStream:
-    return _sheet(file, path, None)
-
-
-def _sheet(file: Source, path: Path, sheet: str | None) -> RowStream:
+def _sheet(file: Source, path: Path, sheet: str | None = None) -> RowStream:
     name, found = sheet_rows(file.stream, path, sheet)
     note = f"{path}: the sheet {name!r} is read."
     _, header = next(found, (0, ()))
@@ -310,8 +316,8 @@ READERS: dict[str, Callable[[Source, Path], RowStream]] = {
     ".ndjson": _jsonl,
     ".json": _json,
     ".parquet": _parquet,
-    ".xlsx": _xlsx,
-    ".xlsm": _xlsx,
+    ".xlsx": _sheet,
+    ".xlsm": _sheet,
     **dict.fromkeys(conll.SUFFIXES, conll.conll_rows),
 }
 

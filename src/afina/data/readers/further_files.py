@@ -16,7 +16,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from afina.data.kinds import How, Kind, columns_in_words
 from afina.data.readers import formats
 from afina.data.readers.cells import is_empty, means_missing, text_of
 from afina.data.readers.columns import LABEL
-from afina.data.readers.formats import READERS, FileTable
+from afina.data.readers.formats import FileTable
 from afina.data.readers.splitting import TaskData, first, identity
 from afina.data.readers.target_kinds import TARGETS
 from afina.data.readers.texts import Row, chunks
@@ -73,14 +72,6 @@ class UnlabelledTexts:
         return f"{self.path}: {read}{len(self):,} texts without labels." + (f" Left out: {gone}." if gone else "")
 
 
-def unlabelled_file(file: str | os.PathLike[str]) -> Path:
-    path = Path(file).expanduser()
-    if not os.path.isfile(path):
-        more = ", or one with one text a line"
-        raise problems.FILE_MISSING(expected=list(READERS), path=file, field="unlabelled", _more=more)
-    return path
-
-
 def read_unlabelled(
     address: str,
     file: str | os.PathLike[str],
@@ -98,7 +89,7 @@ def read_unlabelled(
         training: All other splits of the task. Empty: there is no task, and the columns are those in `asked`.
         written: Whether the targets of the task are texts.
     """
-    path = unlabelled_file(file)
+    path = formats.named_file("unlabelled", file)
     usual = ReadingOptions(text=columns.get("text"), text_pair=columns.get("text_pair"))
     sheet = asked.sheet if formats.has_sheet(path, asked.sheet) else None
     named = ReadingOptions() if training else ReadingOptions(text=asked.text, text_pair=asked.text_pair)
@@ -196,13 +187,6 @@ class LeftOutRows:
         return f"{self.path}: {rows} left out of the training texts." + (f" Kept: {kept}." if kept else "")
 
 
-def without_file(file: str | os.PathLike[str]) -> Path:
-    path = Path(file).expanduser()
-    if not os.path.isfile(path):
-        raise problems.FILE_MISSING(expected=list(READERS), path=file, field="without", _more="")
-    return path
-
-
 def leave_out(
     address: str, file: str | os.PathLike[str], found: TaskData, train: Split, aside: Iterable[Split]
 ) -> tuple[Split, LeftOutRows]:
@@ -211,7 +195,7 @@ def leave_out(
     Raises NotFound. Raises InvalidData if the task does not have a row of the file, if a row has another text or label
     than the task, or if no text of a label is left.
     """
-    path = without_file(file)
+    path = formats.named_file("without", file)
     if TARGETS[found.kind].written:
         raise problems.WITHOUT_OF_TEXTS(task=address, field="without")
     if found.train.rows is None:

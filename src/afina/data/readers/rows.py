@@ -5,20 +5,18 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from afina.data import problems
-from afina.data.kinds import HOWS, How
+from afina.data.kinds import How
 from afina.data.readers.cells import is_date, is_empty, means_missing, plain_number, text_of
 from afina.data.readers.columns import ColumnNames
 from afina.data.readers.formats import WORKBOOKS, FileTable
 from afina.data.readers.label_column import Label, LabelFormat, spelled
 from afina.data.readers.splitting import LabelledRows, classes_of, identities
 from afina.data.readers.target_kinds import TARGETS
-from afina.errors import UnknownName
 from afina.sentence import Sentence
 
 
@@ -35,10 +33,7 @@ def labelled(table: FileTable, columns: ColumnNames, form: LabelFormat, how: How
     notes += tuple(note for name in columns.texts if (note := _numbers_said(table, name)))
     kind = TARGETS[form.kind]
     if how is not None:
-        optional = kind.optional(form, columns.labels)
-        table, left_out = without(
-            table, columns.texts, columns.labels, how, expected=kind.expected, optional=optional, empty=kind.empty
-        )
+        table, left_out = _without_missing(table, columns, form, how)
         notes += left_out
     table, said = kind.prepared(table, columns.text, columns.labels, form)
     notes += said
@@ -116,43 +111,29 @@ SHOWN = 10
 """The largest number of rows that an error message or note names."""
 
 
-def check_how(how: str) -> How:
-    for one in HOWS:
-        if one == how:
-            return one
-    raise UnknownName("missing", how, HOWS)
-
-
-def without(
-    table: FileTable,
-    texts: Sequence[str],
-    labels: Sequence[str],
-    how: How,
-    *,
-    expected: str = "a label",
-    optional: bool,
-    empty: Callable[[Any], bool] | None = None,
+def _without_missing(
+    table: FileTable, columns: ColumnNames, form: LabelFormat, how: How
 ) -> tuple[FileTable, tuple[str, ...]]:
     """Return the table without the rows in which a text or label is missing, and a note about these rows.
 
-    A label may be missing if it is `optional`. Raises InvalidData, which names the rows, if `how` is not "skip".
+    Raises InvalidData, which names the rows, if `how` is not "skip".
     """
-    found: dict[int, tuple[str, str]] = {}
-    for name in dict.fromkeys([*texts, *labels]):
-        of_text = name in texts
-        lacks = is_empty if of_text or empty is None else empty
+    kind = TARGETS[form.kind]
+    optional = kind.optional(form, columns.labels)
+    missing: dict[int, tuple[str, str]] = {}
+    for name in dict.fromkeys([*columns.texts, *columns.labels]):
+        of_text = name in columns.texts
+        lacks = is_empty if of_text else kind.empty
         for row, value in enumerate(table.columns[name]):
-            if lacks(value):
-                if of_text or not optional:
-                    found.setdefault(row, (name, "a text" if of_text else expected))
-            elif how != "keep" and means_missing(value):
-                found.setdefault(row, (name, "a text" if of_text else expected))
-    if not found:
+            empty = lacks(value)
+            if (empty and (of_text or not optional)) or (not empty and how != "keep" and means_missing(value)):
+                missing.setdefault(row, (name, "a text" if of_text else kind.expected))
+    if not missing:
         return table, ()
-    rows = sorted(found)
+    rows = sorted(missing)
     if how != "skip":
-        _refuse(table, rows, *found[rows[0]])
-    kept = [row for row in range(len(table.places)) if row not in found]
+        _refuse(table, rows, *missing[rows[0]])
+    kept = [row for row in range(len(table.places)) if row not in missing]
     if not kept:
         raise problems.ALL_ROWS_INCOMPLETE(path=table.path, rows=len(rows))
     number = f"{len(rows):,} rows are" if len(rows) > 1 else "1 row is"

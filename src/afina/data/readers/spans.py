@@ -193,11 +193,6 @@ class SpanPlaces:
         return entity
 
 
-def _utf16_widths(text: str) -> list[int]:
-    """Return the UTF-16 code units of each character, as JavaScript and Java count them."""
-    return [1 + (character > "\uffff") for character in text]
-
-
 def _are_quoted(spans: Sequence[Sequence[RawSpan]]) -> bool:
     """Return whether a file says the text of each span."""
     return all(span.text is not None for each in spans for span in each)
@@ -244,7 +239,8 @@ def _are_whole(text: str, spans: Sequence[RawSpan | None]) -> bool:
 
 def _from_utf16(span: RawSpan, text: str) -> RawSpan | None:
     """Return a span that counts UTF-16 code units in characters; None if a border is inside a character."""
-    at = {place: index for index, place in enumerate(accumulate(_utf16_widths(text), initial=0))}
+    widths = (1 + (character > "\uffff") for character in text)
+    at = {place: index for index, place in enumerate(accumulate(widths, initial=0))}
     if span.start not in at or span.end not in at:
         return None
     return replace(span, start=at[span.start], end=at[span.end])

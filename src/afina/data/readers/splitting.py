@@ -152,12 +152,6 @@ def _examples(rows: LabelledRows) -> list[Example]:
     return [Example(text, 0, pair) for text, pair in zip(rows.texts, pairs, strict=True)]
 
 
-def divide(rows: LabelledRows) -> tuple[LabelledRows, LabelledRows]:
-    """Divide rows into training rows (80 %) and evaluation rows (20 %) by `rank`; duplicates stay in one split."""
-    train, evaluation = sides(_examples(rows))
-    return rows.take(train), rows.take(evaluation)
-
-
 def repeated(split: Split) -> int:
     return len(split) - len({identity(example) for example in split})
 

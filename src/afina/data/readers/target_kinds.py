@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from afina.data import problems
-from afina.data.kinds import CLASSES, KINDS, LABELS, LONGS, NUMBER, Kind, Long
+from afina.data.kinds import CLASSES, KINDS, LABELS, LONGS, NUMBER, Kind, Long, one_of
 from afina.data.readers.cells import ANY_CASE, PLAIN, WHOLE, is_empty, surrogate
 from afina.data.readers.entity_targets import EntityTargets
 from afina.data.readers.formats import FileTable
@@ -45,7 +45,6 @@ from afina.data.readers.target_kind import (
 from afina.data.readers.text_targets import TextTargets
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
-from afina.errors import UnknownName
 from afina.sentence import Sentence
 
 
@@ -404,16 +403,11 @@ TARGETS: Mapping[Kind, TargetKind] = {
 
 def of_kind(kind: str) -> TargetKind:
     """Return the object in TARGETS for the name of a kind, such as "number". Raises UnknownName."""
-    if kind not in KINDS:
-        raise UnknownName("kind", kind, KINDS)
-    return TARGETS[kind]
+    return TARGETS[one_of("kind", kind, KINDS)]
 
 
 def check_long(where: str, kind: Kind, long: str | None) -> Long:
     """Return the value of the option `long`, by default "refuse". Raises UnknownName, InvalidData."""
     if long is not None and not TARGETS[kind].written:
         raise problems.LONG_INAPPLICABLE(kind=kind, where=where, option="long")
-    for one in LONGS:
-        if one == (long or "refuse"):
-            return one
-    raise UnknownName("long", str(long), LONGS)
+    return one_of("long", long or "refuse", LONGS)

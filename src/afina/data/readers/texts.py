@@ -237,7 +237,10 @@ class _Wanted:
 
     def are_words(self, where: str, chosen: ColumnNames, row: Mapping[str, Any]) -> bool:
         """Return whether the chosen column holds lists of words. Raises InvalidData if only its name says so."""
-        named, usual = chosen.text in (self.asked.text, self.usual.text), columns.names_words(chosen.text)
+        named, usual = (
+            chosen.text in (self.asked.text, self.usual.text),
+            chosen.text.strip().casefold() in columns.WORDS,
+        )
         cell = row[chosen.text]
         words = chosen.text_pair is None and (
             (usual and list_in(cell) is not None) or (named and isinstance(cell, list))

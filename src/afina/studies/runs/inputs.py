@@ -20,7 +20,7 @@ from afina.data import addresses
 from afina.data.addresses import stamp
 from afina.data.kinds import Kind
 from afina.data.label_words import needs_words
-from afina.data.readers.further_files import unlabelled_file, without_file
+from afina.data.readers.formats import named_file
 from afina.data.readers.target_kinds import of_kind
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
@@ -116,7 +116,7 @@ class RunInputs:
         task = _input(run.task, addresses.own_files(run.task, evaluation), content, run.data_digest)
         return cls(
             task=replace(task, single=bool(task.files) and addresses.names_file(run.task)),
-            evaluation=_input(evaluation, [addresses.evaluation_file(evaluation)], content) if evaluation else None,
+            evaluation=_input(evaluation, [named_file("evaluation", evaluation)], content) if evaluation else None,
             backbone=_input(
                 run.backbone,
                 backbone_spec.backbone_files(run.backbone),
@@ -124,8 +124,8 @@ class RunInputs:
                 backbone_spec.backbone_revision(run.backbone),
                 partial(backbone_spec.name_in_backbone, run.backbone),
             ),
-            unlabelled=_input(unlabelled, [unlabelled_file(unlabelled)], content) if unlabelled else None,
-            without=_input(without, [without_file(without)], content) if without else None,
+            unlabelled=_input(unlabelled, [named_file("unlabelled", unlabelled)], content) if unlabelled else None,
+            without=_input(without, [named_file("without", without)], content) if without else None,
             teacher=_input(run.teacher.path, teacher_files(run), content) if run.teacher and run.teacher.path else None,
             teacher_backbone=_teacher_backbone(run),
             content=content,
@@ -161,8 +161,8 @@ def digests_beside(data: ReadingOptions, located: Located | None = None) -> dict
     """Return the digests of the files that reading options name beside the task, by their fields in `RunSpec`."""
     unlabelled, without = (located.unlabelled, located.without) if located else (data.unlabelled, data.without)
     return {
-        "unlabelled_digest": None if unlabelled is None else digest.of_file(unlabelled_file(unlabelled)),
-        "without_digest": None if without is None else digest.of_file(without_file(without)),
+        "unlabelled_digest": None if unlabelled is None else digest.of_file(named_file("unlabelled", unlabelled)),
+        "without_digest": None if without is None else digest.of_file(named_file("without", without)),
     }
 
 
