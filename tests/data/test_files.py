@@ -97,22 +97,6 @@ def test_every_format_gives_the_same_split_as_csv(directory: Path, name: str, wr
     assert Task.load(str(directory)).train.digest == expected
 
 
-def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_data(directory: Path) -> None:
-    expected = Task.load(str(directory)).train.digest
-    data = (directory / "train.csv").read_bytes().replace(b"\n", b"\r\n")
-    (directory / "train.csv").write_bytes(b"\xef\xbb\xbf" + data)
-    assert Task.load(str(directory)).train.digest == expected
-    (directory / "train.csv").unlink()
-    (directory / "train.tsv").write_bytes(b"\xef\xbb\xbf" + data.replace(b",", b"\t"))
-    assert Task.load(str(directory)).train.digest == expected
-
-
-def test_quoted_csv_fields_hold_commas_quotes_and_newlines(directory: Path) -> None:
-    text = 'text,label\n"warm, ""very"" warm\nand long",good\n\ncold,bad\n'
-    (directory / "train.csv").write_text(text, encoding="utf-8")
-    assert list(Task.load(str(directory)).train.texts) == ['warm, "very" warm\nand long', "cold"]
-
-
 def test_a_json_text_may_hold_a_line_separator(directory: Path) -> None:
     (directory / "train.csv").unlink()
     lines = '{"text": "one\u2028two", "label": "good"}\n{"text": "three", "label": "bad"}'
@@ -625,14 +609,6 @@ def test_all_of_a_file_trains_where_another_is_evaluated(tmp_path: Path, directo
     assert "`evaluation` gone.csv: no such file." in message(mine, NotFound, evaluation="gone.csv")
     write_csv(other, [("new", "ugly")])
     assert "line 2: label 'ugly' is unknown" in message(mine, evaluation=str(other))
-
-
-@pytest.mark.parametrize("label", ["NaN", "nan", "<NA>"])
-def test_a_label_that_is_missing_in_words_is_refused(tmp_path: Path, label: str) -> None:
-    told = message(write_csv(tmp_path / "one.csv", [*ROWS, ("a text", label)]))
-    assert f"line 6: column 'label' holds '{label}', a word for a missing value. Expected a label. Fill" in told
-    mine = write_csv(tmp_path / "one.csv", [(f"{i}", (label, "None")[i % 2]) for i in range(20)])
-    assert Task.load(mine, missing="keep").label_names == tuple(sorted((label, "None")))
 
 
 def test_one_column_is_not_two_things(tmp_path: Path) -> None:

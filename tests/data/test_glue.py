@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -201,6 +203,39 @@ def test_sst2_is_the_task_of_glue(glue: Hub) -> None:
     task, other = Task.load("sst2"), Task.load("glue/sst2")
     assert (task.train.digest, task.evaluation.digest) == (other.train.digest, other.evaluation.digest)
     assert (task.label_names, task.metric, task.address) == (other.label_names, other.metric, "sst2")
+
+
+def test_a_split_in_several_files_is_read_in_their_order(glue: Hub) -> None:
+    files = glue.sets["nyu-mll/glue", None]
+    files["sst2/train-00001-of-00002.parquet"] = written({"sentence": ["last "], "label": [1], "idx": [9]})
+    assert list(Task.load("sst2").train.texts) == [*texts("train", "a"), "last "]
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no"), FileNotFoundError("no"), TimeoutError("no")])
+def test_a_hub_that_fails_is_told_with_the_way_round(glue: Hub, error: Exception) -> None:
+    glue.raised = error
+    with raises(NotFound, code="hub.unreachable", repository="nyu-mll/glue") as caught:
+        Task.load("sst2")
+    first, second = str(caught.value).splitlines()
+    absent = "task sst2: the Hub's nyu-mll/glue cannot be reached and no copy is cached"
+    assert first == f"{absent} ({type(error).__name__})."
+    assert second == "Give a directory with GLUE's own train.tsv and dev.tsv instead: glue/sst2:DIRECTORY."
+
+
+def test_half_a_copy_is_no_copy_and_a_damaged_one_is_named(glue: Hub) -> None:
+    files = glue.sets["nyu-mll/glue", None]
+    files["sst2/validation-00000-of-00001.parquet"] = b"not parquet"
+    with raises(InvalidData, code="data.file-damaged", path="validation-00000-of-00001.parquet"):
+        Task.load("sst2")
+    del files["cola/train-00000-of-00001.parquet"]
+    with raises(NotFound, code="hub.unreachable", repository="nyu-mll/glue"):
+        Task.load("glue/cola")
+
+
+def test_other_tasks_do_not_import_the_hub() -> None:
+    heavy = "{'torch', 'huggingface_hub', 'pyarrow'}"
+    check = f"import sys, afina.data.task; sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
 
 
 def test_labels_may_be_put_in_another_order(glue: Hub) -> None:
