@@ -556,7 +556,7 @@ _data_type_wrong = partial(Problem, InvalidData, "data.type-wrong")
 ARGUMENT_OF_OTHER_TYPE = _data_type_wrong("`{argument}`: found a {found}{_shape}. {_expected}")
 CELL_OF_OTHER_TYPE = _data_type_wrong("{_place} holds a {found}. Expected {_expected}.")
 LABELS_DTYPE = _data_type_wrong(
-    "{_where}: found labels of dtype {found}. Expected indices, numbers, rows of 0 and 1, or tuples of references."
+    "{_where}: found dtype {found}. Expected indices, numbers, rows of 0 and 1, or tuples of references."
 )
 COLUMN_NAMES_NOT_TEXTS = _data_type_wrong(
     "{found}: found the column names {_names!r:.60}. Expected names that are texts."

@@ -103,7 +103,7 @@ class Split(ReprCard):
             made = np.asarray(given) if not given or not isinstance(given[0], tuple) else _of_tuples(given)
             object.__setattr__(self, "labels", made)
         if self.labels.dtype.kind not in "biuf" and not self._are_texts and not self._are_entities:
-            raise problems.LABELS_DTYPE(argument="labels", found=self.labels.dtype, _where="a split")
+            raise problems.LABELS_DTYPE(argument="labels", found=self.labels.dtype, _where="a split's labels")
         sizes = {
             len(one)
             for one in (self.texts, self.labels, self.pairs, self.groups, self.weights, self.rows)

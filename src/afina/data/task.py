@@ -106,7 +106,7 @@ class Task(ReprCard):
                     kind=self.kind,
                     task=self.address,
                     found=split.labels.dtype,
-                    _where=f"task {self.address}, kind {self.kind}",
+                    _where=f"the labels of task {self.address}, of kind {self.kind}",
                 )
 
     def facts(self) -> dict[str, object]:
