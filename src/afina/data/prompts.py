@@ -89,8 +89,8 @@ def chat_template(tokenizer: Tokenizer, *, pairs: bool) -> Template:
         raise problems.CHAT_TEMPLATE_BROKEN(_error=error) from None
     end = str(tokenizer.eos_token)
     if not whole.startswith(f"{prompt}{_ANSWER}{end}"):
-        error = f"it does not continue a prompt with the answer and the end-of-sequence token {end!r}"
-        raise problems.CHAT_TEMPLATE_BROKEN(end=end, _error=error)
+        problem = f"it does not continue a prompt with the answer and the end-of-sequence token {end!r}"
+        raise problems.CHAT_TEMPLATE_BROKEN(end=end, _error=problem)
     made = Template(prompt, special_tokens=False)
     made.check_pairs(pairs)
     return made
