@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, NamedTuple, Self
 
-Fault = Literal["status", "slow", "hang", "reset", "reset upload", "truncate", "stall", "shorten", "flip"]
+Fault = Literal["status", "slow", "hang", "reset", "reset upload", "truncate", "stall", "shorten"]
 
 
 class Seen(NamedTuple):
@@ -71,7 +71,6 @@ class Proxy:
         - `truncate`: close the connection amid the answer's body
         - `stall`: send nothing more from the middle of the answer's body on
         - `shorten`: leave out half of the answer's body, and say so in its headers
-        - `flip`: change a bit in the middle of the answer's body
         """
         with self._lock:
             self._injected.append(Injected(fault, times, method, holds, status, seconds))
@@ -162,8 +161,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes, fault: Fault | None = None) -> None:
         half = len(content) // 2
-        if fault == "flip" and content:
-            content = content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]
         if fault == "shorten":
             content = content[:half]
         self.send_response_only(status)

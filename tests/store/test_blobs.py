@@ -319,11 +319,6 @@ def test_a_service_that_is_not_there_is_an_error_in_time(
     assert "no connection, asked 2 times" in str(error)
 
 
-def test_a_slow_service_is_waited_for(remote: RemoteBlobs, proxy: Proxy) -> None:
-    proxy.inject("slow", seconds=2 * IMPATIENT_S)
-    assert remote.size(put(remote, b"slow")) == 4
-
-
 BREAKS = [("reset", 1000), ("truncate", 2 * PART)]
 
 
@@ -375,17 +370,6 @@ def test_a_piece_of_a_download_that_comes_too_short_is_an_error(remote: RemoteBl
     error = refused(remote, lambda blobs: blobs.file(place).__enter__())
     assert isinstance(error, CorruptStore)
     assert "received 5,242,880 bytes, expected 10,485,760" in str(error)
-
-
-@pytest.mark.parametrize("fault", ["flip", "shorten"])
-def test_an_answer_that_is_well_formed_and_wrong_is_for_the_reader_to_find(
-    remote: RemoteBlobs, proxy: Proxy, fault: str
-) -> None:
-    place = put(remote, b"some")
-    proxy.inject(fault, method="GET")  # type: ignore[arg-type]
-    assert not verify(remote, place)
-    proxy.heal()
-    assert verify(remote, place)
 
 
 @pytest.mark.parametrize(
