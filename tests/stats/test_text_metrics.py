@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import sacrebleu
@@ -168,24 +166,3 @@ def test_a_worse_method_is_found_to_be_worse(name: str) -> None:
     assert found.difference == pytest.approx(metric.value(good) - metric.value(_noisy(good, 0.3)))
     interval = estimate_of_answers([good], metric).interval
     assert interval.low < metric.value(good) < interval.high
-
-
-def test_the_margin_of_nist_is_larger_than_that_of_shares() -> None:
-    values = {name: np.full((1, 9), 8.0) for name in "AB"}
-    assert compare(values, metric=METRICS["nist"])[0].margin == METRICS["nist"].small == 0.1
-    assert compare(values, metric=METRICS["loss"])[0].margin == 0.01
-
-
-# What is kept
-
-
-def test_tokens_are_counted_once_for_all_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    made: Callable[[Answered], object] = text._rouge
-    monkeypatch.setattr(text, "_rouge", lambda answered: calls.append(1) or made(answered))
-    answered = texts(np.random.default_rng(0), 5)
-    for kind in "12l":
-        METRICS[f"rouge_{kind}"].value(answered)
-    assert calls == [1]
-    METRICS["rouge_1"].value(part(answered, np.arange(5)))
-    assert calls == [1, 1], "other answers have their own"
