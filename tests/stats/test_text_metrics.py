@@ -149,11 +149,7 @@ def test_one_text_and_texts_that_are_all_alike_have_values(name: str) -> None:
 def _noisy(answered: Answered, share: float) -> Answered:
     generator = np.random.default_rng(1)
     spoilt = [" ".join("x" if generator.random() < share else word for word in one.split()) for one in answered.answers]
-    return given(spoilt, answered.targets, nll=answered.extras["nll"] + share, **_others(answered))
-
-
-def _others(answered: Answered) -> dict[str, np.ndarray]:
-    return {name: one for name, one in answered.extras.items() if name != "nll"}
+    return given(spoilt, answered.targets, **{**answered.extras, "nll": answered.extras["nll"] + share})
 
 
 @pytest.mark.parametrize("name", ["rouge_l", "bleu", "chrf", "nist", "token_f1", "exact_answer", "loss"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def test_what_was_being_published_for_a_client_goes_with_it(
 
     with monkeypatch.context() as patched:
         patched.setattr(audit_log, "crash_point", kill)
-        patched.setattr(publishing, "leasing", lambda *_: _nothing())  # a killed process gives nothing back
+        patched.setattr(publishing, "leasing", lambda *_: nullcontext())  # a killed process gives nothing back
         with pytest.raises(Killed):
             one.publish(made(1), "acme/reviews", message="never ended")
     one.erase("acme", reason="asked to")
@@ -203,7 +204,8 @@ def test_a_models_directory_is_looked_at_before_transformers_reads_it(one: Adapt
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text("{}", encoding="utf-8")
-    shutil.copy(made_tensors(one, tmp_path), model / "model.safetensors")
+    one.restore("acme/reviews", tmp_path / "restored")
+    shutil.copy(tmp_path / "restored" / "adapter_model.safetensors", model / "model.safetensors")
     (model / "training_args.bin").write_bytes(b"\x80\x04")
     with raises(Refused, code="intake.file-unsafe", path="training_args.bin"):
         one.import_from(str(model), "bolt/reviews", message="theirs", backbone="gpt2")
@@ -211,11 +213,6 @@ def test_a_models_directory_is_looked_at_before_transformers_reads_it(one: Adapt
     (model / "notes.txt").symlink_to("/etc/hostname")
     with raises(Refused, code="intake.file-unexpected", path="notes.txt", found="a link"):
         one.import_from(str(model), "bolt/reviews", message="theirs", backbone="gpt2")
-
-
-def made_tensors(store: AdapterStore, tmp_path: Path) -> Path:
-    store.restore("acme/reviews", tmp_path / "restored")
-    return tmp_path / "restored" / "adapter_model.safetensors"
 
 
 def test_bytes_that_can_have_no_place_are_told_when_a_store_is_begun(tmp_path: Path, made: Make) -> None:
@@ -232,11 +229,3 @@ def test_the_card_of_a_merged_model_is_of_a_model(one: AdapterStore) -> None:
     assert "merged into" in card
     assert "PeftModel" not in card
     assert "afina predict" not in card
-
-
-class _nothing:
-    def __enter__(self) -> None:
-        """Do nothing."""
-
-    def __exit__(self, *_: object) -> None:
-        """Nor now."""
