@@ -27,27 +27,26 @@ def one(store: AdapterStore, made: Make) -> AdapterStore:
     return store
 
 
-@pytest.mark.parametrize("stolen", ["absolute", "../secret.json", "part-9", 7])
-def test_a_bundle_takes_no_file_but_its_own(one: AdapterStore, tmp_path: Path, stolen: object) -> None:
+@pytest.mark.parametrize(
+    ("role", "source"),
+    [
+        *(("notes.json", stolen) for stolen in ("absolute", "../secret.json", "part-9", 7)),
+        *((role, "body") for role in ("../body", ".hidden", "program.py", "body/x")),
+    ],
+)
+def test_a_bundle_takes_no_file_but_its_own_and_has_no_part_of_another_kind(
+    one: AdapterStore, tmp_path: Path, role: str, source: object
+) -> None:
     secret = tmp_path / "secret.json"
     secret.write_text("{}", encoding="utf-8")
     one.export("acme/reviews", str(tmp_path / "good.tar"))
     about = bundle.read(tmp_path / "good.tar", tmp_path / "parts")
-    about["parts"]["notes.json"] = str(secret) if stolen == "absolute" else stolen
+    about["parts"][role] = {"absolute": str(secret), "body": about["parts"]["body"]}.get(source, source)
     bundle.write(tmp_path / "bad.tar", {file.name: file for file in (tmp_path / "parts").iterdir()}, about)
-    with raises(CorruptAdapter, code="adapter.file-malformed", path="bad.tar", part="notes.json"):
+    named = {} if source == "body" else {"part": role}
+    with raises(CorruptAdapter, code="adapter.file-malformed", path="bad.tar", **named):
         one.import_from(str(tmp_path / "bad.tar"), "bolt/reviews", message="theirs")
     assert [listed.name for listed in one.list()] == ["acme/reviews"]
-
-
-@pytest.mark.parametrize("role", ["../body", ".hidden", "program.py", "body/x"])
-def test_a_bundle_has_no_part_of_another_kind(one: AdapterStore, tmp_path: Path, role: str) -> None:
-    one.export("acme/reviews", str(tmp_path / "good.tar"))
-    about = bundle.read(tmp_path / "good.tar", tmp_path / "parts")
-    about["parts"][role] = about["parts"]["body"]
-    bundle.write(tmp_path / "bad.tar", {file.name: file for file in (tmp_path / "parts").iterdir()}, about)
-    with raises(CorruptAdapter, code="adapter.file-malformed", path="bad.tar"):
-        one.import_from(str(tmp_path / "bad.tar"), "bolt/reviews", message="theirs")
 
 
 def test_an_export_replaces_nothing(one: AdapterStore, tmp_path: Path) -> None:
