@@ -244,7 +244,7 @@ def titles_of(records: Sequence[Record], backbones: Sequence[str] = ()) -> list[
     return _on([record.title for record in records], records, backbones)
 
 
-def _names(records: Sequence[Record], backbones: Sequence[str]) -> dict[str, str]:
+def short_names(records: Sequence[Record], backbones: Sequence[str]) -> dict[str, str]:
     """The short name of each backbone by its address; empty if there is one backbone."""
     names = backbone_names([*backbones, *(record.backbone for record in records if record.endpoint is None)])
     return names if len(names) > 1 else {}
@@ -252,7 +252,7 @@ def _names(records: Sequence[Record], backbones: Sequence[str]) -> dict[str, str
 
 def _on(texts: Sequence[str], records: Sequence[Record], backbones: Sequence[str]) -> list[str]:
     """Return `texts` (titles or labels); if there are several backbones, each with the backbone's name at its end."""
-    names = _names(records, backbones)
+    names = short_names(records, backbones)
     if not names:
         return list(texts)
     return [
@@ -263,7 +263,7 @@ def _on(texts: Sequence[str], records: Sequence[Record], backbones: Sequence[str
 
 def _labels(records: Sequence[Record], backbones: Sequence[str]) -> list[str]:
     """A unique label for each record; equal labels get the settings in which the records differ."""
-    names = _names(records, backbones)
+    names = short_names(records, backbones)
     ends = [f"{ON}{names[record.backbone]}" if record.backbone in names else "" for record in records]  # of choose
     called = [record.name.removesuffix(end) for record, end in zip(records, ends, strict=True)]
     plain = _on([_label(*one) for one in zip(records, called, strict=True)], records, backbones)

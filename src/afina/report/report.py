@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 from afina import file_io
 from afina.report import conclusion, doubts, headline, recommendation, sections, verdicts
 from afina.report.answer_costs import answer_cost_table, are_comparable
-from afina.report.arms import Arm, arms, has_several_backbones, is_curve, of_greatest_size, titles_of
+from afina.report.arms import (
+    Arm,
+    arms,
+    has_several_backbones,
+    is_curve,
+    of_greatest_size,
+    records_of,
+    short_names,
+    titles_of,
+)
 from afina.report.details.abstention import abstention_table, of_one_method
 from afina.report.details.endpoints import answerless, endpoint_table, requests_sentences
 from afina.report.details.fitted_heads import fitted_table
@@ -29,7 +38,6 @@ from afina.report.tables import ANSWERS, COST, EVIDENCE, PERFORMANCE, Table, all
 from afina.report.verdicts import CURVES, Verdicts
 from afina.report.writers import json_csv, markdown
 from afina.report.writers.recommendation_json import as_json
-from afina.studies.backbones import backbone_names
 from afina.studies.descriptions import Failure
 from afina.studies.results import Results
 from afina.studies.runs.record import Record
@@ -81,9 +89,7 @@ class Report:
     @cached_property
     def backbone_names(self) -> Mapping[str, str]:
         """The short name of each backbone by its address; empty if the study has one backbone."""
-        opened = (arm.record.backbone for arm in self.arms if arm.record.endpoint is None)
-        names = backbone_names([*self.results.backbones, *opened])
-        return names if len(names) > 1 else {}
+        return short_names(records_of(self.arms), self.results.backbones)
 
     @cached_property
     def failed(self) -> tuple[Failure, ...]:

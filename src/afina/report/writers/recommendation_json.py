@@ -22,6 +22,7 @@ def as_json(choice: Recommendation, out: Path, interval: Interval = None) -> dic
     behind an API, and the object then has the key `instead_of` if this model is recommended. The object has the key
     `labels` only if doubtful labels were counted.
     """
+    fewer = choice.fewer
     return {
         "task": choice.task,
         "backbone": choice.backbone,
@@ -35,7 +36,7 @@ def as_json(choice: Recommendation, out: Path, interval: Interval = None) -> dic
         "rows": [_row(contender, choice, out) for contender in choice.contenders],
         "comparisons": [titled(one).words for one in choice.comparisons],
         "dropped": {name: why_left_out(one) for name, one in choice.dropped.items()},
-        "fewer": _fewer(choice),
+        "fewer": fewer and {"name": fewer.name, "examples": fewer.examples, "metrics": figures_as_json(fewer.metrics)},
         **_student(choice, out),
         **({"labels": choice.labels.model_dump(mode="json")} if choice.labels else {}),
         "train_examples": choice.train_examples,
@@ -71,13 +72,6 @@ def _row(contender: Contender, choice: Recommendation, out: Path) -> dict[str, A
         "remark": contender.setting,
         **({"endpoint": contender.endpoint.model_dump(mode="json")} if contender.endpoint else {}),
     }
-
-
-def _fewer(choice: Recommendation) -> dict[str, Any] | None:
-    fewer = choice.fewer
-    if fewer is None:
-        return None
-    return {"name": fewer.name, "examples": fewer.examples, "metrics": figures_as_json(fewer.metrics)}
 
 
 def _student(choice: Recommendation, out: Path) -> dict[str, Any]:
