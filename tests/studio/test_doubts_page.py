@@ -178,28 +178,3 @@ def test_damaged_decisions_are_said(web: TestClient, reviews: Project, content: 
     with pytest.raises(CorruptAdapter):
         LabelDecisions(reviews).read()
     assert web.get("/reviews/doubts").status_code >= 400
-
-
-@pytest.mark.slow
-def test_labels_that_were_flipped_are_found_decided_and_left_out_of_a_training(
-    web: TestClient, project: Make, at_once: None
-) -> None:
-    """With the package's own model and texts, from the search to what a training reads."""
-    task = Task.load("snippets:products")
-    texts, names = task.train.texts[:400], task.label_names
-    labels = [names[index] for index in task.train.labels[:400].tolist()]
-    flipped = {*range(5, 400, 40)}
-    lines = [
-        {"text": text, "label": names[1 - names.index(name)] if index in flipped else name}
-        for index, (text, name) in enumerate(zip(texts, labels, strict=True))
-    ]
-    made = project("\n".join(map(json.dumps, lines)).encode(), "reviews.jsonl")
-    assert web.post("/reviews/doubts/find").status_code == 303
-    shown = facts(web)
-    assert shown["state"] == "found", shown["problem"]
-    assert shown["undecided"]
-    doubted = doubts._found(made)
-    assert doubted is not None
-    first = next(one for one in doubted.labels if one.training)
-    assert decide(web, first, "out").status_code == 303
-    assert first.text not in Task.load(made.address, without=options(made)["without"]).train.texts
