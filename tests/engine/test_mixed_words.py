@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -57,26 +58,39 @@ def entities_in(answer: dict[str, Any]) -> list[tuple[int, int, str]]:
     return [(one["start"], one["end"], one["label"]) for one in answer["entities"]]
 
 
-@pytest.fixture(scope="module", params=["few", *(pytest.param(one, marks=pytest.mark.slow) for one in FAMILIES)])
-def crowd(request: pytest.FixtureRequest, backbones: Backbones) -> Iterator[Crowd]:
+@contextmanager
+def tagging(backbone: Backbone, methods: Sequence[tuple[str, dict[str, Any]]]) -> Iterator[Crowd]:
     """Adapters for entities by each method, one with short windows, one with a model of its own; and others."""
-    family = "gpt2" if request.param == "few" else request.param
-    backbone = Backbone.load(str(backbones.path(family)))
-    methods = TAGGING + (ON_DECODERS if family == "gpt2" else [])
-    methods = [methods[0], methods[7]] if request.param == "few" else methods
     made = [adapter(backbone, *one, seed=seed, **WORDS) for seed, one in enumerate(methods)]
     made += [adapter(backbone, "lora", seed=20, max_length=14, **WORDS), adapter(backbone, "full", seed=21, **WORDS)]
     made += [adapter(backbone, "lora", {"r": 2}, seed=30 + seed, **one) for seed, one in enumerate(KINDS[2:4])]
     made += [adapter(backbone, "head", seed=40)]
-    found = Crowd(backbone, made, ASKED)
-    with found.engine:
-        assert len(found.alone) == len(found.engine.load(*made))
-        yield found
+    crowd = Crowd(backbone, made, ASKED)
+    with crowd.engine:
+        assert len(crowd.alone) == len(crowd.engine.load(*made))
+        yield crowd
 
 
-def test_taggers_and_others_on_all_texts_at_once(crowd: Crowd) -> None:
-    crowd.check([(which, text) for text in range(len(ASKED)) for which in range(len(crowd.adapters))])
-    apart = [one.manifest.method for one in crowd.engine.load(*crowd.adapters) if not one.shares_model]
+@pytest.fixture(scope="module")
+def crowd(gpt2: Backbone) -> Iterator[Crowd]:
+    with tagging(gpt2, [TAGGING[0], TAGGING[7]]) as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=["few", *(pytest.param(one, marks=pytest.mark.slow) for one in FAMILIES)])
+def each_crowd(request: pytest.FixtureRequest, backbones: Backbones) -> Iterator[Crowd]:
+    """The crowd of few methods, and those of each family with all methods."""
+    if request.param == "few":
+        yield request.getfixturevalue("crowd")
+        return
+    methods = TAGGING + (ON_DECODERS if request.param == "gpt2" else [])
+    with tagging(Backbone.load(str(backbones.path(request.param))), methods) as made:
+        yield made
+
+
+def test_taggers_and_others_on_all_texts_at_once(each_crowd: Crowd) -> None:
+    each_crowd.check([(which, text) for text in range(len(ASKED)) for which in range(len(each_crowd.adapters))])
+    apart = [one.manifest.method for one in each_crowd.engine.load(*each_crowd.adapters) if not one.shares_model]
     assert apart == ["full"]
 
 
@@ -87,10 +101,10 @@ def test_any_mix_with_words_is_answered_as_each_adapter_alone(crowd: Crowd, data
     crowd.check(data.draw(st.lists(pairs, min_size=1, max_size=20)))
 
 
-def test_an_answer_is_that_of_a_predictor(crowd: Crowd) -> None:
-    tagging = [one for one in crowd.adapters if one.manifest.objective == WORDS["objective"]][::3]
-    found = crowd.engine.predict([(one, text) for one in tagging for text in ASKED])
-    expected = [answer for one in tagging for answer in Predictor.of(one, crowd.backbone)(ASKED)]
+def test_an_answer_is_that_of_a_predictor(each_crowd: Crowd) -> None:
+    tagging = [one for one in each_crowd.adapters if one.manifest.objective == WORDS["objective"]][::3]
+    found = each_crowd.engine.predict([(one, text) for one in tagging for text in ASKED])
+    expected = [answer for one in tagging for answer in Predictor.of(one, each_crowd.backbone)(ASKED)]
     some = 0
     for one, answer, text in zip(found, expected, ASKED * len(tagging), strict=True):
         assert entities_in(one.answer) == entities_in(answer)
@@ -152,18 +166,18 @@ def test_a_tagger_that_gives_no_numbers_spoils_nobody_elses(crowd: Crowd) -> Non
             assert crowd.alone[crowd.adapters.index(one)].explains(found.outputs, ASKED.index(text))
 
 
-def test_each_token_of_a_text_has_outputs_if_asked(crowd: Crowd) -> None:
-    for made in (crowd.adapters[0], next(one for one in crowd.adapters if one.manifest.method == "full")):
-        with crowd.engine.lease(made) as lease:
+def test_each_token_of_a_text_has_outputs_if_asked(each_crowd: Crowd) -> None:
+    for made in (each_crowd.adapters[0], next(one for one in each_crowd.adapters if one.manifest.method == "full")):
+        with each_crowd.engine.lease(made) as lease:
             resident = lease.resident()
-            (each,) = crowd.engine.encode(resident, [ASKED[1]], each_token=True)
-            (words,) = crowd.engine.encode(resident, [ASKED[1]])
+            (each,) = each_crowd.engine.encode(resident, [ASKED[1]], each_token=True)
+            (words,) = each_crowd.engine.encode(resident, [ASKED[1]])
             assert isinstance(each, EncodedText)
             assert isinstance(words, EncodedText)
-            found = crowd.engine.compute([SinglePass(lease, each), SinglePass(lease, words)])
+            found = each_crowd.engine.compute([SinglePass(lease, each), SinglePass(lease, words)])
         assert all(isinstance(one, Prediction) for one in found)
         tokens, whole = found
-        ids = crowd.backbone.tokenizer(ASKED[1])["input_ids"]
+        ids = each_crowd.backbone.tokenizer(ASKED[1])["input_ids"]
         assert each.tokens.tolist() == ids
         assert (tokens.outputs.shape, tokens.answer) == ((len(ids), 5), {})  # type: ignore[union-attr]
         (sequence,) = words.sequences

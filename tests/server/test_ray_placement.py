@@ -82,11 +82,10 @@ def test_blobs_that_a_node_does_not_see_are_refused_by_the_nodes_name(
     (store := AdapterStore(tmp_path / "store")).init()
     there = [_node("a", "127.0.0.1"), _node("a", "127.0.0.2"), _node("a", "127.0.0.3")]
     answers = {there[0].key: True, there[1].key: False}  # the third node has died meanwhile
-    monkeypatch.setattr(placement, "check_versions", lambda nodes: None)
-    monkeypatch.setattr(placement, "on_each", lambda nodes, function, path: answers)
-    with pytest.raises(Refused) as raised:
-        placement.check_cluster(there, store)
-    assert raised.value.fields["nodes"] == [there[1].name]
+    monkeypatch.setattr(lifecycle, "check_versions", lambda nodes: None)
+    monkeypatch.setattr(lifecycle, "on_each", lambda nodes, function, path: answers)
+    with raises(Refused, code="store.not-shared", nodes=[there[1].name]):
+        lifecycle.check_cluster(there, store)
 
 
 @pytest.mark.parametrize(
