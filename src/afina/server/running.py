@@ -221,7 +221,7 @@ class ConnectionLimit:
         return type("Connection", (Connection,), {"doors": self})
 
     def enter(self, new: Connection) -> None:
-        """Add a new connection. At the limit, an idle one is closed; if there is none, the new one."""
+        """Add a new connection. At the limit, a stranger's or an idle one is closed, or else the new one."""
         if len(self._strangers) + len(self._idle) + len(self._busy) >= self._places.all:
             oldest = next(iter(self._strangers or self._idle), None)
             if oldest is None:

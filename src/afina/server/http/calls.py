@@ -95,7 +95,7 @@ class RequestPool:
         return await self.look(key, parse_body, content, kind)
 
     async def _begin(self, key: Key, what: Callable[[], Found]) -> asyncio.Future[Found]:
-        """Start a function in the pool once the client uses fewer than `OF_A_CLIENT` threads of it."""
+        """Start a function in the pool once the client uses fewer than `OF_A_CLIENT` of its threads."""
         place = self._places[key.client]
         await place.acquire()
         try:

@@ -44,7 +44,7 @@ class GoldenTests:
         return OtherBackbone(version, self._engine.backbone.shown)
 
     def run(self, version: Version) -> None:
-        """Load a version and run its golden test. Raises CorruptAdapter, or Busy if it could not be computed."""
+        """Load a version and run its golden test. Raises AfinaError, such as OtherBackbone or CorruptAdapter."""
         with self._engine.lease(version) as lease:
             try:
                 lease.resident(LOADING)
