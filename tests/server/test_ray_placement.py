@@ -19,7 +19,7 @@ pytest.importorskip("ray.serve", reason="needs the extra afina[ray]")
 
 from afina.cli.serving import _on_ray
 from afina.cluster.nodes import Node, Room
-from afina.server.ray_serve import affinity, lifecycle, placement
+from afina.server.ray_serve import affinity, lifecycle
 from afina.server.ray_serve.application import PRELOADING, Replica, ReplicaOptions
 from afina.server.ray_serve.deployment import DeploymentOptions, ReplicaRange, application, planned_options
 from afina.server.settings import Settings
