@@ -152,24 +152,6 @@ def wait_for_memory(
         end()
 
 
-def carry_out(
-    runs: Sequence[Run],
-    held: OutputLock,
-    so_far: Results,
-    executor: Executor,
-    watcher: Watcher,
-    keep_failed: KeepFailed,
-    *,
-    fresh: bool,
-) -> Results:
-    """Execute the runs that have no record, or all if `fresh`, and return `so_far` with their results."""
-    schedule = Schedule(runs, held, so_far, executor, watcher, keep_failed)
-    with Slots[int, Record](executor) as slots:
-        schedule.carry_out(slots, fresh=fresh)
-    watcher.changed(schedule.so_far)
-    return schedule.so_far
-
-
 def work(
     run: Run,
     held: OutputLock,
@@ -237,7 +219,14 @@ class Schedule:
         waiting = len(self.runs) - len(results) - len(failed)
         return replace(self.before, results=results, failed=(*self.before.failed, *failed), waiting=waiting)
 
-    def carry_out(self, slots: Slots[int, Record], *, fresh: bool) -> None:
+    def carry_out(self, *, fresh: bool) -> Results:
+        """Execute the runs that have no record, or all if `fresh`, and return `before` with their results."""
+        with Slots[int, Record](self.executor) as slots:
+            self._carry_out(slots, fresh=fresh)
+        self.watcher.changed(self.so_far)
+        return self.so_far
+
+    def _carry_out(self, slots: Slots[int, Record], *, fresh: bool) -> None:
         todo = [run for run in self.runs if fresh or not self.held.has(run.key)]
         memory = self.executor.foresee(todo) if len(todo) > 1 and self.executor.slots > 1 else None
         for number, run in self._in_order():

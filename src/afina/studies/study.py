@@ -391,7 +391,7 @@ class Study(ReprCard, Frozen):
             so_far = Results.of_request(held.out, request, failed=failed, tuned=tuned)
             if self.baselines:
                 so_far = replace(so_far, baselines=self._measured_baselines(runs, held, watcher, fresh=fresh))
-            return schedule.carry_out(runs, held, so_far, executor, watcher, describe, fresh=fresh)
+            return schedule.Schedule(runs, held, so_far, executor, watcher, describe).carry_out(fresh=fresh)
 
     def _measured_baselines(
         self, runs: Sequence[Run], held: OutputLock, watcher: Watcher, *, fresh: bool

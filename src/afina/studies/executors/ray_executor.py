@@ -88,8 +88,7 @@ class RayExecutor(Executor):
         self._directories: set[str] = set()
         self._opened: SharedStorage | None = None
         self._count: tuple[float, int] = (0.0, 0)
-        self._asked: set[str] = set()
-        self._needed: dict[str, int] = {}
+        self._needed: dict[str, int] = {}  # 0: the memory cannot be forecast
         self._of_method: dict[str, int] = {}
 
     # The cluster
@@ -110,7 +109,7 @@ class RayExecutor(Executor):
         with self._lock:
             read, count = self._count
             if meter.now() - read >= FRESH:
-                cluster, needed = self._cluster(), self._needed.values()
+                cluster, needed = self._cluster(), filter(None, self._needed.values())
                 least = Room(threads(), _rounded(min(needed, default=0)), min(cluster.gpus, 1))
                 count = sum(node.room.times(least) for node in nodes.living()) // self.devices
                 self._count = meter.now(), count
@@ -162,14 +161,12 @@ class RayExecutor(Executor):
     def foresee(self, runs: Sequence[Run]) -> MemoryForecast | None:
         """Forecast the memory of `runs` on this machine and keep it, by which Ray places them; no run waits here."""
         with self._foreseeing:
-            unknown = [run for run in runs if run.key not in self._asked and not run.asks_endpoint]
+            unknown = [run for run in runs if run.key not in self._needed and not run.asks_endpoint]
             if unknown and not self._cluster().gpus:
-                self._asked |= {run.key for run in unknown}
-                found = self._local.foresee_on(unknown, self.devices, 1, shards=self.shard)
+                forecast = self._local.foresee_on(unknown, self.devices, 1, shards=self.shard)
                 for run in unknown:
-                    if needed := found.needed.get(run.key):
-                        self._needed[run.key] = needed
-                        self._of_method[run.method] = max(needed, self._of_method.get(run.method, 0))
+                    self._needed[run.key] = needed = forecast.needed.get(run.key, 0)
+                    self._of_method[run.method] = max(needed, self._of_method.get(run.method, 0))
         return None
 
     def _room(self, run: Run, until: float | None) -> Room:

@@ -68,7 +68,7 @@ class TorchrunExecutor(LocalExecutor):
             if (note := self._ranks.note(_ERROR, _SOON)) is not None:
                 found = Failed.model_validate_json(note)
         self._ranks.leave_note(_TOLD, run.title)
-        return problems.RUN_FAILED(_message=found.error, run=run.title, cause=found.code, of_cause=found.fields)
+        return found.of_run(run.title)
 
     def try_out(
         self,

@@ -20,11 +20,11 @@ from typing import Annotated, Literal, Self, TextIO
 from pydantic import ConfigDict, Field, JsonValue, TypeAdapter
 
 from afina import allocator, meter, openmp
-from afina.errors import AfinaError
+from afina.errors import AfinaError, RunFailed
 from afina.events import Progress, ValidationScore, downloads_told
 from afina.schema import Frozen
 from afina.sentence import Sentence
-from afina.studies.executors import rendezvous
+from afina.studies.executors import problems, rendezvous
 from afina.studies.executors.rendezvous import Rank
 from afina.studies.runs.inputs import Located
 from afina.studies.runs.record import Record
@@ -146,6 +146,9 @@ class Failed(_Message):
     @property
     def error(self) -> Sentence:
         return Sentence.from_json(self.parts)  # type: ignore[arg-type]
+
+    def of_run(self, title: str) -> RunFailed:
+        return problems.RUN_FAILED(_message=self.error, run=title, cause=self.code, of_cause=self.fields)
 
 
 Request = CarryOut | TryOut | Foresee | TimeAnswers

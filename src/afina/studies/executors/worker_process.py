@@ -135,8 +135,7 @@ class WorkerProcess:
         if self.until is not None and meter.now() >= self.until:
             return Overrun()
         if self.problem is not None:
-            found = self.problem
-            return problems.RUN_FAILED(_message=found.error, run=title, cause=found.code, of_cause=found.fields)
+            return self.problem.of_run(title)
         status = self.process.returncode
         if status < 0:
             return problems.KILLED(run=title, signal=-status)
