@@ -104,7 +104,7 @@ def _of_glue(address: str, name: str) -> Origin:
         with _telling(address):
             return hub_datasets.load_glue(name, asked.labels, offline=offline)
 
-    return Origin(load, partial(hub_datasets.is_glue_cached, name))
+    return Origin(load, partial(hub_datasets.is_cached, hub_datasets.GLUE[name]))
 
 
 def _of_files(
@@ -130,7 +130,7 @@ def _of_hub(address: str) -> Origin:
         with _telling(address):
             return hub_datasets.load_dataset(place(), asked, offline=offline)
 
-    return Origin(load, lambda: hub_datasets.is_dataset_cached(place()), chooses=True, check=place)
+    return Origin(load, lambda: hub_datasets.is_cached(place()), chooses=True, check=place)
 
 
 @contextmanager

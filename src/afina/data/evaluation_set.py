@@ -6,7 +6,7 @@ The training texts are read again from the adapter's task, or recognised by thei
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -203,7 +203,9 @@ def _rows(
             raise problems.KIND_OF_TASK_OTHER(task=address, found=task.kind, expected=trained.kind)
         spelled = TARGETS[task.kind].spelled(task.label_names, split.labels)
         names = task.label_names if TARGETS[task.kind].several else ()
-        rows = LabelledRows(split.texts, split.pairs, spelled, _place(address), task.kind, names=names)
+        rows = LabelledRows(
+            split.texts, split.pairs, spelled, lambda i: f"{address}, evaluation text {i + 1}", task.kind, names=names
+        )
         rows = replace(rows, spaced=split.spaced, groups=split.groups if TARGETS[task.kind].of_words else None)
         return replace(rows, columns=task.columns, notes=task.notes), address, task.metric
     usual = trained.data.part(("text", "text_pair", "label", "missing", "merge_labels", "repair"))
@@ -212,10 +214,6 @@ def _rows(
     known = trained.label_names or ()
     found, path = files.to_measure(find(address), replace(asked, labels=labels), form, known, usual)
     return found, address if path == Path(address).expanduser() else str(path), None
-
-
-def _place(address: str) -> Callable[[int], str]:
-    return lambda i: f"{address}, evaluation text {i + 1}"
 
 
 def _read(address: str, trained: TrainingInfo, changed: Mapping[str, Any]) -> Task | None:

@@ -33,7 +33,8 @@ class NeutralTexts:
     def load(cls, asked: str | bool, task: Task) -> Self:
         """Return the sentences of `snippets:editorials` (True), or those of a file. Raises NotFound, InvalidData."""
         source = USUAL if asked is True else str(asked)
-        made = cls(source, tuple(_chosen(_usual() if asked is True else _of_file(source))))
+        texts = Task.load(USUAL).evaluation.texts if asked is True else _of_file(source)
+        made = cls(source, tuple(_chosen(texts)))
         if not made.texts:
             raise problems.NEUTRAL_TEXTS_EMPTY(source=source)
         made._check_new(task)
@@ -49,10 +50,6 @@ class NeutralTexts:
         shared = [text for part in parts for text in _both(part) if normalised(text) in mine]
         if shared:
             raise problems.NEUTRAL_TEXTS_IN_TASK(found=shared[0][:60], source=self.source, task=task.address)
-
-
-def _usual() -> Iterable[str]:
-    return Task.load(USUAL).evaluation.texts
 
 
 def _of_file(file: str) -> Iterator[str]:

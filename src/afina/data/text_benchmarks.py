@@ -67,7 +67,7 @@ def e2e_files(place: Path) -> list[Path]:
     if train is None:
         wanted = "a csv file of the E2E challenge, or a directory with its files"
         raise problems.BENCHMARK_FILE_MISSING(
-            expected=E2E_TRAIN, found=_there(place), path=place, file=", ".join(E2E_TRAIN), _expected=wanted
+            expected=E2E_TRAIN, found=source.names_in(place), path=place, file=", ".join(E2E_TRAIN), _expected=wanted
         )
     return [train] if evaluation in (None, train) else [train, evaluation]
 
@@ -97,7 +97,7 @@ def squad_files(place: Path) -> list[Path]:
         if not fits and stem == "train-":
             wanted = "a json file of SQuAD, or a directory with train-*.json and dev-*.json"
             raise problems.BENCHMARK_FILE_MISSING(
-                found=_there(place), path=place, file="train-*.json", _expected=wanted
+                found=source.names_in(place), path=place, file="train-*.json", _expected=wanted
             )
     return found
 
@@ -118,10 +118,6 @@ def _is_file(place: Path) -> bool:
     if not place.is_file() and not place.is_dir():
         raise problems.PLACE_MISSING(path=place)
     return place.is_file()
-
-
-def _there(place: Path) -> str:
-    return ", ".join(sorted(path.name for path in place.iterdir())[:10]) or "nothing"
 
 
 def _questions(path: Path) -> FileTable:

@@ -255,7 +255,7 @@ def _find(directory: Path, stems: Sequence[str]) -> Path:
         if source.stem(path) in stems and path.is_file() and formats.has_columns(path)
     )
     if not found:
-        there = ", ".join(sorted(path.name for path in directory.iterdir())[:10]) or "nothing"
+        there = source.names_in(directory)
         raise problems.NO_FILE_OF_SPLIT(
             file=stems[0], found=there, expected=wanted, path=directory, _formats=", ".join(formats.READERS)
         )

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from afina.data import problems
-from afina.data.kinds import How, Kind, columns_in_words
+from afina.data.kinds import How, columns_in_words
 from afina.data.readers import formats
 from afina.data.readers.cells import is_empty, means_missing, text_of
 from afina.data.readers.columns import LABEL
@@ -154,7 +154,7 @@ def _example(row: Row, how: How | None) -> Example | None:
     raise problems.CELL_MISSING(where=row.where, expected="a text", _more="")
 
 
-FILE, ROW, TEXT, TEXT_PAIR, GIVEN = "file", "row", "text", "text_pair", "label"
+FILE, ROW, TEXT, TEXT_PAIR, LISTED = "file", "row", "text", "text_pair", "label"
 """The columns of the file that are read; `text_pair` only if the task has pairs, and `label` only if it is there."""
 
 TRAINING, EVALUATION, ASIDE, UNUSED = "training", "evaluation", "aside", "unused"
@@ -204,14 +204,14 @@ def leave_out(
     wanted = _wanted(table, pairs=train.pairs is not None)
     parts = {TRAINING: [train], ASIDE: [*aside], EVALUATION: [found.evaluation], UNUSED: [found.train]}
     places = _places({name: [one for one in splits if one.rows] for name, splits in parts.items()}, wanted)
-    gone, counts, known = list[int](), Counter[str](), _Labels.of(table, found)
+    gone, counts = list[int](), Counter[str]()
     for (name, number), (row, same) in wanted.items():
         here = places.get((name, number), [])
         place = next((one for one in here if identity(one[1][one[2]]) == same), None)
         if place is None:
             raise _unknown(address, table, row, (name, number), here, [found.train, found.evaluation])
         part, split, index = place
-        known.check(row, split, index)
+        _check_label(table, found, row, split, index)
         counts[part] += 1
         gone += [index] if part == TRAINING else []
     rest = sorted({*range(len(train))} - {*gone})
@@ -303,31 +303,21 @@ def _unknown(
     )
 
 
-@dataclass(frozen=True)
-class _Labels:
-    """The labels in the file, which must be those of the task. None: a text may have several labels."""
-
-    table: FileTable
-    cells: Sequence[Any] | None
-    kind: Kind
-    label_names: Sequence[str]
-
-    @classmethod
-    def of(cls, table: FileTable, found: TaskData) -> _Labels:
-        kind = TARGETS[found.kind]
-        cells = table.columns.get(GIVEN) if kind.named and not (kind.several or kind.of_words) else None
-        return cls(table, cells, found.kind, found.label_names)
-
-    def check(self, row: int, split: Split, index: int) -> None:
-        if self.cells is None or is_empty(self.cells[row]):
-            return
-        given = str(TARGETS[self.kind].spelled(self.label_names, split.labels[index : index + 1])[0])
-        listed = restored(str(self.cells[row])).strip()
-        if listed.casefold() != given.strip().casefold() and listed.removesuffix(".0") != given:
-            assert split.rows is not None
-            raise problems.WITHOUT_LABEL_DIFFERS(
-                where=self.table.where(row), label=given, found=listed[:40], _there=split.rows.where(index)
-            )
+def _check_label(table: FileTable, found: TaskData, row: int, split: Split, index: int) -> None:
+    """Raise InvalidData if a row of the file has another label than the task; several labels of a text are not read."""
+    kind = TARGETS[found.kind]
+    if LISTED not in table.columns or not kind.named or kind.several or kind.of_words:
+        return
+    cell = table.columns[LISTED][row]
+    if is_empty(cell):
+        return
+    label = str(kind.spelled(found.label_names, split.labels[index : index + 1])[0])
+    listed = restored(str(cell)).strip()
+    if listed.casefold() != label.strip().casefold() and listed.removesuffix(".0") != label:
+        assert split.rows is not None
+        raise problems.WITHOUT_LABEL_DIFFERS(
+            where=table.where(row), label=label, found=listed[:40], _there=split.rows.where(index)
+        )
 
 
 def _check_rest(path: str, found: TaskData, train: Split, rest: Sequence[int]) -> None:

@@ -120,16 +120,6 @@ def load_glue(name: str, labels: Sequence[str] | None = None, *, offline: bool =
     return _read(form, _rows(form, train, form.texts, "label"), _rows(form, evaluation, form.texts, "label"), labels)
 
 
-def is_glue_cached(name: str) -> bool:
-    from afina import hub
-
-    try:
-        hub.dataset_snapshot(REPOSITORY, list(GLUE[name].patterns().values()), offline=True)
-    except NotFound:
-        return False
-    return True
-
-
 def load_glue_files(name: str, directory: Path, labels: Sequence[str] | None = None) -> TaskData:
     """Return the training and evaluation splits of a GLUE task from GLUE's own files, `train.tsv` and `dev.tsv`.
 
@@ -152,9 +142,8 @@ def glue_files(name: str, directory: Path) -> list[Path]:
         names = ["msr_paraphrase_train.txt", "msr_paraphrase_test.txt"]
     for file in names:
         if not (directory / file).is_file():
-            there = ", ".join(sorted(path.name for path in directory.iterdir())[:10]) or "nothing"
             raise problems.BENCHMARK_FILE_MISSING(
-                found=there, path=directory, file=file, _expected=f"GLUE's {_listed(form)}"
+                found=source.names_in(directory), path=directory, file=file, _expected=f"GLUE's {_listed(form)}"
             )
     return [directory / file for file in names]
 
@@ -291,11 +280,14 @@ def load_dataset(place: HubDataset, asked: ReadingOptions, *, offline: bool = Fa
     return files.TableReading.of(tables, asked, published=True).splits()
 
 
-def is_dataset_cached(place: HubDataset) -> bool:
+def is_cached(place: HubDataset | GlueTask) -> bool:
     from afina import hub
 
     try:
-        hub.converted(place.repository, place.config, offline=True)
+        if isinstance(place, GlueTask):
+            hub.dataset_snapshot(REPOSITORY, list(place.patterns().values()), offline=True)
+        else:
+            hub.converted(place.repository, place.config, offline=True)
     except NotFound:
         return False
     return True

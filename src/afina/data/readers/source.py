@@ -73,6 +73,10 @@ def kind(path: Path) -> str:
     return (Path(path.stem) if path.suffix.lower() in COMPRESSED else path).suffix.lower()
 
 
+def names_in(directory: Path) -> str:
+    return ", ".join(sorted(path.name for path in directory.iterdir())[:10]) or "nothing"
+
+
 def stem(path: Path) -> str:
     return Path(path.stem).stem if path.suffix.lower() in COMPRESSED else path.stem
 

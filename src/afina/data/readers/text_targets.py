@@ -18,7 +18,7 @@ from afina.data.readers.cells import as_list, bracketed, is_empty
 from afina.data.readers.label_column import Label, LabelColumn, LabelFormat
 from afina.data.readers.source import is_blank, is_whole
 from afina.data.readers.splitting import LabelledRows, TaskData
-from afina.data.readers.target_kind import LabelWords, Names, TargetKind
+from afina.data.readers.target_kind import LabelWords, Names, TargetKind, split_of
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split, as_references
 
@@ -69,12 +69,12 @@ class TextTargets(TargetKind):
 
     def splits(self, train: LabelledRows, evaluation: LabelledRows, labels: Names = None) -> TaskData:
         self.refuse_names(labels)
-        found = single(of_rows(train)), self.grouped(of_rows(evaluation))
+        found = single(_split(train)), self.grouped(_split(evaluation))
         return TaskData((train.column,), *found, train.kind)
 
     def matched(self, rows: LabelledRows, *_: object) -> Split:
         """Return a split with a row for each input; unlike classes, texts need not be matched with label names."""
-        return self.grouped(of_rows(rows))
+        return self.grouped(_split(rows))
 
     def findings(self, *parts: LabelledRows) -> tuple[str, ...]:
         count, inputs, places = 0, dict[tuple[str, str], set[str]](), list[str]()
@@ -128,10 +128,8 @@ class TextTargets(TargetKind):
             )
 
 
-def of_rows(rows: LabelledRows) -> Split:
-    found = as_references(map(references_in, rows.labels))
-    pairs = None if rows.pairs is None else list(rows.pairs)
-    return Split(list(rows.texts), found, pairs, rows.groups, rows=rows.rows)
+def _split(rows: LabelledRows) -> Split:
+    return split_of(rows, as_references(map(references_in, rows.labels)))
 
 
 def references_in(label: Label) -> tuple[str, ...]:
