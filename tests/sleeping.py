@@ -56,11 +56,6 @@ class Sleeping:
         new.replace(self.folder / "settings")
 
     @property
-    def environment(self) -> dict[str, str]:
-        """Variables of the processes that start runs."""
-        return {"AFINA_TEST_SLEEPING": str(self.folder)}
-
-    @property
     def starts(self) -> list[tuple[int, str]]:
         """The seed and the place of each run that was started, in order."""
         lines = (self.folder / "starts").read_text().splitlines()

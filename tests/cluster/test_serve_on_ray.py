@@ -163,9 +163,7 @@ REQUESTS: list[tuple[str, str, Any]] = [
     ),
     ("GET", "/v2/models/acme/reviews/ready", None),
     ("GET", "/v1/models", None),
-    ("GET", "/info", None),
     ("POST", "/v1/responses", {"model": "acme/told", "input": TEXT, "max_output_tokens": 16}),
-    ("POST", "/v1/completions", {"model": "acme/told", "prompt": [5, 6, 7], "max_tokens": 4, "echo": True}),
     ("GET", "/v1/models/acme/none", None),
     ("POST", "/tasks", {"text": TEXT, "models": ["acme/reviews", "acme/tags", "acme/price"]}),
     ("POST", "/bulk?model=acme/reviews", f'{{"text": "{TEXT}"}}\n{{"text": "b", "model": "acme/none"}}\n'),
@@ -175,7 +173,6 @@ REQUESTS: list[tuple[str, str, Any]] = [
     ("GET", "/openapi.json", None),
     ("GET", "/health/live", None),
     ("GET", "/health/ready", None),
-    ("GET", "/", None),
     # Refused requests, in the format of each protocol.
     ("POST", "/predict", {"model": "acme/none", "inputs": TEXT}),
     ("POST", "/v1/completions", {"model": "acme/none", "prompt": TEXT}),
