@@ -148,8 +148,9 @@ class _Servers:
         self.by_surroundings: dict[object, ForkServer] = {}
         self.refused: set[object] = set()
 
-    def of(self, environment: Mapping[str, str], surroundings: object) -> ForkServer | None:
+    def of(self, environment: Mapping[str, str]) -> ForkServer | None:
         """Return the server for this environment, and start it if necessary; None if no server can be started."""
+        surroundings = _surroundings(environment)
         with self.lock:
             if surroundings in self.refused:
                 return None
@@ -159,10 +160,6 @@ class _Servers:
                 server = None
             self.by_surroundings[surroundings] = server = server or ForkServer(environment)
             return server
-
-    def refuse(self, surroundings: object) -> None:
-        with self.lock:
-            self.refused.add(surroundings)
 
     def end(self) -> None:
         """Kill the servers at the end of this process; the workers end by themselves."""
@@ -210,13 +207,13 @@ def server_for(environment: Mapping[str, str], wanted: Callable[[], bool]) -> Fo
     server = _server(environment)
     ready = server and server.is_ready(wanted)
     if ready is False:
-        _servers.refuse(_surroundings(environment))
+        _servers.refused.add(_surroundings(environment))
     return server if ready else None
 
 
 def _server(environment: Mapping[str, str]) -> ForkServer | None:
     try:
-        return _servers.of(environment, _surroundings(environment)) if _FORKS else None
+        return _servers.of(environment) if _FORKS else None
     except OSError:
         return None
 

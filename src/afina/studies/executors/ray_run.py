@@ -220,18 +220,12 @@ class RunOnNodes:
         """
         while running := [task for task in self._tasks if not task.is_over]:
             ready, _ = ray.wait([task.waitable for task in running], timeout=_PAUSE)
-            if not ready:
-                self._look_at_nodes(running)
             for task in running:
+                if not ready and not nodes.is_alive(task.node.key):  # a node that hangs says nothing
+                    task.lose(of_node=True)
                 if task.waitable in ready and (event := task.next_event()) is not None and task is self._tasks[0]:
                     yield from self._passed_on(event)
             self._end_late(running)
-
-    def _look_at_nodes(self, running: Sequence[_RankTask]) -> None:
-        living = {node.key for node in nodes.living()}
-        for task in running:
-            if task.node.key not in living:
-                task.lose(of_node=True)
 
     def _end_late(self, running: Sequence[_RankTask]) -> None:
         """Cancel tasks that have not ended after their deadlines, and give up those that do not answer then."""
