@@ -14,12 +14,17 @@ from afina import Backbone, Predictor, Task
 from afina.cli.options import words_option
 from afina.data.label_words import no_words_note
 from afina.errors import InvalidStudy
+from afina.events import Listener
 from afina.models.label_prompts import GENERAL, TEMPLATES
 from afina.models.manifest import read_manifest
 from afina.predicting.prompting import Answer, TemplateComparison, _chosen, ask
 from afina.report.evaluation import template_tables
 from afina.report.formatting import quoted
-from command import Command
+from afina.studies.executors import by_name
+from afina.studies.runs.record import Record
+from afina.studies.runs.run import Run
+from afina.studies.runs.spec import Ask
+from command import Command, InventedExecutor
 from fakes import sentences, write_csv
 from raises import raises
 
@@ -167,43 +172,52 @@ def test_the_option_of_the_note_is_understood_and_ends_it(afina: Command, gpt2: 
     assert "not words" not in answer.err + " ".join(answer.object()["conclusion"])
 
 
-@pytest.mark.slow
 def test_a_study_takes_words_and_templates_a_method_may_have_its_own(
-    afina: Command, gpt2: Backbone, toy: str, tmp_path: Path
+    afina: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked: dict[str, Ask] = {}
+
+    class Noting(InventedExecutor):
+        def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
+            asked[run.name or run.method] = run.ask
+            return super().carry_out(run, out, study, listen, until)
+
+    monkeypatch.setattr(by_name, "LocalExecutor", lambda slots, **_: Noting())
     path = tmp_path / "heads.toml"
     path.write_text(
-        f"""
+        """
         name = "heads"
-        backbone = {json.dumps(gpt2.address)}
-        task = {json.dumps(toy)}
-        [train]
-        max_steps = 2
-        dtype = "float32"
+        backbone = "gpt2"
+        task = "sst2"
         [ask]
-        template = "{{text}} It was"
+        template = "{text} It was"
         [methods.lora]
         [methods.drawn]
         method = "lora"
         head = "random"
         [methods.chosen]
         method = "lora"
-        words = {{bad = [" dull"], good = [" warm", " lovely"]}}
+        words = {bad = [" dull"], good = [" warm", " lovely"]}
         """,
         encoding="utf-8",
     )
-    made = afina("study", path, "--out", OUT, "--json").object()
-    manifests = {one["name"]: read_manifest(Path(one["adapter"])) for one in made["records"]}
-    assert {name: one.template for name, one in manifests.items()} == dict.fromkeys(manifests, "{text} It was")
-    assert manifests["lora"].words == {"bad": (" bad",), "good": (" good",)}
-    assert manifests["drawn"].words is None
-    assert manifests["chosen"].words == {"bad": (" dull",), "good": (" warm", " lovely")}
-    shown = afina("show", OUT).out
-    assert "head" in shown
+    assert afina("study", path, "--out", OUT).code == 0
+    assert {name: ask.template for name, ask in asked.items()} == dict.fromkeys(asked, "{text} It was")
+    own = {"bad": (" dull",), "good": (" warm", " lovely")}
+    assert {name: (ask.head, ask.words) for name, ask in asked.items()} == {
+        "lora": ("auto", None),
+        "drawn": ("random", None),
+        "chosen": ("auto", own),
+    }
     again = afina("study", path, "--template", "{text}", "--words", "bad=cold", "--words", "good=bright", "--out", "b")
     assert again.code == 0, again.err
-    assert read_manifest(next(Path("b").glob("adapters/drawn-*"))).words is None
-    assert read_manifest(next(Path("b").glob("adapters/lora-*"))).words == {"bad": (" cold",), "good": (" bright",)}
+    given = {"bad": (" cold",), "good": (" bright",)}
+    assert {name: (ask.template, ask.head) for name, ask in asked.items()} == {
+        "lora": ("{text}", "words"),
+        "drawn": ("{text}", "random"),
+        "chosen": ("{text}", "words"),
+    }
+    assert (asked["lora"].words, asked["chosen"].words) == (given, own)
 
 
 @pytest.mark.parametrize(
