@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import transformers
 from filelock import FileLock
-from transformers import AutoConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from afina import Backbone, Run
 from afina.data.batch import Loader, MicroBatchLimits, Packed, pack
@@ -91,7 +91,9 @@ __all__ = [
     "fit_of",
     "logits_of",
     "opened",
+    "padded_logits",
     "predict",
+    "randomise",
     "reference",
     "save",
     "sentences",
@@ -392,6 +394,25 @@ def difference(found: Any, expected: Any) -> float:
     """The largest, relative to the scale of what is expected; of arrays or of tensors."""
     assert found.shape == expected.shape
     return float(abs(found - expected).max() / abs(expected).max())
+
+
+@torch.inference_mode()
+def padded_logits(model: Any, backbone: Backbone, texts: Sequence[str] = TEXTS) -> torch.Tensor:
+    """Logits by the own forward of a model of transformers or peft, padded by the tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(backbone.path)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    batch = tokenizer(list(texts), padding=True, padding_side="right", return_tensors="pt")
+    logits: torch.Tensor = model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    return logits
+
+
+@torch.no_grad()
+def randomise(model: Any) -> None:
+    """Give what trains random values, those of (IA)^3 around 1."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.copy_(torch.randn(parameter.shape) * 0.3 + ("ia3" in name))
 
 
 def predict(classifier: Classifier, split: EncodedSplit, listen: Listener = ignore) -> Predictions:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
 from afina import Backbone, Predictor
 from afina.errors import CorruptAdapter, InvalidStudy, UnknownName
@@ -19,7 +19,7 @@ from afina.methods.sum import Sum
 from afina.models.adapter import Adapter
 from afina.models.architectures import is_head
 from afina.models.classifier import Classifier
-from fakes import TEXTS, Backbones, Runs, encoded, fit_of, logits_of, opened, sentences
+from fakes import Backbones, Runs, encoded, fit_of, logits_of, opened, padded_logits, sentences
 from raises import raises
 
 # peft asks transformers for a property that transformers has renamed.
@@ -171,17 +171,6 @@ def test_a_part_without_meaning_for_the_model_is_refused_in_a_sum_too(llama: Bac
             opened(llama, make(name).for_family("llama"))
 
 
-@torch.inference_mode()
-def theirs(model: Any, backbone: Backbone) -> torch.Tensor:
-    """Logits by the model's own forward."""
-    tokenizer = AutoTokenizer.from_pretrained(backbone.path)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    model.config.pad_token_id = tokenizer.pad_token_id
-    batch = tokenizer(list(TEXTS), padding=True, padding_side="right", return_tensors="pt")
-    logits: torch.Tensor = model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    return logits
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "name"),
@@ -198,8 +187,8 @@ def test_peft_opens_a_sum_that_its_settings_can_say_with_the_same_logits(
     path, backbone = runs.adapter(family, name), Backbone.load(str(runs.backbones.path(family)))
     torch.manual_seed(7)  # another head
     plain = AutoModelForSequenceClassification.from_pretrained(backbone.path, num_labels=2)
-    untouched = theirs(plain, backbone)
-    expected = theirs(PeftModel.from_pretrained(plain, path), backbone)
+    untouched = padded_logits(plain, backbone)
+    expected = padded_logits(PeftModel.from_pretrained(plain, path), backbone)
     ours = logits_of(Predictor.of(Adapter.load(path), backbone).classifier, backbone)
     assert (ours - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert (untouched - expected).abs().max() > 1e-2 * expected.abs().max()

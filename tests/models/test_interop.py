@@ -32,7 +32,7 @@ from afina.models.adapter import Adapter
 from afina.models.architectures import ARCHITECTURES, is_head
 from afina.predicting.evaluation import evaluate, trained
 from afina.stats.classification import probabilities
-from fakes import SLOW, TEXTS, Backbones, Runs, difference, logits_of
+from fakes import SLOW, TEXTS, Backbones, Runs, difference, logits_of, padded_logits, randomise
 from grid import by_family
 from raises import raises
 
@@ -44,15 +44,6 @@ pytestmark = [
 
 TOLERANCE = 1e-5
 FAMILIES = by_family(ARCHITECTURES, SLOW)
-
-
-@torch.inference_mode()
-def theirs(model: Any, tokenizer: Any, texts: Any = TEXTS) -> torch.Tensor:
-    """Logits by the model's own forward, padded by the tokenizer."""
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    model.config.pad_token_id = tokenizer.pad_token_id
-    batch = tokenizer(list(texts), padding=True, padding_side="right", return_tensors="pt")
-    return model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
 
 
 def ours(path: Path, backbone: Backbone) -> torch.Tensor:
@@ -67,12 +58,9 @@ def base(path: Path, labels: int = 2) -> Any:
 def made_by_peft(backbone: Backbone, settings: Any, path: Path, labels: int = 2) -> torch.Tensor:
     """Save an adapter of random weights as peft does, and return peft's logits."""
     model = get_peft_model(base(backbone.path, labels), settings)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(torch.randn(parameter.shape) * 0.3 + ("ia3" in name))
+    randomise(model)
     model.save_pretrained(path)
-    return theirs(model, AutoTokenizer.from_pretrained(backbone.path))
+    return padded_logits(model, backbone)
 
 
 def lora(**changes: Any) -> LoraConfig:
@@ -86,7 +74,7 @@ def test_peft_opens_a_lora_adapter_of_afina_with_the_same_logits_head_included(r
     plain = base(backbone.path)
     head = {name: parameter.detach().clone() for name, parameter in plain.named_parameters() if is_head(name)}
     opened = PeftModel.from_pretrained(plain, path)
-    expected = theirs(opened, AutoTokenizer.from_pretrained(backbone.path))
+    expected = padded_logits(opened, backbone)
     assert difference(ours(path, backbone), expected) <= TOLERANCE
     tensors = {plain_name(name): tensor for name, tensor in Adapter.load(path).tensors.items()}
     saved = {name: tensor for name, tensor in tensors.items() if is_head(name)}
@@ -118,7 +106,7 @@ def test_a_state_of_prelayer_is_named_as_transformers_names_it(runs: Runs, famil
     model = base(backbone.path)
     tensors = dict(Adapter.load(path).tensors)
     assert not model.load_state_dict(tensors, strict=False).unexpected_keys
-    assert difference(ours(path, backbone), theirs(model, AutoTokenizer.from_pretrained(backbone.path))) <= TOLERANCE
+    assert difference(ours(path, backbone), padded_logits(model, backbone)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gptj", "bert", *by_family(("distilbert", "modernbert"), SLOW)])
@@ -135,7 +123,7 @@ def test_transformers_opens_a_full_fine_tuning_with_its_labels_and_tokenizer(run
     assert model.config.pad_token_id == tokenizer.pad_token_id
     assert tokenizer(list(TEXTS))["input_ids"] == backbone.tokenizer(list(TEXTS))["input_ids"]
     assert tokenizer("a", "b")["input_ids"] == backbone.tokenizer("a", "b")["input_ids"]
-    assert difference(ours(path, backbone), theirs(model, tokenizer)) <= TOLERANCE
+    assert difference(ours(path, backbone), padded_logits(model, backbone)) <= TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -186,7 +174,7 @@ def test_an_adapter_made_by_peft_evaluates_with_the_tasks_labels(gpt2: Backbone,
     texts = EvaluationSet.read(toy, trained(adapter))
     assert len(texts.split) == 120, "nothing tells that any of them was trained on"
     model = PeftModel.from_pretrained(base(gpt2.path), tmp_path)
-    logits = theirs(model, AutoTokenizer.from_pretrained(gpt2.path), texts.split.texts).numpy()
+    logits = padded_logits(model, gpt2, texts.split.texts).numpy()
     result = evaluate(adapter, texts, backbone=str(gpt2.path))
     assert result.metrics["accuracy"] == np.mean(logits.argmax(1) == texts.split.labels)
     assert 0 < result.metrics["accuracy"] < 1
@@ -239,10 +227,7 @@ def virtual_tokens_by_peft(backbone: Backbone, name: str, path: Path) -> Any:
     """Save virtual tokens of random values as peft does, and return peft's model."""
     model = get_peft_model(base(backbone.path), deepcopy(VIRTUAL[name]))
     torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.copy_(torch.randn(parameter.shape) * 0.3)
+    randomise(model)
     model.save_pretrained(path)
     return model
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import HRAConfig, LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
 
 from afina import Adapter, AdapterStore, Backbone, Predictor, Run
 from afina.errors import InvalidStudy, UnknownName
@@ -17,7 +17,7 @@ from afina.predicting.predictor import ModelPredictor
 from afina.studies.runs.spec import UNASKED
 from afina.training.settings import Training
 from command import Command
-from fakes import TEXTS, Backbones, Runs, configuration, logits_of, save
+from fakes import TEXTS, Backbones, Runs, configuration, logits_of, padded_logits, randomise, save
 from raises import raises
 
 pytestmark = [
@@ -65,26 +65,18 @@ def quantized(backbone: Backbone) -> Any:
     )
 
 
-@torch.inference_mode()
 def theirs(model: Any, backbone: Backbone) -> torch.Tensor:
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):  # else it computes in bfloat16 on such a processor
             layer.support_avx512bf16_for_cpu = False
-    tokenizer = AutoTokenizer.from_pretrained(backbone.path)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    model.config.pad_token_id = tokenizer.pad_token_id
-    batch = tokenizer(list(TEXTS), padding=True, padding_side="right", return_tensors="pt")
-    return model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    return padded_logits(model, backbone)
 
 
 def made_by_peft(backbone: Backbone, path: Path) -> torch.Tensor:
     """Save a LoRA of random weights on every linear layer, and return peft's logits."""
     settings = LoraConfig(task_type="SEQ_CLS", r=3, lora_alpha=5, target_modules="all-linear")
     model = get_peft_model(quantized(backbone), settings)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.copy_(torch.randn(parameter.shape) * 0.3)
+    randomise(model)
     model.save_pretrained(path)
     return theirs(model, backbone)
 

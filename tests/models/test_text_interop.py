@@ -19,7 +19,7 @@ from afina.models.adapter import Adapter
 from afina.models.language_model import LanguageModel
 from afina.predicting.predictor import ModelPredictor
 from afina.training.settings import Training
-from fakes import Backbones, difference, sentences, write_csv
+from fakes import Backbones, difference, randomise, sentences, write_csv
 from grid import some_slow
 from language import answer
 
@@ -130,10 +130,7 @@ def saved_by_peft(backbone: Backbone, settings: Any, path: Path) -> Any:
     """Save an adapter of random weights as peft does, and return peft's model."""
     model = get_peft_model(base(backbone), settings)
     torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.copy_(torch.randn(parameter.shape) * 0.3)
+    randomise(model)
     model.save_pretrained(path)
     return model
 
