@@ -25,7 +25,7 @@ from afina.server.http.calls import Called, ClientCall
 from afina.server.http.refusals import Refusal
 from afina.server.http.routing import ProtocolRouter
 from afina.server.protocols import openai_answers, openai_bodies
-from afina.server.protocols.openai_answers import AnswerHead, ChatFormat, CompletionFormat, EchoedPrompt, OpenAIFormat
+from afina.server.protocols.openai_answers import AnswerHead, ChatFormat, CompletionFormat, OpenAIFormat
 from afina.server.protocols.openai_bodies import ChatRequest, CompletionRequest
 from afina.server.protocols.openai_stream import EventStream, NewTokenQueue, PendingAnswers
 from afina.server.receipts import RECEIPT
@@ -65,7 +65,7 @@ async def completions(call: Called) -> Response:
     A prompt that is a text is put into the model's prompt template, unless `template` is false.
     """
     body = await call.body(CompletionRequest)
-    return await answered(call, body, openai_bodies.completion_texts(body), partial(_completion_format, body))
+    return await answered(call, body, openai_bodies.completion_texts(body), partial(CompletionFormat, body))
 
 
 @router.answers(
@@ -74,7 +74,7 @@ async def completions(call: Called) -> Response:
 async def chat(call: Called) -> Response:
     """Generate the next message of a chat (OpenAI's chat completions). The model must have been trained on chats."""
     body = await call.body(ChatRequest)
-    return await answered(call, body, await rendered(call, body), partial(_chat_format, body))
+    return await answered(call, body, await rendered(call, body), partial(ChatFormat, body))
 
 
 FormatOf = Callable[[AnswerHead, TokenTexts, AcceptedRequest], OpenAIFormat]
@@ -137,26 +137,6 @@ async def _computed(
     finally:
         if not begun:
             pending.close()
-
-
-def _completion_format(
-    body: CompletionRequest, head: AnswerHead, texts: TokenTexts, accepted: AcceptedRequest
-) -> CompletionFormat:
-    options = accepted.request.generation
-    assert options is not None
-    prompts = [
-        EchoedPrompt(encoded.tokens.tolist(), None if text.tokens is not None else text.text)
-        for text, encoded in zip(accepted.texts, accepted.encoded, strict=True)
-    ]
-    echoed = prompts if body.echo else ()
-    return CompletionFormat(head, texts, reports=options.logprobs is not None, prompts=echoed, n=options.n)
-
-
-def _chat_format(body: ChatRequest, head: AnswerHead, texts: TokenTexts, accepted: AcceptedRequest) -> ChatFormat:
-    options = accepted.request.generation
-    assert options is not None
-    function = openai_bodies.function_name(body)
-    return ChatFormat(head, texts, reports=options.logprobs is not None, function=function)
 
 
 def _options(

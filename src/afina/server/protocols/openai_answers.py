@@ -16,6 +16,9 @@ from afina.generating.searches import TokenLogprobs
 from afina.models.decoding import Decoding
 from afina.server.http.refusals import Refusal
 from afina.server.json_shapes import COUNT, NOTHING, NUMBER, TEXT, Shape, about, array, by_name, either, one_of, record
+from afina.server.protocols import openai_bodies
+from afina.server.protocols.openai_bodies import ChatRequest, CompletionRequest
+from afina.server.requests import AcceptedRequest
 from afina.server.routes import OPENAI
 
 LEAST = -9999.0
@@ -123,13 +126,6 @@ class ReportedToken(NamedTuple):
     offset: int
 
 
-class EchoedPrompt(NamedTuple):
-    """A prompt that the response repeats before each answer to it. `text` is None for a prompt of token ids."""
-
-    tokens: Sequence[int]
-    text: str | None
-
-
 @dataclass(eq=False)
 class WrittenAnswer:
     """One generated answer, whose tokens are decoded to text while they arrive.
@@ -190,8 +186,10 @@ class OpenAIFormat(ABC):
     done: ClassVar[bytes] = b"data: [DONE]\n\n"
     """The bytes that end a stream of server-sent events."""
 
-    def __init__(self, head: AnswerHead, texts: TokenTexts, *, reports: bool) -> None:
-        self.head, self.texts, self.reports = head, texts, reports
+    def __init__(self, head: AnswerHead, texts: TokenTexts, accepted: AcceptedRequest) -> None:
+        assert accepted.request.generation is not None
+        self.head, self.texts = head, texts
+        self.reports = accepted.request.generation.logprobs is not None
 
     def response(self, outcomes: Sequence[GeneratedText], decoding: Decoding, usage: dict[str, int]) -> dict[str, Any]:
         """Return a whole response with all answers. Raises InvalidData if tokens and text of an answer differ."""
@@ -257,35 +255,34 @@ class OpenAIFormat(ABC):
 
 
 class CompletionFormat(OpenAIFormat):
-    """The responses of `/v1/completions`. `prompts`: those that are repeated; `n`: answers to each prompt."""
+    """The responses of `/v1/completions`."""
 
     prefix = "cmpl"
     whole = part = "text_completion"
 
-    def __init__(
-        self, head: AnswerHead, texts: TokenTexts, *, reports: bool, prompts: Sequence[EchoedPrompt] = (), n: int = 1
-    ) -> None:
-        super().__init__(head, texts, reports=reports)
-        self._prompts, self._n = prompts, n
+    def __init__(self, body: CompletionRequest, head: AnswerHead, texts: TokenTexts, accepted: AcceptedRequest) -> None:
+        super().__init__(head, texts, accepted)
+        self._accepted, self._echoes = accepted, bool(body.echo)
 
     def _before(self, index: int, outcome: GeneratedText) -> tuple[str, list[ReportedToken]]:
         """Return the prompt that is repeated before an answer, and the prompt's tokens with log-probabilities.
 
         The whitespace that was removed from the start of the answer is appended to the prompt.
         """
-        if not self._prompts:
+        if not self._echoes:
             return "", []
-        prompt = self._prompts[index // self._n]
-        hidden = self.texts.special if prompt.text is not None else ()
+        number = index // self._accepted.answers
+        prompt, tokens = self._accepted.texts[number], self._accepted.encoded[number].tokens.tolist()
+        hidden = self.texts.special if prompt.tokens is None else ()
         pieces, offsets, text = codecs.getincrementaldecoder("utf-8")("replace"), list[int](), ""
-        for token in prompt.tokens:
+        for token in tokens:
             offsets.append(len(text))
             text += pieces.decode(b"" if token in hidden else self.texts.bytes_of(token))
-        whole = text + pieces.decode(b"", final=True) if prompt.text is None else prompt.text
+        whole = prompt.text if prompt.tokens is None else text + pieces.decode(b"", final=True)
         reported: list[ReportedToken] = []
         if outcome.prompt_logprobs is not None:
-            tokens = zip(prompt.tokens, [None, *outcome.prompt_logprobs], offsets, strict=True)
-            reported = [ReportedToken(token, one, min(offset, len(whole))) for token, one, offset in tokens]
+            rows = zip(tokens, [None, *outcome.prompt_logprobs], offsets, strict=True)
+            reported = [ReportedToken(token, logprobs, min(offset, len(whole))) for token, logprobs, offset in rows]
         answer = b"".join(self.texts.bytes_of(token) for token in outcome.tokens.tolist()).decode(errors="replace")
         return whole + answer[: len(answer) - len(answer.lstrip())], reported
 
@@ -316,15 +313,16 @@ class CompletionFormat(OpenAIFormat):
 
 
 class ChatFormat(OpenAIFormat):
-    """The responses of `/v1/chat/completions`. `function`: what the answers call; None: they are texts."""
+    """The responses of `/v1/chat/completions`. `function`: the name of what the answers call; None: they are texts."""
 
     prefix = "chatcmpl"
     whole = "chat.completion"
     part = "chat.completion.chunk"
 
-    def __init__(self, head: AnswerHead, texts: TokenTexts, *, reports: bool, function: str | None) -> None:
-        super().__init__(head, texts, reports=reports)
-        self.function = function
+    def __init__(self, body: ChatRequest, head: AnswerHead, texts: TokenTexts, accepted: AcceptedRequest) -> None:
+        super().__init__(head, texts, accepted)
+        function = openai_bodies.function_of(body)
+        self.function = None if function is None else function.name
 
     def call_id(self, index: int) -> str:
         return f"call_{self.head.request}_{index}"

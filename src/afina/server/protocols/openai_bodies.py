@@ -565,12 +565,6 @@ def function_of(body: Generate) -> Function | None:
     return function
 
 
-def function_name(body: Generate) -> str | None:
-    """Return the name of the function that the answers must call; None: the answers are texts."""
-    function = function_of(body)
-    return None if function is None else function.name
-
-
 def is_guided(body: Generate) -> bool:
     """Return whether a request has a field that can restrict its answers by a grammar, such as a JSON schema."""
     given = body.structured_outputs, body.response_format, body.tools if isinstance(body, Tools) else None

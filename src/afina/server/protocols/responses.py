@@ -5,49 +5,317 @@ The server stores no response, so each request must contain the whole conversati
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from fastapi import Response
 
+from afina.engine.generations import GeneratedText
 from afina.errors import InvalidData
-from afina.generating.answer_stream import TokenTexts
+from afina.generating.answer_stream import AnswerStream, TokenTexts
+from afina.models.decoding import Decoding
 from afina.server import routes
 from afina.server.http.calls import Called
 from afina.server.http.refusals import Refusal
 from afina.server.http.routing import ProtocolRouter
-from afina.server.protocols import openai, openai_bodies, responses_answers, responses_bodies
-from afina.server.protocols.openai_answers import AnswerHead
+from afina.server.json_shapes import (
+    COUNT,
+    NOTHING,
+    NUMBER,
+    TEXT,
+    YES_OR_NO,
+    Shape,
+    about,
+    array,
+    by_name,
+    either,
+    one_of,
+    record,
+)
+from afina.server.protocols import openai, responses_bodies
+from afina.server.protocols.openai_answers import TOKEN_LOGPROB, AnswerHead, ChatFormat, WrittenAnswer
 from afina.server.protocols.openai_bodies import ChatRequest
-from afina.server.protocols.responses_answers import ResponsesFormat
 from afina.server.protocols.responses_bodies import ResponsesRequest
 from afina.server.requests import AcceptedRequest
+
+_ANY: Shape = {}
+_OR_NULL = {name: either(shape, NOTHING) for name, shape in (("text", TEXT), ("count", COUNT), ("number", NUMBER))}
+_STATUS = about(one_of("in_progress", "completed", "incomplete"), "incomplete: ended by the limit of tokens")
+_PART = record(
+    type=about(one_of("output_text"), "type of the part"),
+    text=about(TEXT, "the answer"),
+    annotations=about(array(_ANY), "always empty"),
+    logprobs=about(array(TOKEN_LOGPROB), "one element for each token, the end token included; empty: not asked"),
+)
+_MESSAGE = record(
+    type=about(one_of("message"), "type of the item"),
+    id=about(TEXT, "id of the item"),
+    status=_STATUS,
+    role=about(one_of("assistant"), "always assistant"),
+    content=about(array(_PART), "one part; none before the answer has begun"),
+)
+_CALL = record(
+    type=about(one_of("function_call"), "type of the item"),
+    id=about(TEXT, "id of the item"),
+    call_id=about(TEXT, "id of the call"),
+    name=about(TEXT, "name of the function"),
+    arguments=about(TEXT, "the arguments as JSON"),
+    status=_STATUS,
+)
+_ITEM = either(_MESSAGE, _CALL)
+_USAGE = record(
+    input_tokens=about(COUNT, "tokens of the prompt, with its template"),
+    input_tokens_details=about(
+        record(
+            cached_tokens=about(COUNT, "always 0: prompts are not cached"),
+            cache_write_tokens=about(COUNT, "always 0: prompts are not cached"),
+        ),
+        "parts of the number",
+    ),
+    output_tokens=about(COUNT, "tokens of the answer, the end token included"),
+    output_tokens_details=about(
+        record(reasoning_tokens=about(COUNT, "always 0: there is no reasoning")), "parts of the number"
+    ),
+    total_tokens=about(COUNT, "sum of both"),
+)
+_ERROR = record(code=about(TEXT, "one word for programs"), message=about(TEXT, "what is wrong and what to do"))
+_REASON = record(reason=about(one_of("max_output_tokens"), "the limit of tokens"))
+ANSWER = record(
+    id=about(TEXT, "id of the request"),
+    object=about(one_of("response"), "type of the response in this protocol"),
+    created_at=about(COUNT, "seconds since 1970"),
+    status=about(one_of("in_progress", "completed", "incomplete", "failed"), "incomplete: ended by the limit"),
+    background=about(one_of(False), "always false"),
+    error=about(either(_ERROR, NOTHING), "with status failed: what is wrong"),
+    incomplete_details=about(either(_REASON, NOTHING), "with status incomplete: why"),
+    instructions=about(_OR_NULL["text"], "as in the request"),
+    max_output_tokens=about(_OR_NULL["count"], "as in the request"),
+    max_tool_calls=about(_OR_NULL["count"], "as in the request"),
+    metadata=about(by_name(_ANY), "as in the request"),
+    model=about(TEXT, "model as in the request"),
+    output=about(array(_ITEM), "one item: the answer"),
+    parallel_tool_calls=about(YES_OR_NO, "as in the request"),
+    previous_response_id=about(NOTHING, "always null"),
+    reasoning=about(by_name(NOTHING), "there is no reasoning"),
+    service_tier=about(one_of("default"), "always default"),
+    store=about(one_of(False), "always false: no response is stored"),
+    temperature=about(NUMBER, "as used for the answer"),
+    text=about(by_name(_ANY), "as in the request"),
+    tool_choice=about(either(TEXT, by_name(TEXT)), "as in the request"),
+    tools=about(array(by_name(_ANY)), "as in the request"),
+    top_logprobs=about(COUNT, "as in the request"),
+    top_p=about(NUMBER, "as used for the answer"),
+    truncation=about(one_of("disabled"), "always disabled"),
+    usage=about(either(_USAGE, NOTHING), "numbers of tokens, at the end"),
+    user=about(_OR_NULL["text"], "as in the request"),
+)
+
+
+def _event(names: Sequence[str], **fields: Shape) -> Shape:
+    number = about(COUNT, "number of the event, from 0")
+    return record(type=about(one_of(*names), "type of the event"), sequence_number=number, **fields)
+
+
+_WHERE = {"item_id": about(TEXT, "id of the item"), "output_index": about(COUNT, "always 0")}
+_WITHIN = {**_WHERE, "content_index": about(COUNT, "always 0")}
+_LOGPROBS = about(array(TOKEN_LOGPROB), "log-probabilities of the tokens; empty: not asked")
+EVENT = either(
+    _event(
+        [f"response.{name}" for name in ("created", "in_progress", "completed", "incomplete", "failed")],
+        response=about(ANSWER, "the response so far"),
+    ),
+    _event(
+        ["response.output_item.added", "response.output_item.done"],
+        output_index=_WHERE["output_index"],
+        item=about(_ITEM, "the item so far"),
+    ),
+    _event(
+        ["response.content_part.added", "response.content_part.done"], **_WITHIN, part=about(_PART, "the part so far")
+    ),
+    _event(["response.output_text.delta"], **_WITHIN, delta=about(TEXT, "a piece of the answer"), logprobs=_LOGPROBS),
+    _event(["response.output_text.done"], **_WITHIN, text=about(TEXT, "the answer"), logprobs=_LOGPROBS),
+    _event(["response.function_call_arguments.delta"], **_WHERE, delta=about(TEXT, "a piece of the arguments")),
+    _event(
+        ["response.function_call_arguments.done"],
+        **_WHERE,
+        name=about(TEXT, "name of the function"),
+        arguments=about(TEXT, "the arguments"),
+    ),
+)
+
+
+class ResponsesFormat(ChatFormat):
+    """The responses of `/v1/responses`, or their events. `body`: the request, from which the response repeats fields.
+
+    `chat` is the chat request that was made of it.
+    """
+
+    done = b""
+
+    def __init__(
+        self,
+        body: ResponsesRequest,
+        chat: ChatRequest,
+        head: AnswerHead,
+        texts: TokenTexts,
+        accepted: AcceptedRequest,
+    ) -> None:
+        super().__init__(chat, head, texts, accepted)
+        assert accepted.decoding is not None
+        self._body = body
+        self._sampling = {"temperature": accepted.decoding.temperature, "top_p": accepted.decoding.top_p}
+        self._number, self._text, self._finished = 0, "", "stop"
+        self._tokens: list[Any] = []
+
+    def response(self, outcomes: Sequence[GeneratedText], decoding: Decoding, usage: dict[str, int]) -> dict[str, Any]:
+        (outcome,) = outcomes
+        answer = WrittenAnswer(0, AnswerStream(self.texts, decoding))
+        if self.reports:
+            answer.end(outcome)
+        self._text, self._finished = outcome.text, "stop" if outcome.ended else "length"
+        self._tokens = self._content(answer)
+        return self._whole(self._ended, usage)
+
+    def events(self, answer: WrittenAnswer, text: str, finish: str | None, *, first: bool) -> Iterator[dict[str, Any]]:
+        part = self.function is None
+        if first:
+            yield self._event("created", response=self._whole("in_progress"))
+            yield self._event("in_progress", response=self._whole("in_progress"))
+            yield self._event("output_item.added", output_index=0, item=self._item("in_progress"))
+            if part:
+                yield self._event("content_part.added", **self._where, part=self._part())
+        tokens = self._content(answer)
+        self._text += text
+        self._tokens += tokens
+        if text or tokens:
+            more = {"logprobs": tokens} if part else {}
+            yield self._event(f"{self._piece_kind}.delta", **self._where, delta=text, **more)
+        if finish is None:
+            return
+        self._finished = finish
+        if part:
+            yield self._event("output_text.done", **self._where, text=self._text, logprobs=self._tokens)
+            yield self._event("content_part.done", **self._where, part=self._part())
+        else:
+            said = {"name": self.function, "arguments": self._text}
+            yield self._event("function_call_arguments.done", **self._where, **said)
+        yield self._event("output_item.done", output_index=0, item=self._item(self._ended))
+
+    def last_events(self, usage: dict[str, int], *, wanted: bool) -> Sequence[dict[str, Any]]:
+        """Return the event that contains the whole response. The argument `wanted` has no effect in this format."""
+        return [self._event(self._ended, response=self._whole(self._ended, usage))]
+
+    def failure(self, refusal: Refusal) -> dict[str, Any]:
+        limited = refusal.status == 429
+        error = {"code": "rate_limit_exceeded" if limited else "server_error", "message": refusal.message}
+        return self._event("failed", response={**self._whole("failed"), "error": error})
+
+    def encoded(self, event: dict[str, Any]) -> bytes:
+        return f"event: {event['type']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n".encode()
+
+    @property
+    def _ended(self) -> str:
+        return "completed" if self._finished == "stop" else "incomplete"
+
+    @property
+    def _piece_kind(self) -> str:
+        return "output_text" if self.function is None else "function_call_arguments"
+
+    @property
+    def _where(self) -> dict[str, Any]:
+        place = {"item_id": self._id, "output_index": 0}
+        return {**place, "content_index": 0} if self.function is None else place
+
+    @property
+    def _id(self) -> str:
+        return f"{'msg' if self.function is None else 'fc'}_{self.head.request}"
+
+    def _event(self, kind: str, /, **fields: Any) -> dict[str, Any]:
+        number, self._number = self._number, self._number + 1
+        return {"type": f"response.{kind}", "sequence_number": number, **fields}
+
+    def _content(self, answer: WrittenAnswer) -> list[Any]:
+        found = self._logprobs(answer.take_reported())
+        return [] if found is None else list(found["content"])
+
+    def _part(self) -> dict[str, Any]:
+        return {"type": "output_text", "text": self._text, "annotations": [], "logprobs": self._tokens}
+
+    def _item(self, status: str) -> dict[str, Any]:
+        if self.function is None:
+            content = [] if status == "in_progress" else [self._part()]
+            return {"type": "message", "id": self._id, "status": status, "role": "assistant", "content": content}
+        call = {"call_id": self.call_id(0), "name": self.function, "arguments": self._text}
+        return {"type": "function_call", "id": self._id, **call, "status": status}
+
+    def _whole(self, status: str, usage: dict[str, int] | None = None) -> dict[str, Any]:
+        """Return the JSON of the response with a status.
+
+        `usage`: The numbers of input and output tokens. None while the answer is not complete.
+        """
+        body = self._body
+        return {
+            "id": f"resp_{self.head.request}",
+            "object": "response",
+            "created_at": self.head.created,
+            "status": status,
+            "background": False,
+            "error": None,
+            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+            "instructions": body.instructions,
+            "max_output_tokens": body.max_output_tokens,
+            "max_tool_calls": body.max_tool_calls,
+            "metadata": body.metadata or {},
+            "model": self.head.model,
+            "output": [self._item(status)] if usage is not None else [],
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
+            "previous_response_id": None,
+            "reasoning": {"effort": None, "summary": None},
+            "service_tier": "default",
+            "store": False,
+            **self._sampling,
+            "text": self._format_of_request(),
+            "tool_choice": _json(body.tool_choice) or "auto",
+            "tools": [{"parameters": None, "strict": None, **_json(one)} for one in body.tools or []],
+            "top_logprobs": body.top_logprobs or 0,
+            "truncation": "disabled",
+            "usage": None if usage is None else _usage(usage),
+            "user": body.user,
+        }
+
+    def _format_of_request(self) -> dict[str, Any]:
+        text = self._body.text
+        form = None if text is None else text.format
+        return {"format": {"type": "text"} if form is None else _json(form)}
+
+
+def _json(value: Any) -> Any:
+    return value if value is None or isinstance(value, str) else value.model_dump(by_alias=True, exclude_none=True)
+
+
+def _usage(usage: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "input_tokens": usage["prompt_tokens"],
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens": usage["completion_tokens"],
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": usage["total_tokens"],
+    }
+
 
 router = ProtocolRouter()
 
 
-@router.answers(
-    routes.RESPONSES,
-    responses_answers.ANSWER,
-    ResponsesRequest,
-    responses_bodies.EXAMPLE,
-    events=responses_answers.EVENT,
-)
+@router.answers(routes.RESPONSES, ANSWER, ResponsesRequest, responses_bodies.EXAMPLE, events=EVENT)
 async def respond(call: Called) -> Response:
     """Generate the next message of a conversation (OpenAI's responses). No response is stored."""
     body = await call.body(ResponsesRequest)
     chat = responses_bodies.chat_of(body)
     try:
-        return await openai.answered(call, chat, await openai.rendered(call, chat), partial(_format, body, chat))
+        return await openai.answered(
+            call, chat, await openai.rendered(call, chat), partial(ResponsesFormat, body, chat)
+        )
     except (Refusal, InvalidData) as error:
         raise responses_bodies.refusal(body, error) from None
-
-
-def _format(
-    body: ResponsesRequest, chat: ChatRequest, head: AnswerHead, texts: TokenTexts, accepted: AcceptedRequest
-) -> ResponsesFormat:
-    decoding, options = accepted.decoding, accepted.request.generation
-    assert decoding is not None
-    assert options is not None
-    sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p}
-    function, reports = openai_bodies.function_name(chat), options.logprobs is not None
-    return ResponsesFormat(head, texts, reports=reports, function=function, body=body, sampling=sampling)
