@@ -34,15 +34,10 @@ OUTPUTS_NOT_FINITE = Problem(
     "{where}: outputs are NaN or infinite for some of the texts. Train the adapter again.",
 )
 
-_adapter_teacher_unsuited = partial(Problem, InvalidStudy, "adapter.teacher-unsuited")
-TEACHER_OF_OTHER_KIND = _adapter_teacher_unsuited(
-    "`teacher` {path}: the adapter is of kind {found}. The task is of kind {expected}. Give a teacher of the same kind."
-)
-TEACHER_OF_OTHER_LABELS = _adapter_teacher_unsuited(
-    "`teacher` {path}: the adapter has the labels {found}. The task has {expected}. Give a teacher with these labels."
-)
-TEACHER_OF_PAIRS = _adapter_teacher_unsuited(
-    "`teacher` {path}: the adapter was trained on {found}. The task has {expected}. Give a teacher that reads the same."
+TEACHER_UNSUITED = Problem(
+    InvalidStudy,
+    "adapter.teacher-unsuited",
+    "`teacher` {path}: its {_what}: found {found}. The task has {expected}. Give a teacher of the same {_what}.",
 )
 TEACHER_SAW_EVALUATION = Problem(
     Leakage,

@@ -41,12 +41,14 @@ def check_teacher(adapter: Adapter, task: Task, *, allow_leakage: bool = False) 
     manifest, where = adapter.manifest, adapter.where
     kind = objectives.make(manifest.label_names, manifest.objective).kind
     if kind != task.kind:
-        raise problems.TEACHER_OF_OTHER_KIND(path=where, found=kind, expected=task.kind)
+        raise problems.TEACHER_UNSUITED(path=where, _what="kind", found=kind, expected=task.kind)
     if set(manifest.label_names) != set(task.label_names):
-        raise problems.TEACHER_OF_OTHER_LABELS(path=where, found=manifest.label_names, expected=task.label_names)
+        labels = {"found": manifest.label_names, "expected": task.label_names}
+        raise problems.TEACHER_UNSUITED(path=where, _what="labels", **labels)
     words = {True: "pairs of texts", False: "single texts"}
     if (pairs := takes_pairs(manifest)) not in (None, task.pairs):
-        raise problems.TEACHER_OF_PAIRS(path=where, found=words[bool(pairs)], expected=words[task.pairs])
+        found, expected = words[bool(pairs)], words[task.pairs]
+        raise problems.TEACHER_UNSUITED(path=where, _what="texts", found=found, expected=expected)
     if adapter.trained_on is None or allow_leakage:
         return
     leaked, count = int(adapter.trained_on.among(task.evaluation).sum()), len(task.evaluation)

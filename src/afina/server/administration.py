@@ -23,10 +23,7 @@ class Administration:
         self._core, self._store = core, core.store
 
     def shadow(self, key: Key, model: str) -> dict[str, Any]:
-        """Return a model's shadow version and its counts as JSON values.
-
-        Raise Missing for no model of the client.
-        """
+        """Return a model's shadow version and its counts as JSON values, or raise Missing."""
         reference = reference_of(f"{model}@{PRODUCTION}", key)
         return self._core.shadows.status_json(reference.name, self._core.find(reference))
 

@@ -100,7 +100,7 @@ class AnswerFormat(ABC):
         fields: JSON Schema of the fields of an answer that `afina predict` prints.
         optional_fields: JSON Schema of the fields that only the answers of some adapters have.
         function: the function from logits to scores, by its name in the Hugging Face API, such as "softmax".
-        has_scores: whether an answer has a score for each label of the text (`scores`).
+        has_scores: whether an answer has a score for each label of the text.
         hub_task: the task of the Hugging Face API as which the answers are written.
     """
 

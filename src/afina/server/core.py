@@ -1,7 +1,7 @@
 """The core of the server, which computes the answers to clients' texts for all protocols.
 
-A request is accepted, queued, computed and answered. The threads that call the core read the store, load adapters and
-tokenize texts. One further thread computes all answers.
+The threads that call the core read the store, load adapters and tokenize texts. One further thread computes all
+answers.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class Core:
     def version(self, key: Key, model: str, sticky: str | None = None) -> Version:
         """Return the version that a model name means for an API key, or raise Missing.
 
-        `sticky`: the text whose hash decides whether the canary version answers. None: no canary answers.
+        `sticky` is as in `TextRequest`.
         """
         return self._answering(reference_of(model, key), sticky)[1]
 
@@ -259,9 +259,8 @@ class Core:
 
         Raises:
             Missing: the key's client has no such model.
-            InvalidData: a text is empty or too long, the texts have more tokens than the key may send in any minute,
-                the request asks for a generated text and the adapter does not generate (or the reverse), or the options
-                of generation exceed a limit.
+            InvalidData: a text or option is invalid or exceeds a limit, the request is larger than the key's rate, or
+                the adapter does not give the kind of answer.
             Overloaded: the key has too few tokens left in this minute.
             AfinaError: errors of loading the adapter and of `check`.
         """

@@ -1,11 +1,10 @@
 """The server's log lines, and OpenTelemetry traces of requests and batches, without the texts of requests.
 
-Every log line on standard error has a time, a level and a message, also if another library logs the line. The message
-of an unexpected error may contain a client's text, so only the error's type, file and line are logged.
+The message of an unexpected error may contain a client's text, so only the error's type, file and line are logged.
 
-Traces are sent if OpenTelemetry is installed and its environment variables are set. Traces contain times, counts, route
-templates, status codes and the ids of requests, but no texts, clients, models, raw paths or further headers. The
-header `traceparent` of a request is ignored, since clients could otherwise choose the trace of their requests.
+Traces contain times, counts, route templates, status codes and the ids of requests, but no texts, clients, models, raw
+paths or further headers. The header `traceparent` of a request is ignored, since clients could otherwise choose the
+trace of their requests.
 """
 
 from __future__ import annotations
@@ -51,8 +50,7 @@ RARELY = 10.0
 class RareLine:
     """A log line for events that anyone can cause at any rate, such as requests without an API key.
 
-    After the first event, a line is logged at most every `RARELY` seconds, with the number of events as `count`. Not
-    thread-safe: for one event loop.
+    After the first event, a line is logged at most every `RARELY` seconds, with the number of events as `count`.
     """
 
     def __init__(self, message: str, **fields: Any) -> None:
@@ -170,10 +168,7 @@ _SECOND = 1_000_000_000
 
 @dataclass(eq=False)
 class TracedRequest:
-    """A request that is being traced. `wait` is the longest of its texts.
-
-    `compute` the seconds of all their batches.
-    """
+    """A request that is being traced. `wait` is the longest of its texts, `compute` that of all their batches."""
 
     span: Span
     tokens: int = 0

@@ -1,8 +1,6 @@
 """Prometheus metrics of a server.
 
-The number of label values is bounded. Label values are clients with API keys, versions that cannot be served,
-versions of models with a canary, versions that abstain, and versions with an alias with their most frequent labels.
-Texts and model names from requests are never label values.
+The number of label values is bounded. Texts and model names from requests are never label values.
 """
 
 from __future__ import annotations
@@ -76,11 +74,24 @@ No client can have the name `(others)`.
 """
 
 
+class BoundedLabels:
+    """At most `CLIENTS` values of a label, the first that occur; all further values are `OTHERS`."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def of(self, value: str) -> str:
+        if value not in self._known and len(self._known) >= CLIENTS:
+            return OTHERS
+        self._known.add(value)
+        return value
+
+
 class ClientUsage:
     """Counters by client, a label value from its first request with a valid API key, which only operators create."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._known: set[str] = set()
+        self._clients = BoundedLabels()
         what = {
             "requests": "Requests of a client, answered or refused.",
             "texts": "Texts of a client that were accepted.",
@@ -92,29 +103,23 @@ class ClientUsage:
         )
 
     def requested(self, client: str) -> None:
-        self._requests.labels(self._label(client)).inc()
+        self._requests.labels(self._clients.of(client)).inc()
 
     def follow(self, accepted: AcceptedRequest) -> None:
-        label = self._label(accepted.request.key.client)
+        label = self._clients.of(accepted.request.key.client)
         self._texts.labels(label).inc(len(accepted.texts))
         self._tokens.labels(label).inc(sum(accepted.tokens))
 
     def generated(self, tokens: Mapping[str, int]) -> None:
         for client, count in tokens.items():
-            self._generated.labels(self._label(client)).inc(count)
-
-    def _label(self, client: str) -> str:
-        if client not in self._known and len(self._known) >= CLIENTS:
-            return OTHERS
-        self._known.add(client)
-        return client
+            self._generated.labels(self._clients.of(client)).inc(count)
 
 
 class AbstainingUsage:
     """Counts of clients' texts for versions that abstain, by whether the version answered the text."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._known: set[str] = set()
+        self._versions = BoundedLabels()
         self._texts = Counter(
             "afina_abstaining_texts",
             "Texts for versions that abstain, by whether they were answered: yes or no.",
@@ -133,17 +138,14 @@ class AbstainingUsage:
             self.count(version, answered=answer.is_answered)
 
     def count(self, version: str, *, answered: bool) -> None:
-        if version not in self._known and len(self._known) >= CLIENTS:
-            version = OTHERS
-        self._known.add(version)
-        self._texts.labels(version, "yes" if answered else "no").inc()
+        self._texts.labels(self._versions.of(version), "yes" if answered else "no").inc()
 
 
 class VersionUsage:
     """Counts and durations of answers, of canary versions and of the versions in production beside them."""
 
     def __init__(self, registry: CollectorRegistry, clock: Callable[[], float] = meter.now) -> None:
-        self._known: set[str] = set()
+        self._versions = BoundedLabels()
         self._clock = clock
         self._answers = Counter(
             "afina_version_answers",
@@ -166,9 +168,7 @@ class VersionUsage:
 
     def answered(self, version: str, began: float, answer: Future[Any]) -> None:
         """Count an answer whose text was put into the queue at the time `began`."""
-        if version not in self._known and len(self._known) >= CLIENTS:
-            version = OTHERS
-        self._known.add(version)
+        version = self._versions.of(version)
         if answer.cancelled():
             outcome = "cancelled"
         else:
@@ -253,10 +253,9 @@ class Metrics:
         damaged: Callable[[], Sequence[str]],
         sizes: Callable[[], Mapping[str, int]],
     ) -> None:
-        """Add gauges, whose values three functions return at each scrape.
+        """Add gauges, which are read at each scrape: values by name, the versions that cannot be served.
 
-        They are values of gauges by name, the versions that cannot be served (the first `NAMED` are label values), and
-        the bytes of the backbone's weights by precision.
+        Bytes by precision.
         """
         self.registry.register(_Watched(values, damaged, sizes))
 
@@ -294,7 +293,7 @@ class _Watched(Collector):
 class VersionAnswers(NamedTuple):
     """The counts of the answers of a version since its first answer, for the metrics.
 
-    `score` is the name of the number by which answers are counted, such as `confidence`, and `drift` that of the last
+    `score` is the name of the number by which answers are counted, such as `confidence`. `drift` is that of the last
     days;
     None: the version has no reference.
     """

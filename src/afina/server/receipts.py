@@ -1,8 +1,4 @@
-"""Receipts, with which `afina replay` computes an answer of the server again.
-
-A receipt names the version, backbone, dtype and decoding settings that computed an answer. Receipts contain no text of
-the request or the answer.
-"""
+"""Receipts, with which `afina replay` computes an answer of the server again, without any text of request or answer."""
 
 from __future__ import annotations
 
@@ -49,7 +45,7 @@ class GenerationFacts(Frozen):
         seed: the random seed of choice 0. `choice_seed` returns the seeds of the other choices.
         n: the number of choices, which are independent answers to one text.
         stop: the digest of the stop strings. None: the request had no stop strings.
-        guide: the digest of the grammar that restricted the answer, such as a JSON schema. None: no grammar.
+        guide: the digest of the grammar that restricted the answer. None: no grammar.
     """
 
     max_new_tokens: Annotated[int, Field(ge=1)]
@@ -80,10 +76,9 @@ class GenerationFacts(Frozen):
         return cls(**said, n=n, stop=_digest_of(decoding.stop), guide=guide, prompt=prompt)
 
     def decoding(self, stop: Sequence[str], choice: int = 0) -> Decoding:
-        """Return the decoding settings that generated a choice. `stop`: the stop strings of the request.
+        """Return the decoding settings that generated a choice, with the stop strings of the request.
 
-        Raises Refused if the receipt has no such choice, `stop` has another digest than the receipt's, or the receipt's
-        settings are invalid.
+        Raises Refused if the receipt has no such choice or other stop strings, or if its settings are invalid.
         """
         if choice >= self.n:
             raise problems.CHOICE_UNKNOWN(choice=choice, choices=self.n, what="choice")
@@ -98,10 +93,7 @@ class GenerationFacts(Frozen):
 
 
 class TruncationFacts(Frozen):
-    """The part of a receipt that says how texts were truncated, if the request had options for truncation.
-
-    `max_length` is None for the adapter's maximum length, and `side` for the tokenizer's default side.
-    """
+    """The part of a receipt that says how texts were truncated; None: as in training."""
 
     max_length: Annotated[int, Field(ge=1)] | None = None
     side: Literal["left", "right"] | None = None

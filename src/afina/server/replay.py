@@ -44,18 +44,16 @@ def replayed(
 
     Args:
         predictor: the predictor of the adapter that answered, in the dtype of the receipt.
-        facts: the receipt's part about generation. None: the answer was not generated.
+        facts: None: the answer was not generated.
         text: the text of the request; for a chat or a prompt of token ids, the request's JSON array as a string.
-        stop: the stop strings of the request. None: the request had no stop strings.
+        stop: None: the request had no stop strings.
         choice: the number of the choice (one of several answers to the text), from 0.
-        grammar: the grammar that restricted the answer. None: the answer had no grammar.
-        truncation: how the request wanted long texts truncated. None: long texts are truncated as in training.
+        grammar: None: the answer had no grammar.
+        truncation: None: long texts are truncated as in training.
         each_token: whether the probabilities of the tags of each token are returned, as `data`.
 
-    Raises:
-        Refused: the receipt does not match the adapter or the arguments.
-        InvalidData: the receipt is for a chat or for token ids, and `text` is not such a JSON array.
-        AfinaError: any error of the predictor or the grammar.
+    Raises Refused if the receipt does not match the adapter or the arguments, InvalidData if `text` is not the JSON
+    array of such a receipt, and the errors of the predictor or the grammar.
     """
     pairs = None if pair is None else [pair]
     if truncation is not None and isinstance(predictor, ModelPredictor):

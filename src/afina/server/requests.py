@@ -33,10 +33,7 @@ from afina.store.versions import Name
 
 
 class Text(NamedTuple):
-    """A text, or a pair of texts, as the client sent it.
-
-    `text` is empty if the client sent the token ids of a prompt (`tokens`), which are used unchanged.
-    """
+    """A text or a pair of texts as the client sent it, or (with an empty text) the token ids of a prompt."""
 
     text: str
     pair: str | None = None
@@ -56,8 +53,7 @@ class GenerationOptions:
         echo: whether the log-probabilities of the prompt's tokens are reported too, if `logprobs` is not None.
         heard: called on the computing thread after each step, with the number of an answer and the answer's new tokens;
             must return at once. The answers to the first text have the numbers 0 to n - 1, and so on.
-        longest: the largest number of new tokens if `decoding` has no `max_new_tokens`; None: the adapter's or
-            server's.
+        longest: the largest number of new tokens if `decoding` has none; None: the adapter's or server's.
     """
 
     decoding: Mapping[str, Any] = field(default_factory=dict)
@@ -80,7 +76,7 @@ class TextRequest:
         truncation: None: texts that are too long are truncated as in training.
         sticky: the end user's name or the request's id, whose hash decides whether the model's canary version answers.
             None: the canary version does not answer.
-        traced: the request's span and times, passed to the batch listener. None: no tracing.
+        traced: the request's span and times, passed to the batch listener.
         each_token: whether the request asks for the outputs of all tokens, and not for an answer.
     """
 
@@ -110,7 +106,7 @@ class ServedAnswer:
         return (written.raw_scores if raw else written.scores)(self.objective, self.prediction)
 
     def ranked(self, *, raw: bool = False, most: int | None = None) -> Sequence[dict[str, object]]:
-        """Return labels and scores as JSON values, the highest first and at most `most` (`AnswerFormat.ranked`)."""
+        """Return labels and scores as JSON values, the highest first and at most `most`."""
         ordered = ANSWER_FORMATS[self.objective.kind].ranked(self.objective, self.prediction, raw=raw)
         return [one._asdict() for one in ordered[:most]]
 
@@ -140,7 +136,7 @@ class AcceptedRequest:
         compared: whether the metrics count the answers by version, because the model has a canary version.
         counted: whether answers are counted to notice drift, because the version has an alias.
         shadowed: the model whose shadow version also computes the texts. None: not a request for production.
-        futures: the futures of the answers. Empty until the texts are in the queue.
+        futures: empty until the texts are in the queue.
     """
 
     request: TextRequest
@@ -236,10 +232,9 @@ def check_texts(texts: Sequence[Text], settings: Settings) -> None:
 def check_lengths(
     key: Key, resident: Resident, encoded: Sequence[EncodedText], tokens: Sequence[int], settings: Settings
 ) -> None:
-    """Raise InvalidData if a text has too many tokens.
+    """Raise InvalidData if a text has more tokens than the key, or the server for a model without chunks, allows.
 
-    The API key may have a limit (`Key.text_tokens`), and the server has the limit `Settings.whole_tokens` for models
-    that cannot compute a text in chunks. For a text in windows, this limit is one of each window.
+    For a text in windows, the server's limit is one of each window.
     """
     limits = [(key.text_tokens, "A text of this key may have", tokens)]
     if resident.reading is not None and not resident.generates and not resident.takes_chunks:
@@ -255,8 +250,7 @@ def check_lengths(
 def decoding_of(objective: Objective, options: GenerationOptions, settings: Settings, vocabulary: int) -> Decoding:
     """Return the decoding settings for an adapter's answers to a request.
 
-    Raises InvalidData if an option is invalid or exceeds a limit of the server, or if a token id in the options is not
-    below `vocabulary`, the number of the model's tokens.
+    Raises InvalidData if an option is invalid or exceeds a limit of the server, or for a token id from `vocabulary` on.
     """
     trained = objective.generation()
     assert trained is not None
@@ -290,8 +284,8 @@ def within_rate(options: GenerationOptions, prompts: Sequence[int], rate: int | 
 def most_tokens(texts: Sequence[Text], options: GenerationOptions | None, longest: int, settings: Settings) -> int:
     """Return an upper bound of the tokens that a request may need, without tokenizing the texts.
 
-    A text for entities that is longer than the backbone reads at once (`longest` tokens) may need more tokens, since it
-    has windows. The bound decides how long a refused client is told to wait, and no limit.
+    A text for entities that is longer than the backbone reads at once (`longest` tokens) may need more tokens. The
+    bound decides only how long a refused client is told to wait.
     """
     sizes = (
         sum(len(part.encode("utf-8", "replace")) for part in (one.text, one.pair or "")) + len(one.tokens or ())
@@ -313,8 +307,8 @@ CHARACTERS = 4
 class RequestEncoder:
     """Tokenizes the texts of requests. Thread-safe.
 
-    For each client, at most `TOGETHER` characters of short texts, or one longer text, are tokenized at a time. Without
-    a limit per client, a client with many long texts would take the processor from the others.
+    For each client, at most `TOGETHER` characters of short texts, or one longer text, are tokenized at a time, so that
+    a client with many long texts does not take the processor from the others.
     """
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
@@ -322,14 +316,10 @@ class RequestEncoder:
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def accepted(self, asked: TextRequest, lease: Lease, most: int | None, rate: int | None = None) -> AcceptedRequest:
-        """Check and tokenize the texts of a request for an adapter.
+        """Check and tokenize the texts of a request for an adapter. The accepted request owns the lease.
 
-        Args:
-            lease: a lease on the loaded adapter. The accepted request owns the lease.
-            most: the number of tokens that the key may send now. None: no limit.
-            rate: the key's rate limit in tokens a minute. None: no limit.
-
-        Raises InvalidData for a text or an option that is invalid (`Core.accept`).
+        `most` is the number of tokens that the key may send now, and `rate` that of a minute; None: no limit. Raises
+        InvalidData for a text or an option that is invalid (`Core.accept`).
         """
         resident, key, generation, decoding = lease.resident(), asked.key, asked.generation, None
         manifest, objective = resident.manifest, resident.objective
@@ -412,9 +402,9 @@ def tokens_of(encoded: EncodedText) -> int:
 def truncation_facts(
     resident: Resident, truncation: Truncation | None, encoded: Sequence[EncodedText]
 ) -> TruncationFacts | None:
-    """Return the receipt's part about the truncation of texts.
+    """Return the receipt's part about truncation.
 
-    Returns None if no text was truncated, or if texts were truncated as in training.
+    None if no text was truncated, or all were truncated as in training.
     """
     own = resident.reading
     if own is None or truncation is None or not any(one.truncated for one in encoded):

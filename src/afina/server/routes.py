@@ -1,8 +1,7 @@
 """The table of the server's routes, with each route's path, method, scope and protocol.
 
-The middleware, the application and the proxy of Ray Serve read this table. The modules of `protocols/` answer the
-routes. This module also declares how each protocol writes an error response, which headers every response has, and
-which id a request has. The module imports no code of models, so that a proxy starts quickly.
+This module also declares how each protocol writes an error response, which headers every response has, and which id a
+request has. The module imports no code of models, so that the proxy of Ray Serve starts quickly.
 """
 
 from __future__ import annotations
@@ -270,10 +269,7 @@ def route_of(path: str) -> Route:
 
 
 def model_of(path: str) -> str | None:
-    """Return the model that a request's path names, as `client/task`; None: the path names no model.
-
-    For `/v1/models/`, the model may have a version or an alias, as in `client/task@2`.
-    """
+    """Return the model that a request's path names, as `client/task`; None: the path names no model."""
     found = route_of(path).match(path) or {}
     if "client" in found:
         return f"{found['client']}/{found['task']}"

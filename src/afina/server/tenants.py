@@ -1,7 +1,4 @@
-"""Authentication and rate limits: the client, scopes and rate limit of each API key, read from the store.
-
-The server reads changes of API keys from the store at short intervals. `http/gate.py` limits the bytes a second.
-"""
+"""Authentication and rate limits: the client, scopes and rate limit of each API key, read from the store."""
 
 from __future__ import annotations
 
@@ -44,8 +41,7 @@ class Counted:
 class MinuteWindow:
     """A sliding window log: the amounts of tokens or writes that were counted in the last minute. Not thread-safe.
 
-    The package `limits` is not used: it cannot subtract from a counted amount, and cannot tell when a further amount
-    fits into the rate limit.
+    The package `limits` cannot subtract from a counted amount, or tell when a further amount fits into the rate limit.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -102,8 +98,7 @@ class Reservation:
 class _KnownKeys(NamedTuple):
     """The API keys that the server has read from the store, by id.
 
-    `last` is the number of the last entry of the store's audit log before the keys were read, and `at` the time at
-    which the server last asked the store for changes.
+    `last` is the number of the audit log's last entry before the keys were read, and `at` the time of the last look.
     """
 
     by_id: Mapping[str, Key]
@@ -160,8 +155,8 @@ class Tenants:
     def most(self, key: Key, expected: int = 1) -> int | None:
         """Return the number of tokens above which a request with an API key is refused; None: no limit.
 
-        The caller can stop tokenizing a request that has more tokens. `expected`: an upper bound of the request's
-        tokens. Raises Overloaded if the key has no tokens left in this minute.
+        `expected`: an upper bound of the request's tokens. Raises Overloaded if the key has no tokens left in this
+        minute.
         """
         if (rate := self.rate_of(key)) is None:
             return None
@@ -175,11 +170,8 @@ class Tenants:
     def reserve(self, key: Key, tokens: int, uncounted: int = 0) -> Reservation:
         """Count, for the key's rate limit, the tokens that a request may need. Called before anything is computed.
 
-        `uncounted`: an upper bound of the tokens of those texts of the request that were not tokenized.
-
-        Raises:
-            Overloaded: the API key has too few tokens left in this minute.
-            InvalidData: the request has more tokens than the API key may send in any minute.
+        `uncounted`: an upper bound of the tokens of those texts of the request that were not tokenized. Raises
+        Overloaded if too few tokens are left in this minute, and InvalidData for more than in any minute.
         """
         if (rate := self.rate_of(key)) is None:
             return Reservation(self, None, Counted(0, 0.0))

@@ -1,20 +1,16 @@
 """Protocols of Hugging Face: text-embeddings-inference (`POST /predict`), and two tasks of the Hub.
 
-The field `inputs` of `/predict` is a text, a pair of texts in an array, or an array of arrays with one or two texts.
-The labels of a response are in descending order of their scores. If an adapter does not answer a text, since it is not
-sure enough, the list of the text's labels begins with the label `NOT_ANSWERED`. The field `model` of `/predict` is an
-addition of afina, because text-embeddings-inference serves only one model.
+If an adapter does not answer a text, since it is not sure enough, the list of the text's labels begins with the label
+`NOT_ANSWERED`.
 
-`POST /models/CLIENT/TASK` is the Hub's text-classification task, or its token-classification task for an adapter that
-answers with entities. huggingface_hub's `InferenceClient` sends requests to `/models/CLIENT/TASK` if its `model` is the
-URL of this route. Clients of text-classification read the first element of the response, so the response to a single
-text is an array with one element, the scores. The response of token-classification to a single text is the array of the
-entities.
+huggingface_hub's `InferenceClient` sends requests to `/models/CLIENT/TASK` if its `model` is the URL of this route.
+Clients of text-classification read the first element of the response, so the response to a single text is an array with
+one element, the scores. The response of token-classification to a single text is the array of the entities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Annotated, Any, Literal
 
@@ -220,13 +216,6 @@ def _part(text: str, score: float, start: int, end: int) -> dict[str, Any]:
     return {"score": score, "word": text[start:end], "start": start, "end": end}
 
 
-_WRITTEN: Mapping[HubTask, Callable[[Classification, Sequence[ServedAnswer]], Sequence[Any]]] = {
-    "text-classification": _ranked,
-    "token-classification": _entities,
-}
-"""By task of the Hub, the function that writes the answers to a request's texts."""
-
-
 @router.answers(routes.HUB_CLASSIFY, CLASSIFICATION_ANSWER, Classification, CLASSIFICATION_EXAMPLE)
 async def classification(call: Called, client: str, task: str) -> Response:
     """Classify texts or their words (the Hub's tasks text-classification and token-classification).
@@ -235,8 +224,9 @@ async def classification(call: Called, client: str, task: str) -> Response:
     """
     body = await call.body(Classification)
     found = await call.answers(f"{client}/{task}", [Text(one) for one in body.batch], check=body.check)
-    written = _WRITTEN[ANSWER_FORMATS[found[0].objective.kind].hub_task]
-    return call.answered(written(body, found), found)
+    task_of_hub = ANSWER_FORMATS[found[0].objective.kind].hub_task
+    written = _entities(body, found) if task_of_hub == "token-classification" else _ranked(body, found)
+    return call.answered(written, found)
 
 
 INFO = record(

@@ -189,8 +189,8 @@ class Infer(Body):
 def parts(content: bytes, headers: Sequence[str]) -> tuple[bytes, bytes]:
     """Return the JSON of a request's body, and the binary data that follows the JSON.
 
-    `headers`: the values of the header `Inference-Header-Content-Length`; empty: the whole body is JSON. Raises Refusal
-    for several values, and for one that is no number or exceeds the size of the body.
+    `headers`: the values of the header `Inference-Header-Content-Length`; empty: the whole body is JSON. Raises
+    Refusal.
     """
     if not headers:
         return content, b""
@@ -206,10 +206,7 @@ def parts(content: bytes, headers: Sequence[str]) -> tuple[bytes, bytes]:
 
 
 def texts(body: Infer, binary: bytes = b"") -> Sequence[Text]:
-    """Return the texts of an inference request, from the tensor `text` and, for pairs, the tensor `pair`.
-
-    Raises InvalidData if the names, sizes, shapes or values of the input tensors are wrong.
-    """
+    """Return the texts of an inference request. Raises InvalidData if its input tensors are wrong."""
     names, columns = [one.name for one in body.inputs], dict[str, list[str]]()
     if TEXT not in names or len({*names}) < len(names):
         raise _malformed(

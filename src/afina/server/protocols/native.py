@@ -1,11 +1,4 @@
-"""afina's own HTTP protocol.
-
-- `POST /tasks` answers one text with several models.
-- `POST /bulk` answers JSON lines.
-- `PUT /aliases/...` moves an alias to another version.
-- `GET /shadows/...` compares a shadow version with the production version.
-- `GET /drift/...` compares the answers of the last days with those of the adapter's evaluation texts.
-"""
+"""afina's own HTTP protocol: answers of several models, JSON lines, aliases, shadow versions and drift."""
 
 from __future__ import annotations
 

@@ -205,19 +205,15 @@ class OpenAIFormat(ABC):
         return {**self._head(self.whole), "choices": choices, "usage": usage}
 
     def events(self, answer: WrittenAnswer, text: str, finish: str | None, *, first: bool) -> Iterator[dict[str, Any]]:
-        """Yield the server-sent events for a piece of an answer.
+        """Yield the server-sent events for a piece of an answer, which is the `first` or another.
 
-        `finish`: why the answer has ended, "stop" or "length"; None: it has not. `first`: whether it is the first
-        piece.
+        `finish`: why the answer has ended, "stop" or "length"; None: it has not.
         """
         logprobs = self._logprobs(answer.take_reported())
         yield {**self._head(self.part), "choices": [self._piece(answer.index, text, logprobs, finish, first)]}
 
     def last_events(self, usage: dict[str, int], *, wanted: bool) -> Sequence[dict[str, Any]]:
-        """Return the events that follow the last piece of the answers, with the numbers of tokens.
-
-        `wanted`: whether the request asks for the numbers of tokens (`usage`).
-        """
+        """Return the events after the last piece of the answers, with the numbers of tokens if they are `wanted`."""
         return [{**self._head(self.part), "choices": [], "usage": usage}] if wanted else []
 
     def failure(self, refusal: Refusal) -> dict[str, Any]:

@@ -574,8 +574,7 @@ def is_guided(body: Generate) -> bool:
 def grammar_of(body: Generate) -> Grammar | None:
     """Return the grammar that restricts the answers, or None if any text is allowed.
 
-    The arguments of a function call must follow the function's JSON Schema, and a text `response_format` or
-    `structured_outputs`. Raises Refusal and InvalidData if the fields are invalid.
+    A function call forces the function's JSON Schema. Raises Refusal and InvalidData if the fields are invalid.
     """
     if (function := function_of(body)) is not None:
         guides.require()
