@@ -133,3 +133,12 @@ def test_the_bytes_of_tokens_are_those_of_the_text(made: Any) -> None:
     assert "".join(map(texts.shown, words("up")["input_ids"])).strip() == "up"
     halves = [texts.shown(token) for token in words("日")["input_ids"]]
     assert any(half.startswith("bytes:\\x") for half in halves)
+
+
+def test_stop_tokens_are_left_out() -> None:
+    words = tokenizer(begin=False)
+    tokens = words("the soup")["input_ids"]
+    decoding = Decoding(stop_token_ids=(tokens[-1],))
+    text = text_of(words, np.array(tokens, np.int64), decoding)
+    stream = AnswerStream(TokenTexts(words), decoding)
+    assert stream.add(tokens) + stream.end(text) == text == text_of(words, np.array(tokens[:-1], np.int64))

@@ -134,19 +134,6 @@ def test_unusual_settings_change_nothing(backbones: Backbones, tmp_path: Any, fa
 
 
 @pytest.mark.slow
-def test_two_hundred_prompts_answer_as_alone(llama: Backbone) -> None:
-    reference, model = Reference(llama.path), language_model(llama)
-    asked, decoding = prompts(200, longest=150), Decoding(max_new_tokens=40)
-    found = list(answers(model, asked, decoding, ENDS))
-    assert all(reference.follows(prompt, decoding, each) for prompt, each in zip(asked, found, strict=True))
-    assert all(reference.agrees(prompt, decoding, each) for prompt, each in zip(asked[::40], found[::40], strict=True))
-    assert {each.ended for each in found} == {True, False}
-    beams = Decoding(max_new_tokens=24, beams=4)
-    some = list(zip(asked, answers(model, asked[:40], beams, ENDS), strict=False))
-    assert all(reference.agrees(prompt, beams, each) for prompt, each in some[::8])
-
-
-@pytest.mark.slow
 @pytest.mark.assets
 def test_the_embedded_model_answers_as_alone() -> None:
     backbone = Backbone.load("embedded")
@@ -310,26 +297,6 @@ def test_a_stop_string_ends_an_answer_with_the_token_that_completes_it(gpt2: Bac
         assert each.ended == (stop in words.decode(own))
         assert stop not in words.decode(own[:-1])
     assert found[0].ended
-
-
-@pytest.mark.slow
-def test_samples_follow_the_models_probabilities(gpt2: Backbone) -> None:
-    model, prompt, draws = language_model(gpt2), prompts(1)[0], 1500
-    row = torch.softmax(model.output_embedding(model.features(pack([prompt])))[0] / 0.7, -1).detach().numpy()
-    kept = np.argsort(-row)[:6]
-    share = row[kept] / row[kept].sum()
-    inside = int(np.searchsorted(np.cumsum(share), 0.8)) + 1
-    batch = ContinuousBatch[int](OwnNextTokenModel(model), ENDS, rows=256, columns=10**6)
-    counts = np.zeros(VOCABULARY)
-    for seed in range(draws):
-        batch.add(seed, prompt, Decoding(max_new_tokens=1, temperature=0.7, top_k=6, top_p=0.8, seed=seed))
-    while batch.active:
-        for _, answer in batch.step():
-            counts[answer.tokens[0]] += 1
-    expected = share[:inside] / share[:inside].sum()
-    assert set(np.nonzero(counts)[0]) <= set(kept[:inside])
-    error = np.sqrt(expected * (1 - expected) / draws)
-    assert (abs(counts[kept[:inside]] / draws - expected) < 5 * error + 1e-9).all()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from afina.models.kernels.int8_products import DynamicInt8Weight
 from afina.models.kernels.linear import frozen_weight, held_by, is_linear
 from afina.predicting import golden_test
 from afina.predicting import predictor as predictors
-from command import Command
 from crowd import adapter
 from fakes import TEXTS
 from raises import raises
@@ -130,15 +129,10 @@ def test_a_method_that_reads_weights_is_refused(gpt2: Backbone) -> None:
         Predictor.of(one, gpt2, "int8")
 
 
-def test_a_processor_without_instructions_for_int8_is_refused(
-    without: None, trained: Path, gpt2: Backbone, afina: Command
-) -> None:
+def test_a_processor_without_instructions_for_int8_is_refused(without: None, trained: Path, gpt2: Backbone) -> None:
     for opened in (lambda: Predictor.load(trained, dtype="int8"), lambda: Engine(gpt2, dtype="int8")):
         with raises(InvalidStudy, code="dtype.unsupported", dtype="int8", device="cpu"):
             opened()
-    done = afina("predict", trained, "a warm play", "--dtype", "int8")
-    assert done.code == 2
-    assert "has none of AVX512-VNNI, AVX-VNNI and AMX-int8. Use float32, bfloat16 or auto." in done.error
 
 
 def test_a_gpu_is_refused_without_a_gpu() -> None:
@@ -146,9 +140,6 @@ def test_a_gpu_is_refused_without_a_gpu() -> None:
         devices.compute_type("int8", torch.device("meta"))
 
 
-def test_training_has_no_int8(afina: Command, toy: str, gpt2: Backbone) -> None:
+def test_training_has_no_int8() -> None:
     with raises(UnknownName, code="name.unknown", name="int8", kind="dtype"):
         devices.precision("int8", torch.device("cpu"))
-    done = afina("train", "--backbone", gpt2.address, "--task", toy, "--method", "lora", "--set", "dtype=int8")
-    assert done.code == 2
-    assert "int8" in done.error

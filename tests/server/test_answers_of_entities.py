@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from huggingface_hub import InferenceClient
 from test_protocols import check_receipt, near
 from transformers import AutoConfig, AutoModelForTokenClassification, pipeline
 
@@ -21,7 +20,7 @@ from afina.server.replay import replayed
 from crowd import adapter
 from fakes import Backbones
 from raises import raises
-from servers import PLACES, Served, listening, probed, serving, within
+from servers import PLACES, Served, probed, serving, within
 
 TEXTS = ("the soup was bright.", "Zoë’s café – naïve, 50 € … 日本 bicycle")
 LONG = " ".join(TEXTS) * 4
@@ -88,23 +87,6 @@ def test_the_hub_protocol_answers_as_predict(words: Served) -> None:
     every = words.post(path, {"inputs": TEXTS[0], "parameters": parameters}).json()
     assert [one["word"] for one in every] == ["the", "soup", "was", "bright", "."]
     assert {one["entity"] for one in every} <= {"O", "B-LOC", "I-LOC", "B-PER", "I-PER"}
-
-
-def test_huggingface_hubs_client_reads_the_answers(
-    gpt2: Backbone, crowd_of_words: dict[str, Adapter], words: Served, tmp_path: Path
-) -> None:
-    (expected,) = entities(words, TEXTS[0])
-    with listening(gpt2, crowd_of_words, tmp_path) as server:
-        client = InferenceClient(api_key=server.secrets["acme"])
-        model = f"http://127.0.0.1:{server.port}/models/{NAME}"
-        found = client.token_classification(TEXTS[0], model=model, aggregation_strategy="first")
-        tagged = client.token_classification(TEXTS[0], model=model, aggregation_strategy="none", ignore_labels=["O"])
-    assert near([groups_of(one) for one in found], groups(expected))
-    assert {one.entity for one in tagged} <= {"B-LOC", "I-LOC", "B-PER", "I-PER"}
-
-
-def groups_of(one: Any) -> dict[str, Any]:
-    return {name: getattr(one, name) for name in ("entity_group", "score", "word", "start", "end")}
 
 
 @pytest.mark.parametrize(
@@ -215,14 +197,6 @@ def test_a_long_text_is_computed_in_windows_and_all_its_tokens_count(words: Serv
     assert (refused.status_code, f"{sum(parts):,} tokens" in refused.text) == (413, True), refused.text
     whole = words.post("/tasks", {"text": LONG, "models": [NAME]})
     assert whole.status_code == 413, "a window of more tokens than this server computes at once"
-
-
-def test_a_receipt_computes_the_entities_again(words: Served) -> None:
-    found = words.post(f"/models/{NAME}", {"inputs": TEXTS[1]})
-    receipt = Receipt.parse(found.headers["afina-receipt"])
-    assert receipt.version == NAME
-    again = replayed(Predictor.of(words.adapters[NAME], words.backbone), receipt.generation, TEXTS[1])
-    assert near(found.json(), groups(again["entities"]))
 
 
 def test_a_shadow_version_is_compared_by_its_entities(words: Served) -> None:
