@@ -36,7 +36,8 @@ from afina.events import ignore
 from afina.meter import Meter
 from afina.methods import make
 from afina.models import objectives
-from afina.predicting.predictor import predictions
+from afina.models.predictions import Predictions
+from afina.predicting.predictor import logits
 from afina.studies.choosing import floors
 from afina.studies.runs.prepared import Prepared, prepare
 from afina.studies.runs.spec import RunSpec
@@ -173,7 +174,7 @@ def _encoded(prepared: Prepared, task: Task) -> EncodedSplit:
 
 
 def _right(fit: Fit, split: EncodedSplit) -> np.ndarray:
-    found = predictions(fit.classifier, split.encoded, split.labels)
+    found = Predictions(logits(fit.classifier, split.encoded), split.labels)
     return np.asarray(fit.objective.values("accuracy", found)).astype(bool)
 
 

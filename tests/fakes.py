@@ -31,7 +31,7 @@ from afina.models.classifier import Classifier
 from afina.models.objective import Objective
 from afina.models.objectives import Classes
 from afina.models.predictions import Predictions
-from afina.predicting.predictor import predictions
+from afina.predicting.predictor import logits
 from afina.studies.choosing import floors
 from afina.studies.choosing.floors import Floor
 from afina.studies.runs.record import Record
@@ -417,7 +417,7 @@ def randomise(model: Any) -> None:
 
 def predict(classifier: Classifier, split: EncodedSplit, listen: Listener = ignore) -> Predictions:
     """A classifier's predictions for a split, as a run computes them."""
-    return predictions(classifier, split.encoded, split.labels, listen)
+    return Predictions(logits(classifier, split.encoded, listen), split.labels)
 
 
 def tfidf(train: Split, objective: Objective | None = None) -> Floor:

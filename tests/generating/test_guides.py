@@ -162,15 +162,12 @@ def test_a_grammar_has_a_size(make: Any) -> None:
     [
         (Grammar.of_regex("((("), "unclosed group"),
         (Grammar.of_regex("(?=a)b"), "look-around"),
-        (Grammar.of_regex(r"(a)\1"), "backreferences"),
-        (Grammar.of_schema({"type": "quux"}), "quux"),
         (Grammar.of_schema({"type": "array", "uniqueItems": True}), "uniqueItems"),
         (Grammar.of_schema({"type": "string", "not": {"const": "a"}, "x-guidance": {"lenient": True}}), "not"),
         (Grammar.of_schema({"$ref": "file:///etc/passwd"}), "file:///etc/passwd"),
         (Grammar.of_schema({"enum": []}), "nsatisfiable"),
         (Grammar.of_schema({"type": "integer", "multipleOf": 999_983}), "more than 1 second"),
         (Grammar.of_regex(r"(\w{1,30}\s?){1,40}"), "exceeds a limit"),
-        (Grammar.of_regex(r"(\p{L}{1,100}){1,100}"), "exceeds a limit"),
     ],
 )
 def test_a_grammar_that_is_wrong_or_takes_too_long_is_refused(grammar: Grammar, said: str) -> None:

@@ -100,13 +100,6 @@ def word_predictions(
     return Predictions(encoded.joined_outputs(windows, width), targets, {"words": encoded.words})
 
 
-def predictions(
-    classifier: Classifier, encoded: Encoded, targets: np.ndarray | None = None, listen: Listener = ignore
-) -> Predictions:
-    """Return the classifier's predictions together with `targets`, in the order of `encoded`."""
-    return Predictions(logits(classifier, encoded, listen), targets)
-
-
 def predicted(
     classifier: Classifier,
     encoded: Encoded,
@@ -123,7 +116,7 @@ def predicted(
         return answers(*given, references=references, targets=targets)
     if isinstance(encoded, WordTokens):
         return word_predictions(classifier, encoded, targets, listen)
-    return predictions(classifier, encoded, targets, listen)
+    return Predictions(logits(classifier, encoded, listen), targets)
 
 
 def grouped(predictions: Predictions, groups: np.ndarray | None) -> Predictions:

@@ -29,7 +29,7 @@ from afina.models.objective import Objective
 from afina.models.predictions import Predictions
 from afina.models.verbalizer import Verbalizer
 from afina.predicting import problems
-from afina.predicting.predictor import logits, predictions
+from afina.predicting.predictor import logits
 from afina.ranks import ALONE, Ranks
 from afina.repr_html import ReprCard
 from afina.stats import classification
@@ -203,7 +203,7 @@ class _Asking:
         return encode(tokenizer, split.texts, split.pairs, max_length=length, template=question.template)
 
     def predictions(self, question: Verbalizer, split: Split) -> Predictions:
-        return predictions(self.classifier, self.encoded(question, split), split.labels)
+        return Predictions(logits(self.classifier, self.encoded(question, split)), split.labels)
 
     def compare(self, question: Verbalizer, split: Split, *, offset: bool) -> tuple[TemplateComparison, np.ndarray]:
         """Return a template's accuracies on a split, and whether each answer is right (with or without the offset)."""
