@@ -9,7 +9,6 @@ import jsonschema
 import pytest
 
 from afina.errors import InvalidData
-from afina.generating import closed_schemas
 from afina.generating.closed_schemas import closed
 from raises import raises
 
@@ -106,4 +105,3 @@ def test_references_that_combine_in_too_many_ways_are_refused() -> None:
     }
     with raises(InvalidData, code="request.grammar-invalid"):
         closed({"$defs": nodes, "$ref": "#/$defs/n0"})
-    assert closed_schemas.MOST_STEPS < 1_000_000

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from huggingface_hub import TextClassificationOutputElement
 from jsonschema import Draft202012Validator
+from test_protocols import near
 
 from afina import Adapter, Backbone, Predictor
 from afina.engine.mixed_batches import Prediction
@@ -45,14 +46,6 @@ def careful(gpt2: Backbone, crowd: dict[str, Adapter], tmp_path_factory: pytest.
     }
     with serving(gpt2, made, tmp_path_factory.mktemp("careful")) as served:
         yield served
-
-
-def near(found: Any, expected: Any) -> bool:
-    """Whether two answers are equal, with probabilities within the 1e-5 by which batches may differ."""
-    chances = expected["probabilities"]
-    return {**found, "probabilities": None} == {**expected, "probabilities": None} and found["probabilities"] == (
-        pytest.approx(chances, abs=1e-5)
-    )
 
 
 def tensor(*texts: str) -> dict[str, Any]:

@@ -372,7 +372,6 @@ def test_responses_and_events_are_as_described(served: Served) -> None:
     [
         ("/v1/responses", "input", PROMPT),
         ("/v1/completions", "prompt", PROMPT),
-        ("/v1/completions", "prompt", [1, 2, 3, 4]),
     ],
 )
 def test_a_keys_limit_of_tokens_a_text_holds_for_prompts(served: Served, path: str, param: str, text: Any) -> None:

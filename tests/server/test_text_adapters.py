@@ -67,24 +67,6 @@ def generated_alone(backbone: Backbone, made: Adapter, **decoding: Any) -> str:
     return str(found["answer"])
 
 
-def test_every_protocol_of_labels_refuses_the_adapter_and_serves_the_others(told: Served) -> None:
-    bodies = {
-        "/predict": {"inputs": "warm soup", "model": "acme/told@1"},
-        "/classify": {"input": "warm soup", "model": "acme/told@1"},
-        "/v2/models/acme%2Ftold@1/infer": {
-            "inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["warm soup"]}]
-        },
-    }
-    for path, body in bodies.items():
-        refused = told.post(path, body)
-        assert refused.status_code == 422, (path, refused.text)
-        assert "Ask for a completion" in refused.text
-        assert "warm soup" not in refused.text
-    answered = told.post("/predict", {"inputs": "warm soup", "model": "acme/reviews@1"})
-    assert answered.status_code == 200
-    assert told.core.ready
-
-
 def test_an_adapter_of_labels_is_not_asked_for_a_text(told: Served) -> None:
     with raises(InvalidData, code=CODE):
         asked(told, "acme/reviews@1")

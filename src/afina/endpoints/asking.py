@@ -39,8 +39,7 @@ OVERHEAD = 256
 """The tokens that a server may add to a prompt, such as those of a chat template, for the most possible cost."""
 
 IN_A_ROW, FIRST_IN_A_ROW = 10, 3
-"""After so many failed texts in a row, the run ends, because the server or the connection has a lasting problem; before
-the first answer, after FIRST_IN_A_ROW."""
+"""After so many failed texts in a row, the run ends; before the first answer, after FIRST_IN_A_ROW."""
 
 
 def ask(

@@ -40,10 +40,7 @@ ROWS = 64
 """The largest number of sequences that are continued in one step."""
 
 COLUMNS = 16384
-"""The largest number of tokens that all running sequences may have together, in prompts and answers.
-
-`COLUMNS` bounds the memory of the cache of keys and values.
-"""
+"""The largest number of tokens of all running sequences, in prompts and answers. It bounds the cache's memory."""
 
 WINDOW = 1024
 """The number of prompts that the function `answers` reads before it yields the first of their answers."""

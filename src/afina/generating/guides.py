@@ -36,9 +36,7 @@ if TYPE_CHECKING:
     from afina.data.tokenize import Tokenizer
 
 MOST_CHOICES, MOST_CHARACTERS, MOST_PATTERN = 256, 16_384, 1024
-"""The largest number of choices in a grammar, the largest number of characters of all choices together or of a schema,
-and the largest number of characters of a regular expression.
-"""
+"""The largest number of choices, of characters of all choices together or of a schema, and of a regular expression."""
 
 MOST_BYTES = 8192
 """The largest number of bytes of one choice. llguidance has a state for each byte."""
@@ -73,11 +71,7 @@ _PLACE = re.compile(r"^at \d+\(\d+\): ")
 """Pattern of the line and column that an error message of llguidance begins with."""
 
 _JSON = {"whitespace_pattern": " ?", "lenient": False, "coerce_one_of": False}
-"""llguidance's settings for JSON Schemas.
-
-Between two parts of the JSON, at most one space is allowed, because a model that may indent JSON may also write
-whitespace without end. A keyword that llguidance does not support is an error.
-"""
+"""llguidance's settings for JSON Schemas. A model that may indent JSON may also write whitespace without end."""
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,7 @@ SLICE = 32
 """The number of prompt tokens whose logits are in memory at once when their log-probabilities are computed."""
 
 _ROOM = 32
-"""The largest number of token positions that the cache keeps free after a prompt.
-
-With free positions, a sequence's keys and values need not be moved to a larger pool at the first new token.
-"""
+"""The largest number of positions that the cache keeps free after a prompt, so that new tokens need no larger pool."""
 
 
 class WholePrompt(NamedTuple):

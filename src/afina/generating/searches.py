@@ -23,10 +23,7 @@ _FEW = 512
 """The number of most probable tokens that top-p sorts first. Sorting a whole vocabulary would take milliseconds."""
 
 Stops = Callable[[Sequence[int]], bool]
-"""The type of a function that returns whether an answer's tokens contain a stop string.
-
-The function is called after each new token.
-"""
+"""A function that returns whether an answer's tokens contain a stop string; it is called after each new token."""
 
 
 class TokenLogprobs(NamedTuple):

@@ -36,8 +36,7 @@ from afina.stats import classification
 from afina.stats.comparison import compare
 
 COMPARISON_TEXTS, EVALUATION_TEXTS = 200, 500
-"""Maximum number of training texts on which templates are compared, and of held-out texts on which the best template is
-evaluated."""
+"""Maximum number of training texts for comparing templates, and of held-out texts for evaluating the best one."""
 
 BY = "accuracy"
 """Name of the metric by which templates are compared."""

@@ -34,8 +34,7 @@ SENTENCES = (
     "I wanted to like it. I did not.",
     "7 of 10, would rent again",
 )
-"""The built-in sentences of the golden test: a manifest records an adapter's outputs for them, and never a user's
-texts."""
+"""The built-in sentences of the golden test; a manifest never records a user's texts."""
 
 
 @dataclass(frozen=True)

@@ -68,10 +68,7 @@ class ComputedStep(NamedTuple):
 
 
 CLIENTS, OTHERS = 200, "(others)"
-"""The largest number of clients (or versions) that are label values, and the label value of all further clients.
-
-No client can have the name `(others)`.
-"""
+"""The largest number of clients (or versions) that are label values, and the label value of all further ones."""
 
 
 class BoundedLabels:
@@ -306,8 +303,7 @@ class VersionAnswers(NamedTuple):
 
 
 LABELS_NAMED = 20
-"""The largest number of labels of a version that are label values: those that occur most. The further labels of a
-version are counted together as `(others)`."""
+"""The largest number of labels of a version that are label values: those that occur most."""
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,7 @@ RECEIPT = "Afina-Receipt"
 """The HTTP header that holds the receipt of a response."""
 
 Prompt = Literal["text", "raw", "chat", "tokens"]
-"""How a text of a request becomes the model's prompt.
-
-- "text": the text is put into the adapter's template.
-- "raw": the text is used unchanged.
-- "chat": the messages are rendered with the tokenizer's chat template.
-- "tokens": the request has token ids, which are used unchanged.
-"""
+"""How a request becomes a prompt: in the adapter's template, unchanged, by the chat template, or as token ids."""
 
 PROMPTS: dict[str, Template | None] = {
     "text": None,

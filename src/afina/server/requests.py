@@ -187,10 +187,7 @@ class AcceptedRequest:
 
 
 Check = Callable[[AcceptedRequest], object]
-"""A function that raises an error if a request's options do not suit the model or the texts.
-
-A check is called with a tokenized request before the request's texts are computed.
-"""
+"""A function that raises an error if the options of a tokenized request do not suit the model or the texts."""
 
 
 def no_check(accepted: AcceptedRequest) -> None:

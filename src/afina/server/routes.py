@@ -30,11 +30,7 @@ REQUEST_ID = b"x-request-id"
 """The HTTP header of requests and responses with the id of the request."""
 
 _IDS = re.compile(rb"(?!.*afina_[0-9a-f]{16}_)[A-Za-z0-9._:;=+/@-]{1,128}")
-"""Pattern of the request ids that the server accepts from clients.
-
-The server writes accepted ids into log lines, traces, headers and the ids of generated answers, so the pattern excludes
-ids that contain an API key.
-"""
+"""Pattern of the request ids that the server accepts from clients, which may be logged and so contain no API key."""
 
 
 def id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
@@ -120,8 +116,7 @@ _OPENAI = record(
     code=about(TEXT, "one word for programs, such as model_not_found"),
 )
 OPENAI = ClientProtocol("OpenAI", _of_openai, record(error=about(_OPENAI, "the error")), invalid=400)
-"""OpenAI's protocol. A request with a wrong field gets status 400: OpenAI's client raises BadRequestError only for 400.
-"""
+"""A request with a wrong field gets status 400, for which alone OpenAI's client raises BadRequestError."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,9 +241,7 @@ for _path, _of, _scope in (
     _route(None, _path, of=_of, scope=_scope)
 
 UNKNOWN = _route(None, "/{rest:path}", of=AFINA, scope=ADMIN, repeats=False)
-"""The route of all paths that no other route has. Paths without a route need the key of an administrator, so that a
-path that is missing in `ROUTES` is not public.
-"""
+"""The route of all other paths, which needs an administrator's key, so that a path missing in `ROUTES` is not public."""
 
 _BY_HEAD: defaultdict[str, list[Route]] = defaultdict(list)
 for _one in ROUTES:

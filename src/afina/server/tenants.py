@@ -20,8 +20,7 @@ from afina.store.versions import Name, Reference, Version
 LITTLE = 512
 """A request is tokenized up to this number of tokens even if its key has fewer tokens left.
 
-If a key's rate limit is below `LITTLE`, a request that exceeds the limit is thus refused with the right error
-(InvalidData). Tokenizing so few tokens costs almost nothing.
+So a request that exceeds a small rate limit is refused with the right error (InvalidData).
 """
 
 

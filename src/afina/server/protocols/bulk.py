@@ -25,10 +25,7 @@ PATIENCE = 0.05
 """Seconds until the text of a line is offered again to a full queue."""
 
 LINGER = 1.0
-"""The longest time, in seconds, for reading and ignoring further input after the server has stopped answering lines.
-
-If a connection is closed with unread input, TCP resets the connection, and the client may never receive the error.
-"""
+"""The most seconds for which further input is ignored after an error; closing at once would reset the connection."""
 
 
 def _ending() -> Refusal:

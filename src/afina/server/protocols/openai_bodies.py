@@ -25,10 +25,7 @@ from afina.server.receipts import Prompt
 from afina.server.requests import Text
 
 PROMPTS, ANSWERS = 64, 64
-"""The largest number of prompts in a request, and the largest number of answers to all its prompts together.
-
-`Settings.choices` is the largest number of answers to one prompt.
-"""
+"""The largest number of prompts in a request, and of answers to all its prompts together."""
 
 MESSAGES = 256
 """The largest number of messages in a chat."""
@@ -37,14 +34,10 @@ STOPS, STOP_CHARACTERS = 16, 64
 """The largest number of stop strings in a request, and the largest number of characters of a stop string."""
 
 BIASES = 128
-"""The largest number of tokens in `logit_bias`. The receipt, which is an HTTP header, contains all tokens of
-`logit_bias`."""
+"""The largest number of tokens in `logit_bias`, all of which are in the receipt, an HTTP header."""
 
 ECHOED = 1 << 17
-"""The largest number of log-probabilities of prompt tokens in a response.
-
-Each log-probability takes a few hundred bytes in memory and in the response.
-"""
+"""The largest number of log-probabilities of prompt tokens in a response, each of a few hundred bytes."""
 
 ALTERNATIVES = 20
 """The largest number of alternative tokens whose log-probabilities a request may ask for at each token."""
