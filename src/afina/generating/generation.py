@@ -307,9 +307,9 @@ class ContinuousBatch(Generic[Key]):
         return ended + (self._fill_in_chunks(parts) if parts else [])
 
     def _fill_in_chunks(self, parts: Sequence[tuple[_Request[Key], int]]) -> Ended[Key]:
-        """Compute the next chunk of each prompt, of the given length.
+        """Compute the next chunk, of the given length, of each prompt.
 
-        The first token of each answer whose prompt ends.
+        A complete prompt gets the first token of its answer.
         """
         chunks = []
         for one, count in parts:

@@ -63,10 +63,7 @@ class Administration:
         return self._store.keys()
 
     def create_key(self, key: Key, **options: Any) -> MadeKey:
-        """Create an API key of any client.
-
-        Raises also Overloaded for too many changes of the client in the last minute.
-        """
+        """Create an API key of any client. Raises also Overloaded for too many changes in the last minute."""
         with self._writing(key) as store:
             created = store.create_key(**options)
         self._follow_keys()
@@ -75,8 +72,7 @@ class Administration:
     def revoke_key(self, key: Key, id: str, message: str | None) -> Key:
         """Revoke an API key of any client, or raise NotFound.
 
-        Revocations have no rate limit: a thief of an admin key could use it up, so that the client could not revoke the
-        key.
+        Revocations have no rate limit, because a thief of an admin key could use it up.
         """
         with self._core.writes.attempt():
             revoked = self._store.on_behalf_of(f"key {key.id}").revoke_key(id, message=message)

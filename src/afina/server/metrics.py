@@ -250,10 +250,7 @@ class Metrics:
         damaged: Callable[[], Sequence[str]],
         sizes: Callable[[], Mapping[str, int]],
     ) -> None:
-        """Add gauges, which are read at each scrape: values by name, the versions that cannot be served.
-
-        Bytes by precision.
-        """
+        """Add gauges, read at each scrape: values by name, versions that cannot be served, and bytes by precision."""
         self.registry.register(_Watched(values, damaged, sizes))
 
     def watch_answers(self, counts: Callable[[], Sequence[VersionAnswers]]) -> None:
@@ -290,9 +287,8 @@ class _Watched(Collector):
 class VersionAnswers(NamedTuple):
     """The counts of the answers of a version since its first answer, for the metrics.
 
-    `score` is the name of the number by which answers are counted, such as `confidence`. `drift` is that of the last
-    days;
-    None: the version has no reference.
+    `score` names the number by which answers are counted, such as `confidence`. `drift` is that of the last days; None:
+    the version has no reference.
     """
 
     version: str

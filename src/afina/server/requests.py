@@ -399,10 +399,7 @@ def tokens_of(encoded: EncodedText) -> int:
 def truncation_facts(
     resident: Resident, truncation: Truncation | None, encoded: Sequence[EncodedText]
 ) -> TruncationFacts | None:
-    """Return the receipt's part about truncation.
-
-    None if no text was truncated, or all were truncated as in training.
-    """
+    """Return the receipt's part about truncation; None: no text was truncated, or all as in training."""
     own = resident.reading
     if own is None or truncation is None or not any(one.truncated for one in encoded):
         return None

@@ -241,7 +241,7 @@ for _path, _of, _scope in (
     _route(None, _path, of=_of, scope=_scope)
 
 UNKNOWN = _route(None, "/{rest:path}", of=AFINA, scope=ADMIN, repeats=False)
-"""The route of all other paths, which needs an administrator's key, so that a path missing in `ROUTES` is not public."""
+"""The route of all other paths, which needs an administrator's key, so that a path not in `ROUTES` is not public."""
 
 _BY_HEAD: defaultdict[str, list[Route]] = defaultdict(list)
 for _one in ROUTES:

@@ -98,8 +98,7 @@ class Places:
         clients: the largest number of connections of clients with a valid key. The others, `all` minus `clients`, are
             for requests without a key, such as health probes.
         accepted: the largest number of connections that are accepted in one turn of the event loop. An accepted
-            connection waits some turns before it is read, and must not become the oldest connection in this time, since
-            the oldest connection is closed to make room.
+            connection is read some turns later, and must not become the oldest, which is closed to make room.
     """
 
     all: int
