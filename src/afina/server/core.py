@@ -226,7 +226,7 @@ class Core:
             raise problems.STORE_SILENT()
 
     def listed(self, key: Key) -> Sequence[NameSummary]:
-        """Return the models of the key's client for the server's backbone, by the version in production or else the newest."""
+        """Return the models of the key's client for the backbone, by the version in production or else the newest."""
         self.demand_store()
         try:
             names, manifests = self.store.list(key.client), self.store.served_manifests(key.client)
