@@ -420,10 +420,7 @@ def chunk_size(left: int, most: int, computed: int, reach: float) -> int:
 
 
 def shared_out(needs: Sequence[int], most: int | None) -> list[int]:
-    """Divide `most` tokens among requests as equally as possible, none above its need.
-
-    None: each gets what it needs.
-    """
+    """Divide `most` tokens (None: any number) among requests as equally as possible, none above its need."""
     if most is None:
         return [*needs]
     shares = [0] * len(needs)

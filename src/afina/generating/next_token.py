@@ -169,9 +169,9 @@ class NextTokenModel(ABC):
 
     @abstractmethod
     def _filled(self, chunks: Sequence[PromptChunk]) -> Sequence[Tensor]:
-        """Compute chunks, and return the input of the head: for all tokens if log-probabilities are requested.
+        """Compute chunks, and return the input of the head at the last token.
 
-        The last.
+        At all if log-probabilities are requested.
         """
 
     def _read(
