@@ -67,14 +67,6 @@ def test_answers_of_several_models_and_lines_are_those_of_predict(careful: Serve
         assert near({key: answer[key] for key in answer if key not in ("model", "truncated", "receipt")}, own)
 
 
-def test_without_the_threshold_the_same_weights_answer_the_same(careful: Served) -> None:
-    for mine, plain in zip(
-        careful.alone("acme/careful@1", *TEXTS), careful.alone("acme/reviews@1", *TEXTS), strict=True
-    ):
-        assert {key: value for key, value in mine.items() if key != "answered"} == plain
-    assert careful.adapters["acme/careful@1"].digest != careful.adapters["acme/reviews@1"].digest
-
-
 def test_vllm_has_a_field(careful: Served) -> None:
     for name in NAMES:
         alone = careful.alone(name, *TEXTS)
