@@ -92,7 +92,7 @@ def foresee(
         with KeptAnswers(kept) as file:
             by_question = {name: prompt for name, prompt in by_question.items() if file.reply(name) is None}
     prompts = by_question.values()
-    tokens_in = sum(map(estimated_tokens, prompts))
+    tokens_in = sum(math.ceil(len(prompt) / CHARACTERS_PER_TOKEN) for prompt in prompts)
     tokens_out = len(prompts) * min(endpoint.max_tokens, question.usual_tokens(split.labels))
     most_in, most_out = sum(map(most_tokens, prompts)), len(prompts) * endpoint.max_tokens
     costs = endpoint.cost(tokens_in, tokens_out), endpoint.cost(most_in, most_out)
@@ -140,11 +140,6 @@ def question_of(endpoint: Endpoint, question: EndpointQuestion, prompt: str) -> 
     """Return the digest of a prompt and of all settings that could change the answer."""
     form, line = question.response_format, question.one_line
     return digest.of_json([endpoint.url, endpoint.protocol, endpoint.model, prompt, endpoint.max_tokens, form, line])
-
-
-def estimated_tokens(prompt: str) -> int:
-    """Return an estimate of a prompt's tokens: a quarter of its characters."""
-    return math.ceil(len(prompt) / CHARACTERS_PER_TOKEN)
 
 
 def most_tokens(prompt: str) -> int:
@@ -238,7 +233,7 @@ class _Asking:
             return
 
     async def _reply(self, client: Client, name: str, prompt: str, dialect: Dialect) -> Reply:
-        most = self._most_cost(prompt)
+        most = self._endpoint.cost(most_tokens(prompt), self._endpoint.max_tokens)
 
         async def sending() -> int:
             if again := attempts.current != -1:
@@ -294,9 +289,6 @@ class _Asking:
     async def _on_disk(self, work: Callable[..., T], *given: Any) -> T:
         """Change the file in a thread, so that measured seconds of other answers do not include the disk's."""
         return await asyncio.get_running_loop().run_in_executor(self._disk, work, *given)
-
-    def _most_cost(self, prompt: str) -> float | None:
-        return self._endpoint.cost(most_tokens(prompt), self._endpoint.max_tokens)
 
     def _fail(self, name: str, error: RequestFailed) -> None:
         """Write a failure; end the run if it lasts, or if the server refuses key, model or address."""

@@ -201,7 +201,9 @@ class GuideMaker:
                 raise _invalid(_in_short(made.get_error()))
             if not tried:  # not by a copy, because copies share what they may spend
                 self._rehearse(LLMatcher(vocabulary, grammar.source, log_level=0, limits=limits))
-                self._remember(grammar)
+                self._tried[grammar.digest] = None
+                if len(self._tried) > _REMEMBERED:
+                    self._tried.popitem(last=False)
         return lambda: TokenGuide(made.deep_copy())
 
     def _rehearse(self, matcher: LLMatcher) -> None:
@@ -224,11 +226,6 @@ class GuideMaker:
         if matcher.is_error():
             why = _in_short(matcher.get_error())
             raise _invalid(f"after {number} tokens, an answer exceeds a limit: {why}. Give a simpler grammar")
-
-    def _remember(self, grammar: Grammar) -> None:
-        self._tried[grammar.digest] = None
-        while len(self._tried) > _REMEMBERED:
-            self._tried.popitem(last=False)
 
     def _vocabulary(self) -> LLTokenizer:
         from llguidance import LLTokenizer

@@ -190,8 +190,8 @@ class ResponsesFormat(ChatFormat):
         self._text += text
         self._tokens += tokens
         if text or tokens:
-            more = {"logprobs": tokens} if part else {}
-            yield self._event(f"{self._piece_kind}.delta", **self._where, delta=text, **more)
+            kind, more = ("output_text", {"logprobs": tokens}) if part else ("function_call_arguments", {})
+            yield self._event(f"{kind}.delta", **self._where, delta=text, **more)
         if finish is None:
             return
         self._finished = finish
@@ -218,10 +218,6 @@ class ResponsesFormat(ChatFormat):
     @property
     def _ended(self) -> str:
         return "completed" if self._finished == "stop" else "incomplete"
-
-    @property
-    def _piece_kind(self) -> str:
-        return "output_text" if self.function is None else "function_call_arguments"
 
     @property
     def _where(self) -> dict[str, Any]:

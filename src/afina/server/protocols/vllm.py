@@ -90,17 +90,27 @@ def _only(given: str, other: str) -> Shape:
     return {"required": [given], "properties": {given: some, other: about(NOTHING, "left out")}}
 
 
-class Classify(Body):
+class VllmRequest(Body):
+    """The fields that requests for classification and for pooling have in common."""
+
+    model: str = Field(description="client/task, client/task@alias or client/task@version")
+    use_activation: bool | None = Field(None, description="false: return logits instead of probabilities")
+    add_special_tokens: Literal[True] | None = Field(
+        None, description="accepted without effect: the model reads special tokens as in training"
+    )
+    priority: int | None = Field(None, ge=0, le=0, description="accepted without effect: only 0")
+    user: str | None = Field(None, description="accepted without effect")
+
+
+class Classify(VllmRequest):
     """The body of a classification request of vLLM. Token ids as input are not supported."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [_only("input", "messages"), _only("messages", "input")]})
 
-    model: str = Field(description="client/task, client/task@alias or client/task@version")
     input: Readable | Texts | None = Field(None, description="one text or several; or give `messages`")
     messages: Annotated[Array[ClassifiedMessage], Field(min_length=1, max_length=1)] | None = Field(
         None, description="instead of `input`: one message of a user, whose text is read in the template of the model"
     )
-    use_activation: bool | None = Field(None, description="false: return logits instead of probabilities")
     truncate_prompt_tokens: _Tokens | None = Field(
         None,
         description="most tokens of a text, if fewer than the model reads; template and special tokens count. "
@@ -109,11 +119,6 @@ class Classify(Body):
     truncation_side: Literal["left", "right"] | None = Field(
         None, description="side at which a text that is too long loses tokens; default: as in training"
     )
-    add_special_tokens: Literal[True] | None = Field(
-        None, description="accepted without effect: the model reads special tokens as in training"
-    )
-    priority: int | None = Field(None, ge=0, le=0, description="accepted without effect: only 0")
-    user: str | None = Field(None, description="accepted without effect")
 
     @property
     def truncation(self) -> Truncation:
@@ -124,22 +129,15 @@ class Classify(Body):
 POOLING_EXAMPLE = {"model": "acme/places@production", "input": "Maria lives in Lisbon."}
 
 
-class Pooling(Body):
+class Pooling(VllmRequest):
     """The body of a pooling request of vLLM, for adapters that answer with entities.
 
     Token ids and `messages` are not supported.
     """
 
-    model: str = Field(description="client/task, client/task@alias or client/task@version")
     input: Readable | Texts = Field(description="one text or several")
     task: Literal["token_classify"] | None = Field(None, description="accepted without effect: only token_classify")
-    use_activation: bool | None = Field(None, description="false: return logits instead of probabilities")
     encoding_format: Literal["float"] | None = Field(None, description="accepted without effect: only float")
-    add_special_tokens: Literal[True] | None = Field(
-        None, description="accepted without effect: the model reads special tokens as in training"
-    )
-    priority: int | None = Field(None, ge=0, le=0, description="accepted without effect: only 0")
-    user: str | None = Field(None, description="accepted without effect")
 
     @property
     def texts(self) -> Sequence[Text]:
