@@ -35,7 +35,7 @@ from sklearn.pipeline import make_pipeline
 import machine
 import tables
 from afina import Backbone, Task, meter
-from afina.predicting.text_features import text_features
+from afina.predicting.text_features import FeatureModel
 from afina.stats.label_issues import flipped_classes
 from afina.studies.labelling.cross_fitting import FOLDS, by_features, folds_of, labelled_texts, objective_of
 from afina.studies.labelling.doubtful_kinds import doubtful_kind
@@ -78,7 +78,7 @@ class Bench:
             with np.load(path) as kept:
                 if str(kept["key"]) == f"{self.backbone} {split.digest}":
                     return np.asarray(kept["features"])
-        found = text_features(Backbone.load(self.backbone), split.texts)
+        found = FeatureModel(Backbone.load(self.backbone)).of_texts(split.texts)
         np.savez(path, features=found, key=f"{self.backbone} {split.digest}")
         return found
 

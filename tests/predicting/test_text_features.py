@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from afina import Backbone
 from afina.errors import InvalidStudy
 from afina.events import Progress
-from afina.predicting.text_features import FeatureModel, text_features
+from afina.predicting.text_features import FeatureModel
 from fakes import sentences
 from raises import raises
 from tagging import OBJECTIVE
@@ -22,14 +22,14 @@ from tagging import OBJECTIVE
 def test_a_feature_is_the_hidden_state_that_transformers_head_reads(gpt2: Backbone) -> None:
     texts = [text for text, _ in sentences(9)]
     told: list[Progress] = []
-    found = text_features(gpt2, texts, listen=told.append)
+    found = FeatureModel(gpt2).of_texts(texts, listen=told.append)
     model = AutoModelForSequenceClassification.from_pretrained(gpt2.path).eval()
     for text, row in zip(texts, found, strict=True):
         with torch.inference_mode():
             states = model.transformer(**gpt2.tokenizer(text, return_tensors="pt")).last_hidden_state
         np.testing.assert_allclose(row, states[0, -1].numpy(), atol=1e-5)
     assert told[-1].step == told[-1].steps == len(texts)
-    np.testing.assert_allclose(text_features(gpt2, texts[::-1])[::-1], found, atol=1e-5)
+    np.testing.assert_allclose(FeatureModel(gpt2).of_texts(texts[::-1])[::-1], found, atol=1e-5)
 
 
 def test_words_of_a_decoder_have_features_whatever_pooling_of_texts_its_files_say(
@@ -44,4 +44,4 @@ def test_words_of_a_decoder_have_features_whatever_pooling_of_texts_its_files_sa
     found = FeatureModel(Backbone.load(str(place)), OBJECTIVE).of_words(texts)
     np.testing.assert_array_equal(found.rows, FeatureModel(gpt2, OBJECTIVE).of_words(texts).rows)
     with raises(InvalidStudy, code="method.setting-invalid", pooling="first"):
-        text_features(Backbone.load(str(place)), texts)
+        FeatureModel(Backbone.load(str(place)))

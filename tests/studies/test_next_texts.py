@@ -14,7 +14,7 @@ from afina import Backbone, Task, next_texts
 from afina.data.readers.splitting import rank
 from afina.data.split import Example, Split
 from afina.errors import InvalidData, Refused
-from afina.predicting.text_features import FeatureModel, text_features
+from afina.predicting.text_features import FeatureModel
 from afina.report.texts_to_label import sentences as sentences_of
 from afina.stats.linear_models import LinearClasses, fit_dense
 from afina.studies.labelling.next_texts import (
@@ -90,7 +90,7 @@ def test_the_random_texts_are_predicted_by_a_probe_of_the_other_texts(tmp_path: 
     sample = next_texts(pool, labelled, count=5, backbone=address).sample
     assert sample is not None
     assert sample.estimate is not None
-    features = text_features(Backbone.load(address), [text for text, _ in ROWS[:50]])
+    features = FeatureModel(Backbone.load(address)).of_texts([text for text, _ in ROWS[:50]])
     labels = np.array([WORDS.index(label) for _, label in ROWS[:50]])
     fit = fit_dense(LinearClasses(), features[12:], labels[12:], 2, intercept=True)
     right = (features[:12] @ fit.weights.T + fit.biases).argmax(axis=1) == labels[:12]

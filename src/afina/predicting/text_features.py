@@ -65,28 +65,21 @@ class FeatureModel:
         return FeatureRows(self.of_texts(split.texts, split.pairs, listen))
 
     def of_texts(
-        self,
-        texts: Sequence[str],
-        pairs: Sequence[str] | None = None,
-        listen: Listener = ignore,
-        *,
-        where: str = "text",
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, listen: Listener = ignore
     ) -> np.ndarray:
-        """Return the features of N texts, float32 [N, width]; the arguments are those of `text_features`."""
-        encoded = encode(self.backbone.tokenizer, texts, pairs, max_length=self.longest, where=where)
+        """Return the features of N texts, float32 [N, width]. Raises InvalidData for a text without tokens."""
+        encoded = encode(self.backbone.tokenizer, texts, pairs, max_length=self.longest)
         made = np.zeros((len(encoded), self.width), np.float32)
         for indices, rows in self._computed(encoded, listen):
             made[indices] = rows
         return made
 
-    def of_words(
-        self, texts: Sequence[str], *, spaced: bool = False, listen: Listener = ignore, where: str = "text"
-    ) -> FeatureRows:
+    def of_words(self, texts: Sequence[str], *, spaced: bool = False, listen: Listener = ignore) -> FeatureRows:
         """Return the features of the words of N texts, in windows of at most LONGEST tokens.
 
         `spaced` is as in `Predictor.predict`. Raises InvalidData for a text without tokens.
         """
-        encoded = encode_words(self.backbone.tokenizer, texts, max_length=self.longest, spaced=spaced, where=where)
+        encoded = encode_words(self.backbone.tokenizer, texts, max_length=self.longest, spaced=spaced)
         windows: list[np.ndarray] = [np.zeros((0, self.width), np.float32)] * len(encoded)
         for indices, made in self._computed(encoded, listen):
             ends = np.cumsum([len(encoded.read_in(index)) for index in indices.tolist()])
@@ -103,28 +96,6 @@ class FeatureModel:
                 yield indices, self.classifier.head_input(packed.to(self.device)).cpu().numpy()
                 computed[indices] = True
                 listen(Progress("evaluate", encoded.whole_texts(computed), encoded.texts))
-
-
-def text_features(
-    backbone: Backbone,
-    texts: Sequence[str],
-    pairs: Sequence[str] | None = None,
-    listen: Listener = ignore,
-    *,
-    where: str = "text",
-) -> np.ndarray:
-    """Return the features of N texts, float32 [N, width], in the order of the texts.
-
-    The features are those to which scikit-learn fits the head of a linear probe on `backbone`.
-
-    Raises InvalidData for a text without tokens, and InvalidStudy if the backbone has no pooling for a linear probe.
-    """
-    return FeatureModel(backbone).of_texts(texts, pairs, listen, where=where)
-
-
-def features_of(backbone: Backbone, split: Split, objective: Objective, listen: Listener = ignore) -> FeatureRows:
-    """Return the features of the texts of a split, or of their words if the kind of task reads words."""
-    return FeatureModel(backbone, objective).of(split, listen)
 
 
 def _of_words(encoded: WordTokens, windows: Sequence[np.ndarray], width: int) -> Iterator[np.ndarray]:

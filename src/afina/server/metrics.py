@@ -132,10 +132,7 @@ class AbstainingUsage:
     def _computed(self, version: str, computed: Future[Any]) -> None:
         answer = None if computed.cancelled() or computed.exception() else computed.result()
         if answer is not None and not isinstance(answer, AfinaError):
-            self.count(version, answered=answer.is_answered)
-
-    def count(self, version: str, *, answered: bool) -> None:
-        self._texts.labels(self._versions.of(version), "yes" if answered else "no").inc()
+            self._texts.labels(self._versions.of(version), "yes" if answer.is_answered else "no").inc()
 
 
 class VersionUsage:

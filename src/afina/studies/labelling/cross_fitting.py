@@ -113,9 +113,10 @@ def by_probe(
 ) -> CrossFit:
     """Cross-fit a linear probe on a backbone; the features of each text are computed once."""
     from afina.models.backbone import Backbone
-    from afina.predicting.text_features import features_of
+    from afina.predicting.text_features import FeatureModel
 
-    return by_features(features_of(Backbone.load(backbone), split, objective, listen), split.labels, objective, folds)
+    features = FeatureModel(Backbone.load(backbone), objective).of(split, listen)
+    return by_features(features, split.labels, objective, folds)
 
 
 def by_features(
