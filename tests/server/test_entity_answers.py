@@ -49,9 +49,9 @@ def test_an_answer_has_the_places_of_its_entities_in_the_text_as_sent() -> None:
     ]
     assert all(one["score"] == pytest.approx(CHANCE) for one in found["entities"])
     assert all(TEXT[one["start"] : one["end"]] == one["text"] for one in found["entities"])
-    jsonschema.validate(found, record(dict(FORMAT.fields)))
+    jsonschema.validate(found, record(**FORMAT.fields))
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({"entities": [{"start": 0, "end": 3}]}, record(dict(FORMAT.fields)))
+        jsonschema.validate({"entities": [{"start": 0, "end": 3}]}, record(**FORMAT.fields))
 
 
 def test_words_have_the_tags_that_the_objective_decodes() -> None:

@@ -28,7 +28,7 @@ def by_name(values: Shape) -> Shape:
     return {"type": "object", "additionalProperties": values}
 
 
-def record(optional: Collection[str] = (), **fields: Shape) -> Shape:
+def record(*, optional: Collection[str] = (), **fields: Shape) -> Shape:
     """Return the JSON Schema of an object with exactly the given fields. All fields are required except `optional`."""
     required = [name for name in fields if name not in optional]
     return {"type": "object", "properties": fields, "required": required, "additionalProperties": False}
