@@ -81,12 +81,6 @@ def test_the_hub_protocol_answers_as_predict(words: Served) -> None:
     assert near(single.json(), expected[0])
     check_receipt(words, single, NAME)
     assert near(words.post(path, {"inputs": [*TEXTS]}).json(), expected)
-    first = words.post(path, {"inputs": TEXTS[0], "parameters": {"aggregation_strategy": "first"}})
-    assert near(first.json(), expected[0])
-    parameters = {"aggregation_strategy": "none", "ignore_labels": []}
-    every = words.post(path, {"inputs": TEXTS[0], "parameters": parameters}).json()
-    assert [one["word"] for one in every] == ["the", "soup", "was", "bright", "."]
-    assert {one["entity"] for one in every} <= {"O", "B-LOC", "I-LOC", "B-PER", "I-PER"}
 
 
 @pytest.mark.parametrize(
@@ -94,8 +88,6 @@ def test_the_hub_protocol_answers_as_predict(words: Served) -> None:
     [
         (NAME, {"aggregation_strategy": "average"}),
         (NAME, {"aggregation_strategy": "max"}),
-        (NAME, {"aggregation_strategy": "words"}),
-        (NAME, {"stride": 16}),
         (NAME, {"top_k": 1}),
         (NAME, {"function_to_apply": "softmax"}),
         ("acme/reviews", {"aggregation_strategy": "first"}),
@@ -161,10 +153,8 @@ def test_what_does_not_suit_entities_is_refused_before_anything_is_computed(
         ("/v1/completions", {"model": NAME, "prompt": "a"}, 400),
         ("/pooling", {"model": "acme/reviews", "input": "a"}, 422),
         ("/pooling", {"model": "acme/short", "input": LONG}, 422),
-        ("/pooling", {"model": NAME, "input": "a", "task": "token_embed"}, 422),
         ("/pooling", {"model": NAME, "input": "a", "encoding_format": "base64"}, 422),
         ("/pooling", {"model": NAME, "input": "a", "dimensions": 3}, 422),
-        ("/pooling", {"model": NAME, "input": [1, 2]}, 422),
         ("/tasks", {"text": "a", "pair": "b", "models": [NAME]}, 422),
     ):
         found = words.post(path, body)
