@@ -29,10 +29,8 @@ each case here: at most 0.043."""
 
 CASES = [
     ("gpt2", "lora", {"targets": "all-linear"}),
-    ("gpt2", "lora", {"dora": True}),
     ("gpt2", "adapter", {"kind": "houlsby"}),
     ("gpt2", "prefix", {"tokens": 2}),
-    ("gpt2", "full", {}),
     ("llama", "lora", {}),
     ("bert", "bitfit", {}),
 ]

@@ -173,8 +173,6 @@ SAMPLING = {"temperature": 1.5, "top_k": 40, "top_p": 0.9, "seed": 11}
     "asked",
     [
         {},
-        {"max_tokens": 5, "stream": True},
-        {**SAMPLING, "n": 3},
         {**SAMPLING, "stop": ["e", "zebra"], "stream": True},
         {"template": False, "max_tokens": 4},
         {**SAMPLING, **CHOICES, "n": 2},
