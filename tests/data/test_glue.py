@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +80,7 @@ TASKS = {
         ("0", "1"),
     ),
     "mnli": MNLI,
-    "mnli-mm": Written(
-        MNLI.names,
-        MNLI.metric,
-        MNLI.hub,
-        MNLI.header,
-        MNLI.line,
-        MNLI.labels,
-        "validation_mismatched",
-        "dev_mismatched.tsv",
-    ),
+    "mnli-mm": replace(MNLI, split="validation_mismatched", dev="dev_mismatched.tsv"),
     "qnli": Written(
         ENTAILED,
         "accuracy",

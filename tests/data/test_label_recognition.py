@@ -403,11 +403,6 @@ def test_the_separator_is_the_one_whose_parts_recur(tmp_path: Path) -> None:
     assert Task.load(table_of(tmp_path, ["a;b|c", "c", "d"] * 8)).label_names == ("a;b", "c", "d")
 
 
-@pytest.mark.parametrize("separator", [";", "|"])
-def test_labels_between_semicolons_and_bars_are_several(tmp_path: Path, separator: str) -> None:
-    assert Task.load(table_of(tmp_path, [f"a{separator}b", "b", "c"] * 8)).label_names == ("a", "b", "c")
-
-
 def test_labels_of_a_cell_and_of_another_file_are_merged_too(tmp_path: Path) -> None:
     several = Task.load(table_of(tmp_path, ["late;Rude", "rude", "rude;late", "Late"] * 5), merge_labels=True)
     assert set(several.label_names) == {"late", "rude"} or len(several.label_names) == 2
@@ -440,13 +435,6 @@ def test_what_came_later_enters_the_key_of_a_run_only_where_it_is_given() -> Non
     assert same.key == plain.key
     for changed in ({"missing": "skip"}, {"merge_labels": True}, {"sheet": "one"}):
         assert plain.model_copy(update={"data": ReadingOptions(**changed)}).key != plain.key
-
-
-def test_a_path_is_taken_as_its_string(tmp_path: Path) -> None:
-    mine = table_of(tmp_path, ["y", "n"] * 8)
-    assert Task.load(mine).train.digest == Task.load(str(mine)).train.digest
-    assert len(Task.load(mine, evaluation=table_of(tmp_path, ["y", "n"] * 8), allow_leakage=True).evaluation) == 16
-    assert len(EvaluationSet.read(mine, TrainingInfo(2, ("n", "y"))).split) == 16
 
 
 def test_half_a_surrogate_pair_is_refused_wherever_it_stands(tmp_path: Path) -> None:

@@ -344,18 +344,3 @@ def test_a_file_of_which_nothing_can_be_learnt_is_refused(tmp_path: Path, conten
     path.write_text(content, encoding="utf-8")
     with raises(InvalidData, code=code):
         Task.load(path, target="output")
-
-
-def test_a_column_that_occurs_twice_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
-    path.write_text("input,output,output\na,b,c\n", encoding="utf-8")
-    with raises(InvalidData, code="data.column-repeated"):
-        Task.load(path)
-
-
-def test_a_huge_cell_is_read_whole(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
-    huge = "word " * 200_000
-    path.write_text("input,output\n" + "".join(f'"{huge}{i}","out {i}"\n' for i in range(5)), encoding="utf-8")
-    task = Task.load(path)
-    assert {len(text) for text in (*task.train.texts, *task.evaluation.texts)} == {len(huge) + 1}
