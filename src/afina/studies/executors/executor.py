@@ -1,8 +1,4 @@
-"""`Executor`: the base class of executors, which execute runs and tuning trials on this machine or on a Ray cluster.
-
-A run produces the same adapter digest with every executor. `Run.inputs` returns the files of a run that another machine
-needs. The module can be imported without torch.
-"""
+"""`Executor`: the base class of executors, which execute runs and tuning trials on this machine or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -31,10 +27,7 @@ class Cancelled(Exception):
 
 
 class Lost(Exception):
-    """Raised when the process or the machine of a run or a trial is lost; the run can be executed again.
-
-    `of_node`: the whole machine was lost, so that the run itself is probably not the cause.
-    """
+    """Raised when the process of a run is lost, or its whole machine (`of_node`); the run can be executed again."""
 
     def __init__(self, reason: str = "", *, of_node: bool = False) -> None:
         super().__init__(reason)
@@ -43,10 +36,7 @@ class Lost(Exception):
 
 @dataclass(frozen=True)
 class MemoryForecast:
-    """The memory, of the GPU if runs train on one, that is available to all runs at once, and that each run needs.
-
-    `needed` is by the run's key; a run without an entry does not wait for memory.
-    """
+    """The memory, of the GPU if runs train on one, for all runs at once, and what each run needs, by its key."""
 
     available: int
     needed: Mapping[str, int]
@@ -161,10 +151,7 @@ class Executor(ABC):
         """
 
     def check_machines(self, run: Run) -> None:  # noqa: B027 - this machine needs no check
-        """Check that other machines can execute `run` and similar runs: their package versions and their backbone.
-
-        Callers that have already read the task call `check_machines` instead of `check`.
-        """
+        """Check the package versions and the backbone of other machines, after the task was read."""
 
     def usual_products(self) -> Products:
         """Return `train.products` for runs for which the user gives none: float, unless the machine is known."""

@@ -58,10 +58,7 @@ def ctrl_c_later() -> Iterator[None]:
 
 
 class ForkedWorker:
-    """A forked worker process, with those methods and attributes of `subprocess.Popen` that afina uses.
-
-    `returncode` is -9 also if the server was killed.
-    """
+    """A forked worker with what afina uses of `subprocess.Popen`; `returncode` is -9 also if the server was killed."""
 
     def __init__(self, pid: int, handle: int, link: socket.socket, pipes: tuple[int, int]) -> None:
         self.pid, self._handle, self._link = pid, handle, link

@@ -26,9 +26,9 @@ MOST_DEVICES = 8
 
 
 class LocalExecutor(Executor):
-    """An executor that executes each run in a new process on this machine, or in one process for each of `devices`.
+    """Executes each run in a new process.
 
-    If there are several slots or devices, the processes of runs share the processors equally.
+    One for each of `devices`, which share the processors of this machine equally.
     """
 
     def __init__(self, slots: int = 1, *, devices: int = 1, shard: bool = False) -> None:

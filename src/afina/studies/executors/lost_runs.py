@@ -1,8 +1,4 @@
-"""Runs whose process or node was lost, on this machine or on a Ray cluster: such a run is executed again.
-
-The process that executes a lost run again continues from the run's last checkpoint. The module does not know how an
-executor finds out that a process or a node is lost.
-"""
+"""Runs whose process or node was lost are executed again, and continue from their last checkpoint."""
 
 from __future__ import annotations
 

@@ -54,10 +54,9 @@ def variables() -> Mapping[str, str | None]:
 
 
 def inputs_to_send(inputs: RunInputs, *, ship_backbone: bool) -> RunInputs:
-    """Return the inputs of a run that are sent to nodes.
+    """Return the inputs that nodes get.
 
-    A backbone whose files are not sent has an address that all nodes can use; on the Hub, with the commit of this
-    machine's copy.
+    A backbone that is not sent has an address for all nodes, with this machine's commit.
     """
     one = inputs.backbone
     if one.files and ship_backbone:

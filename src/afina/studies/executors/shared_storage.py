@@ -1,7 +1,4 @@
-"""`SharedStorage`: files that this machine and all nodes of a cluster can read, in a directory or an object store.
-
-A file that many runs read, such as a backbone's weights, has the digest of its content as its name.
-"""
+"""`SharedStorage`: files that this machine and all nodes of a cluster can read, in a directory or an object store."""
 
 from __future__ import annotations
 
