@@ -33,7 +33,6 @@ SCORES = {
     "models/token_classification.py": "a field of an answer",
     "server/answer_formats.py": "a field of an answer",
     "server/protocols/huggingface.py": "a field of an answer",
-    "server/protocols/native.py": "a field of an answer",
     "studies/executors/worker.py": "a message",
 }
 """Files where a head's name is another word, and which."""
