@@ -42,6 +42,17 @@ def test_the_promise_is_broken_in_at_most_one_of_twenty_draws(error: str, texts:
     assert binomtest(broken, draws, 1 - CONFIDENCE, alternative="greater").pvalue > 0.01
 
 
+def test_a_threshold_that_is_chosen_without_a_test_breaks_the_promise() -> None:
+    """The reason for the test: the lowest threshold with a small enough error on the same texts is a lucky one."""
+    broken = 0
+    for _ in range(200):
+        confidence, wrong = draw(400, "uninformative")
+        order = np.argsort(-confidence)
+        share = np.cumsum(wrong[order]) / np.arange(1, len(order) + 1)
+        broken += bool((share[20:] <= 0.1).any())
+    assert broken > 100
+
+
 @pytest.mark.parametrize("error", ["calibrated", "step"])
 def test_the_threshold_is_that_of_mapies_fixed_sequence(error: str) -> None:
     confidence, wrong = draw(500, error)
@@ -68,3 +79,9 @@ def test_too_few_texts_or_too_many_errors_give_no_threshold() -> None:
     none = find_threshold(np.full(400, 0.99), np.arange(400) % 3 == 0, 0.05)
     assert (none.value, none.found.answered, none.found.errors) == (None, 0, 0)
     assert np.isnan(none.found.error)
+
+
+def test_the_ladder_descends_and_separates_confidences_near_one() -> None:
+    assert (np.diff(LADDER) < 0).all()
+    assert LADDER[0] > 1 - 2e-7
+    assert LADDER[-1] < 0.001  # below the largest of a thousand equal probabilities
