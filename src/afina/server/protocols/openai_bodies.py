@@ -451,6 +451,7 @@ def refusal(body: CompletionRequest | ChatRequest, error: InvalidData) -> Refusa
     form = "structured_outputs" if body.structured_outputs is not None else "response_format"
     form = form if function_of(body) is None else "tools"
     fields = {
+        "request.chat-unusable": "messages",
         "request.text-invalid": text,
         "request.text-tokens": text,
         "request.token-unknown": text,

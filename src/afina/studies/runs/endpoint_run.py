@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from afina import meter
 from afina.data.task import Task
 from afina.data.template import Template
-from afina.data.token_cache import EncodedTask
 from afina.endpoints import asking
 from afina.endpoints.answers import EndpointFacts, EndpointForecast, costs
 from afina.endpoints.endpoint import Endpoint
@@ -29,6 +28,9 @@ from afina.studies.runs.inputs import TaskFacts, of_data
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import EndpointUse, Environment, Memory, Prompting, Record, Seconds
 from afina.studies.runs.spec import RunSpec
+
+if TYPE_CHECKING:  # it loads torch, which the start of a command does without
+    from afina.data.token_cache import EncodedTask
 
 
 def endpoint_of(run: RunSpec) -> Endpoint:
