@@ -110,7 +110,7 @@ def test_a_key_of_a_section_is_looked_for_in_the_sections(afina: Command) -> Non
 def test_a_seed_below_zero_is_refused(afina: Command, toy: str) -> None:
     assert "'--seed'" in afina("train", "--task", toy, "--seed", "-1").error
     told_of = afina("study", "quickstart", "--set", "seeds=[-1]").error
-    assert told_of == "preset quickstart: seed -1. Expected 0 or more, below 2**63."
+    assert told_of == "preset quickstart: seeds = -1: expected whole numbers from 0 to 2**63 - 1."
 
 
 def test_a_file_without_a_text_is_told(afina: Command, runs: Runs) -> None:
