@@ -303,6 +303,7 @@ def test_pairs_and_single_texts_are_told_apart_in_words_of_the_request(
     assert (response.status_code, response.json()["error"]) == (422, message)
 
 
+@pytest.mark.slow
 def test_who_leaves_before_the_answer_leaves_nothing_in_the_log(
     listen: Callable[..., Listening], caplog: pytest.LogCaptureFixture
 ) -> None:

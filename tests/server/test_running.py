@@ -186,6 +186,7 @@ def test_draining_is_shorter_than_the_shutdown_and_both_are_numbers(settings: An
         Settings(**settings)
 
 
+@pytest.mark.slow
 def test_what_is_in_memory_when_a_server_begins_is_not_looked_through_again(monkeypatch: pytest.MonkeyPatch) -> None:
     class Ended(Exception):
         pass

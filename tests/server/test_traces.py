@@ -76,6 +76,7 @@ def test_a_request_and_its_batch_are_a_span_each_and_the_batch_links_to_it(
     assert sum(one.end_time - one.start_time for one in (batch, *more)) / 1e9 == pytest.approx(compute, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_lines_are_of_their_request_whichever_batch_they_are_in(traced: Any, told: InMemorySpanExporter) -> None:
     lines = "".join(json.dumps({"text": "a", "model": "acme/reviews@1"}) + "\n" for _ in range(80))
     assert traced.web.post("/bulk", content=lines, headers=traced.auth()).text.count("receipt") == 80

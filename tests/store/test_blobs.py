@@ -392,6 +392,7 @@ def test_an_upload_that_breaks_off_leaves_nothing_at_its_place(
     assert remote.size(put(remote, data)) == size
 
 
+@pytest.mark.slow
 def test_one_killed_amid_an_upload_in_parts_leaves_nothing_at_its_place(
     crew: Crew, remote: RemoteBlobs, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -144,6 +144,7 @@ def test_a_tensor_of_another_backbone_is_refused(gpt2: Backbone, kept: Kept, tmp
         kept.store.publish(tmp_path / "other", "acme/other", message="why")
 
 
+@pytest.mark.slow
 def test_an_adapter_that_peft_saved_for_a_language_model_is_imported_and_answers(kept: Kept, tmp_path: Path) -> None:
     foreign = tmp_path / "foreign"
     kept.store.export("acme/told@1", str(foreign))

@@ -905,6 +905,7 @@ def test_the_memory_is_that_of_the_gpu_or_of_the_largest_node_of_a_cluster(world
     assert reasons(made)["full"] == "it needs about 4.40 GiB of memory, and 2.00 GiB is available"
 
 
+@pytest.mark.slow
 def test_a_floor_that_wins_is_ready_to_use_and_to_be_published(
     world: World, afina: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -995,6 +996,7 @@ def test_recorded_trainings_with_few_labels_count_below_a_hundred_texts_alone() 
     assert few.baselines.keys() == {floors.MAJORITY, floors.TFIDF}
 
 
+@pytest.mark.slow
 def test_with_few_texts_recorded_trainings_decide_and_the_sentences_say_so(world: World, tmp_path: Path) -> None:
     world.task = str(write_csv(tmp_path / "few.csv", hard(30)))
     made = world.choose("out", 60)

@@ -297,6 +297,7 @@ def small(gpt2: Backbone, toy: str, *methods: str, **train: Any) -> Study:
     return Study.parse(content, "small")
 
 
+@pytest.mark.slow
 def test_a_run_that_loses_its_machine_goes_on_to_the_same_digest(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
     (reference,) = small(gpt2, toy, "lora").run(tmp_path / "kept", executor=HereExecutor()).records
     losing, scribe = Losing(TRIES - 1), Scribe()

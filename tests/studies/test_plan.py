@@ -333,6 +333,7 @@ def test_a_template_of_ones_own_is_planned_with(afina: Command, gpt2: Backbone, 
     assert "--words: label 'bad' has no words" in error
 
 
+@pytest.mark.slow
 def test_the_time_of_given_steps_is_that_of_their_tokens(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +351,7 @@ def test_a_gpu_that_cannot_take_the_steps_is_an_error(runs: Runs, monkeypatch: p
         forecast_run(runs.run("gpt2", "lora"))
 
 
+@pytest.mark.slow
 def test_the_task_is_read_once_for_all_methods(gpt2: Backbone, toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[str] = []
     load = Task.load
@@ -411,6 +413,7 @@ def test_the_peak_on_a_gpu_is_training_or_evaluation_with_a_tenth_for_what_holds
     assert weights < one.gpu_evaluation < one.peak
 
 
+@pytest.mark.slow
 def test_a_plan_shows_the_state_that_each_device_has(gpt2: Backbone) -> None:
     one = only(forecast_methods(gpt2.address, [make("lora")], training=texts(8, dtype="bfloat16")))
     assert one.allocated_end < one.state_bytes
@@ -510,6 +513,7 @@ def test_amounts_beyond_all_reason_are_told_at_once(afina: Command, option: str,
     assert f"Invalid value for '{option}'" in afina("plan", "--backbone", "gpt2", option, 10**21).error
 
 
+@pytest.mark.slow
 def test_time_is_known_with_a_task_and_weights(afina: Command, gpt2: Backbone, toy: str) -> None:
     asked = ("plan", "--backbone", gpt2.address, "--task", toy, "--method", "baseline", "--method", "lora", "--json")
     answer = afina(*asked)
@@ -525,6 +529,7 @@ def test_time_is_known_with_a_task_and_weights(afina: Command, gpt2: Backbone, t
     ]
 
 
+@pytest.mark.slow
 def test_the_table_says_what_was_assumed(gpt2: Backbone, toy: str) -> None:
     training = Training(batch_size=4, dtype="float32")
     methods = [make("baseline"), make("lora")]

@@ -135,6 +135,7 @@ def test_the_memory_of_generation_is_foreseen(backbones: Backbones, beams: int, 
     assert 0.9 * measured.peak <= alive.peak <= 1.2 * measured.peak
 
 
+@pytest.mark.slow
 def test_the_copy_of_the_output_embedding_in_bfloat16_is_foreseen(backbones: Backbones) -> None:
     backbone = Backbone.load(str(backbones.path("gpt2")))
     prompts = encode(backbone.tokenizer, ["the soup"], max_length=40, template=TEMPLATE)

@@ -193,6 +193,7 @@ def test_what_was_tried_depends_on_the_seed_alone(gpt2: Backbone, invented: Inve
     assert settings("three", 1)[1:] != settings("one", 0)[1:]
 
 
+@pytest.mark.slow
 def test_tuning_is_not_repeated_and_more_budget_goes_on(gpt2: Backbone, invented: Invented, tmp_path: Path) -> None:
     first = tune(study(gpt2, "any"), tmp_path, invented)
     tried = len(invented.tried)

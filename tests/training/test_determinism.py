@@ -207,6 +207,7 @@ def test_a_run_stopped_twice_and_resumed_gives_the_digest_of_one_left_alone(
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_another_run_is_as_none(run: Callable[..., Run], alone: Record, tmp_path: Path) -> None:
     chosen, foreign = run("lora"), run("lora", seed=1)
     others = [{"learning_rate": 1e-2}, {"max_steps": STEPS + 1}, {"method": "prelayer"}, {"family": "llama"}]
@@ -242,6 +243,7 @@ def test_loading_a_checkpoint_that_does_not_fit_or_is_damaged_changes_nothing(
     assert again.account.step == STEPS - 1
 
 
+@pytest.mark.slow
 def test_how_often_a_run_is_kept_changes_neither_its_key_nor_its_result(
     run: Callable[..., Run], alone: Record, tmp_path: Path
 ) -> None:

@@ -129,6 +129,7 @@ def test_in_bfloat16_the_parts_gradients_meet_in_the_float32_masters(backbones: 
             assert (found[key] - expected).norm() / expected.norm() < 2 * rounding + 0.01, key
 
 
+@pytest.mark.slow
 def test_the_steps_of_an_epoch_are_its_batches_over_those_of_a_step(
     backbones: Backbones, toy: str, tmp_path: Path
 ) -> None:

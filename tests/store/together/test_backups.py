@@ -52,6 +52,7 @@ def _check_recovered(place: Path, where: Path, acknowledged: list[list[str]], ad
     assert recovered.publish(adapters.directory / "b0h0", "acme/after", message=storing.WHY).created
 
 
+@pytest.mark.slow
 def test_a_backup_taken_while_others_delete_collect_and_erase_is_whole(
     store: AdapterStore, url: str, adapters: Adapters, crew: Crew, tmp_path: Path
 ) -> None:

@@ -61,12 +61,14 @@ def test_a_store_is_begun_once(url: str, adapters: Adapters, crew: Crew, tmp_pat
     assert store.verify() == []
 
 
+@pytest.mark.slow
 def test_the_first_publishers_begin_a_directory_together(adapters: Adapters, crew: Crew, tmp_path: Path) -> None:
     ended = crew.run(contending.publish_one, MANY, str(tmp_path / "store"), str(adapters.directory / "b0h0"))
     assert sorted(one.value for one in ended) == [[1, False]] * (MANY - 1) + [[1, True]]
     assert [entry.event for entry in AdapterStore(tmp_path / "store").log()] == ["create", "publish"]
 
 
+@pytest.mark.slow
 def test_of_those_that_compare_and_swap_one_wins_each_round(
     store: AdapterStore, url: str, adapters: Adapters, crew: Crew
 ) -> None:
