@@ -37,9 +37,6 @@ from typing import Generic, Self, TypeVar
 
 from afina.sentence import Json, Namer, Sentence
 
-STATE_DIRECTORY = "AFINA_STATE_DIRECTORY"
-"""Variable with a directory for a command's error and progress as JSON, set by the program that started the command."""
-
 LESS_MEMORY = "Set token_budget=1024 or checkpointing=true (in a study: train.token_budget=1024)"
 """The advice in error messages about lack of memory."""
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from math import inf, isnan
 from typing import Self
 
+STATE_DIRECTORY = "AFINA_STATE_DIRECTORY"
+"""Variable with a directory for a command's error and progress as JSON, set by the program that started the command."""
+
 NOTED = ("copy", "shots", "teacher", "pairs", "abstain")
 """The phases of `Progress` whose note is shown to the user as a line of its own."""
 

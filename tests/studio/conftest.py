@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from stores_of_studios import TEXT, publish, served
 
 from afina import Backbone
-from afina.errors import STATE_DIRECTORY
+from afina.events import STATE_DIRECTORY
 from afina.studio.access import Access
 from afina.studio.app import make_app
 from afina.studio.command_process import CommandProcess

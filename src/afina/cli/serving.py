@@ -22,7 +22,7 @@ from afina.cli.help import GroupedCommand
 from afina.cli.options import BackboneOption, Json, OwnBackbone, takes, template_option
 from afina.cli.store import CreateOption, StoreOption, ready
 from afina.cli.terminal import reword_value_error
-from afina.errors import STATE_DIRECTORY
+from afina.events import STATE_DIRECTORY
 from afina.sentence import Sentence
 from afina.server.settings import Settings
 

@@ -26,7 +26,8 @@ import typer
 from afina import allocator, file_io
 from afina.cli import problems
 from afina.cli.option_names import flag, with_flags
-from afina.errors import STATE_DIRECTORY, AfinaError, CannotWrite, InvalidData
+from afina.errors import AfinaError, CannotWrite, InvalidData
+from afina.events import STATE_DIRECTORY
 from afina.pages.marked_text import JOINERS, MarkedText
 from afina.sentence import Sentence
 

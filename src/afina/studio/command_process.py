@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from afina import file_io, meter
-from afina.errors import STATE_DIRECTORY, CannotWrite, CorruptAdapter
+from afina.errors import CannotWrite, CorruptAdapter
+from afina.events import STATE_DIRECTORY
 from afina.sentence import Sentence
 
 LOCK = ".lock"
