@@ -78,7 +78,7 @@ class Facts(Protocol):
 
 
 class ComputedFacts:
-    """Facts that a command computes: its answer `found`, or the `problem` because of which there is none."""
+    """Facts that a command computes: its answer `found`, or the `problem` that kept the command from an answer."""
 
     found: Mapping[str, Any] | None
     problem: str

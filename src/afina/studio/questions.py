@@ -76,7 +76,7 @@ class Questions:
         return self._place(question) / question.file
 
     def find(self, id: str) -> Question | None:
-        """Return the question of this id; None if there is none, or its file is damaged."""
+        """Return the question with this id; None if the id is unknown or the file of the question is damaged."""
         if not _ID.fullmatch(id):
             return None
         with suppress(CorruptAdapter, TypeError):

@@ -85,7 +85,7 @@ class _RankTask:
 
     @property
     def waitable(self) -> Any:
-        """What `ray.wait` waits for: the next event; after `cancel`, when the stream has ended already, the end."""
+        """The object for `ray.wait`, ready with the next event; after `cancel`, with the end of the task."""
         return self._generator.completed() if self.is_cancelled else self._generator
 
     def cancel(self, *, force: bool = False) -> None:

@@ -236,7 +236,8 @@ class AdapterTestFacts(ComputedFacts):
     """A test of the run's adapter on another file: the answer of `afina evaluate --json`; None while it is computed.
 
     Attributes:
-        figures: `name`, `value` and `interval` (empty if there is none) of each metric in words, the headline first.
+        figures: `name`, `value` and `interval` of each metric in words, the headline first. Some metrics have an empty
+            interval.
         matrix: None without a confusion matrix, or with many labels.
     """
 

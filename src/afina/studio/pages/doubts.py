@@ -46,7 +46,7 @@ class DoubtsFacts:
     """The doubtful labels of a project, and the decisions about them.
 
     Of each label: the `key` that its buttons send, `where`, `text`, `pair`, `label`, `suggested`, `reason`, whether
-    the text is for `training`, and the `decision`, which is empty if there is none yet.
+    the text is for `training`, and the `decision`, which is empty until the user decides.
 
     Attributes:
         state: "none" if nothing has looked for doubtful labels yet, "running", "failed", or "found".
