@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,24 +24,26 @@ from afina.studies.executors.reservation import NodeReservations
 NODES = [Node(key * 16, f"10.0.0.{number}", "host", Room(1)) for number, key in enumerate("ab", start=1)]
 
 
-class Task:
+class Task(threading.Thread):
     """A task in a thread, and Ray's generator of its events; `die` is as if its node had died."""
 
     def __init__(self, work: Callable[..., Iterator[object]], arguments: tuple[object, ...]) -> None:
+        super().__init__(daemon=True)
+        self.work, self.arguments = work, arguments
         self.events: queue.SimpleQueue[object] = queue.SimpleQueue()
         self.is_dead = False
-        self.thread = threading.Thread(target=self._execute, args=(work, arguments), daemon=True)
-        self.thread.start()
+        self.is_cancelled = False
+        self.start()
 
-    def _execute(self, work: Callable[..., Iterator[object]], arguments: tuple[object, ...]) -> None:
+    def run(self) -> None:
         try:
-            for event in work(*arguments):
+            for event in self.work(*self.arguments):
                 self._put(event)
             self._put(StopIteration())
         except KeyboardInterrupt:
             self._put(ray.exceptions.TaskCancelledError())
         except Exception as error:  # noqa: BLE001 - as Ray does with every error of a task
-            self._put(ray.exceptions.RayTaskError(work.__name__, "traceback", error))
+            self._put(ray.exceptions.RayTaskError(self.work.__name__, "traceback", error))
 
     def _put(self, event: object) -> None:
         if not self.is_dead:
@@ -76,10 +77,22 @@ def _get(event: object) -> object:
 
 
 def _cancel(task: Task, *, force: bool) -> None:
-    """Raise KeyboardInterrupt in the task, at its next instruction."""
-    if task.thread.is_alive():  # else another thread may have its number
-        interrupt = ctypes.py_object(KeyboardInterrupt)
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(task.thread.ident or 0), interrupt)
+    task.is_cancelled = True
+
+
+def _next(messages: queue.SimpleQueue[Any]) -> Any:
+    """Wait as the task does, and raise KeyboardInterrupt if it is cancelled.
+
+    An asynchronous exception could meet the thread that the task has started: until that thread runs, CPython takes it
+    by the identifier of the thread that starts it. Ray interrupts the main thread of a process.
+    """
+    task = threading.current_thread()
+    assert isinstance(task, Task)
+    while not task.is_cancelled:
+        with suppress(queue.Empty):
+            return messages.get(timeout=0.01)
+    task.is_cancelled = False
+    raise KeyboardInterrupt
 
 
 class Places(NodeReservations):
@@ -105,6 +118,7 @@ def without_cluster(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     """Execute Ray tasks in threads, on nodes with this cache directory."""
     fake = {"remote": lambda work: work, "wait": _wait, "get": _get, "cancel": _cancel, "exceptions": ray.exceptions}
     monkeypatch.setattr(ray_run, "ray", SimpleNamespace(**fake))
+    monkeypatch.setattr(ray_task, "_next", _next)
     monkeypatch.setattr(ray_task.assets, "cache_directory", lambda: cache)
     monkeypatch.setattr(nodes, "living", lambda: NODES)
     monkeypatch.setattr(nodes, "on_each", lambda of, work, *rest: {node.key: work(*rest) for node in of})
