@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import nan
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 
+from afina.cli.results import publish_winner
 from afina.report.report import Report
 from afina.report.verdicts import ONE_SEED, SIGNIFICANT
+from afina.store.adapter_store import AdapterStore
 from afina.studies.descriptions import Failure
 from afina.studies.runs.record import Devices, Result, Seconds
 from records import answering, asked, endpoint_use, environment, results
@@ -212,6 +216,41 @@ def test_what_is_to_be_used_is_what_the_conclusion_says() -> None:
     assert used(answering("full", range(10)), answering("lora", range(20)), answering("zero-shot", range(60))) == "full"
     assert used(answering("full", range(60)), answering("baseline", range(20))) == "full"
     assert used(answering("baseline", range(20))) == "nothing"
+
+
+WITHOUT = {"adapter": None, "digest": None}
+
+
+@pytest.mark.parametrize(
+    ("made", "published"),
+    [
+        ([answering("full", range(20)), answering("lora", range(20))], "lora"),
+        ([answering("full", range(20), accuracy=nan), answering("lora", range(20))], "lora"),
+        ([answering("full", range(20), accuracy=nan)], "full"),
+        ([answering("full", range(20), accuracy=nan), answering("lora", range(20), accuracy=nan)],
+         "no method can be called best: accuracy is undefined, because it needs "),
+        ([answering("full", range(20), accuracy=nan), answering("lora", range(20), **WITHOUT)],
+         "the best method, LoRA, has no adapter to use"),
+        ([answering("lora", range(20)), answering("zero-shot", range(5), **WITHOUT)],
+         "the best method, zero-shot, has no adapter to use"),
+        ([], "no run has finished"),
+    ],
+    ids=["tie", "first-undefined", "alone", "all-undefined", "only-undefined-saved", "best-not-saved", "none"],
+)  # fmt: skip
+def test_published_is_the_method_that_the_headline_names_first(
+    made: list[Result], published: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish = create_autospec(AdapterStore.publish)
+    monkeypatch.setattr(AdapterStore, "publish", publish)
+    publish_winner(results(made), "acme/reviews")
+    report = Report.of(results(made))
+    if not publish.called:
+        assert capsys.readouterr().err.startswith(f"No version of acme/reviews was published: {published}")
+        return
+    assert publish.call_args.args[1].name == f"{published}-0"
+    assert report.headline
+    assert report.of_use
+    assert len(made) == 1 or report.headline.text.startswith(report.title_of(report.of_use))
 
 
 @pytest.mark.parametrize("change", [{"method": "of-a-package"}, {"backbone": "./moved"}], ids=["method", "backbone"])

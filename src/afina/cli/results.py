@@ -181,18 +181,20 @@ def check_publishing(name: str | None) -> None:
 def publish_winner(results: Results, name: str, *, texts: bool = True) -> dict[str, object] | None:
     """Publish the best adapter, with the report's conclusion as its message, and return the version as JSON values.
 
-    Returns None, with a message on standard error, if a run failed or the recommendation has no adapter. `texts`:
-    whether to publish the hashes of the training texts too.
+    Returns None, with a message on standard error, if a run failed or the method that the report names as the best has
+    no adapter. `texts`: whether to publish the hashes of the training texts too.
     """
     from afina.report.report import Report
     from afina.store.adapter_store import AdapterStore
 
     made, chosen = Report.of(results), results.recommendation
-    adapter = chosen.adapter if chosen else made.of_use.adapter if made.of_use else None
-    if results.failed or adapter is None:
-        why = "a run failed" if results.failed else "the recommended method has no adapter"
-        print(f"No version of {name} was published: {why}.", file=sys.stderr)
+    adapter = chosen.adapter if chosen else made.of_use and made.of_use.adapter
+    if why := "a run failed" if results.failed else made.unpublished:
+        other = shlex.join(["afina", "store", "publish", str(results.out / adapter), name]) if adapter else ""
+        remedy = f" To publish another method: `{other} --message WHY`." if other else ""
+        print(f"No version of {name} was published: {why}.{remedy}", file=sys.stderr)
         return None
+    assert adapter  # the best method has one
     what = f"{made.title_of(made.of_use)}, seed {made.of_use.seed}, of {results.name}. " if made.of_use else ""
     said = f"{what}{' '.join(made.sentences)}"
     return AdapterStore().publish(results.out / adapter, name, message=said.strip()[:MOST], texts=texts).as_json()

@@ -122,38 +122,40 @@ def _taught(record: Record) -> str:
     return f"{more}, with the answers of a teacher,"
 
 
-def leading(arms: Sequence[Arm], verdicts: Verdicts) -> tuple[str, Arm]:
-    """Return the result of a study in about ten words, and the method with the best headline metric."""
+def leading(arms: Sequence[Arm], verdicts: Verdicts) -> tuple[str, list[Arm]]:
+    """Return the result of a study in about ten words, and its methods: the one that the words name first is first.
+
+    Next come the methods that can be compared with the first one, then all others.
+    """
     field = _field(arms, verdicts)
-    return field.headline(), field.leader
+    apart = [arm for arm in arms if arm is not field.leader and arm not in field.others]
+    return field.headline(), [field.leader, *sorted(field.others, key=_rank), *sorted(apart, key=_rank)]
 
 
 def _field(arms: Sequence[Arm], verdicts: Verdicts) -> _Field:
-    ground = _ground(arms)
-    best = max(ground, key=lambda arm: (arm.gain, arm.trained, -arm.record.trainable))
-    return _Field(best, tuple(arm for arm in ground if arm is not best), verdicts)
+    """Return the largest group of comparable methods.
 
-
-def leader(arms: Sequence[Arm]) -> Arm:
-    """Return the method with the best headline metric in the largest group of comparable methods.
-
-    Of methods with the same metric to four digits: a trained one, then that with the fewest trainable parameters.
+    Of methods with the same headline metric to four digits, the leader is a trained one, then that with the fewest
+    trainable parameters.
     """
-    return max(_ground(arms), key=lambda arm: (round(arm.gain, 4), arm.trained, -arm.record.trainable, arm.gain))
+    ground = max(alike(arms), key=_weight)
+    best = min(ground, key=_rank)
+    tied = [arm for arm in ground if arm is best or _Field(best, (arm,), verdicts).tied]
+    leader = min(tied, key=lambda arm: (not arm.trained, arm.record.trainable, -arm.gain))
+    return _Field(leader, tuple(arm for arm in ground if arm is not leader), verdicts)
 
 
-def _ground(arms: Sequence[Arm]) -> Sequence[Arm]:
-    """Return the largest group of comparable methods."""
+def _rank(arm: Arm) -> tuple[float, bool, int]:
+    return (-arm.gain, not arm.trained, arm.record.trainable)
 
-    def weight(group: Sequence[Arm]) -> tuple[bool, int, int, int]:
-        return not isnan(group[0].headline), sum(arm.trained for arm in group), len(group), group[0].size
 
-    return max(alike(arms), key=weight)
+def _weight(group: Sequence[Arm]) -> tuple[bool, int, int, int]:
+    return not isnan(group[0].headline), sum(arm.trained for arm in group), len(group), group[0].size
 
 
 @dataclass(frozen=True, eq=False)
 class _Field:
-    """The method with the best headline metric (`leader`), and the other methods that can be compared with it."""
+    """The method with the best headline metric, and the other methods that can be compared with it."""
 
     leader: Arm
     others: tuple[Arm, ...]
@@ -169,8 +171,8 @@ class _Field:
             return f"{arm.label}: {metric.words} {figure}"
         if len(self.of("better")) == len(self.others):
             return f"Use {arm.label}: {metric.words} {figure}"
-        tied = [other.label for other in self.others if self._is_tied(other)]
-        if tied:
+        if self.tied:
+            tied = [other.label for other in self.tied]
             return f"{listed([arm.label, *tied])} have the same {metric.words}: {figure}"
         return f"{arm.label} has the {'lowest' if metric.lower else 'highest'} {metric.words}: {figure}"
 
@@ -190,9 +192,11 @@ class _Field:
         said += [f"It is undecided whether {mine} is better than {_named(open_, 'or')}."] if open_ else []
         return " ".join([*said, *([SIGNIFICANT] if better else [])])
 
-    def _is_tied(self, arm: Arm) -> bool:
-        """Whether method `arm` has the leader's headline metric to four digits, and is not significantly worse."""
-        return share(arm.headline) == share(self.leader.headline) and arm not in self.of("better")
+    @property
+    def tied(self) -> list[Arm]:
+        """The methods with the leader's headline metric to four digits that are not significantly worse."""
+        alike = share(self.leader.headline)
+        return [arm for arm in self.others if share(arm.headline) == alike and arm not in self.of("better")]
 
     def cheaper(self) -> str:
         """A sentence on the cheapest method that is as good as the leader; empty if there is nothing to say.

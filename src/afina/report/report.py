@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -142,8 +143,12 @@ class Report:
             return headline.of_recommendation(self.results.recommendation, self.arms)
         if not self.arms:
             return None
-        text, arm = conclusion.leading(self.arms, self.verdicts)
+        text, (arm, *_) = self._leading
         return Headline(text, figures_of(arm))
+
+    @cached_property
+    def _leading(self) -> tuple[str, list[Arm]]:
+        return conclusion.leading(self.arms, self.verdicts)
 
     @cached_property
     def of_use(self) -> Record | None:
@@ -152,9 +157,22 @@ class Report:
         if made:
             key = made.contender(made.recommended).key
             return next((one for one in self.results.records if one.key == key and one.adapter), None)
-        saved = [arm for arm in self.arms if arm.record.adapter]
-        answering = [arm for arm in saved if arm.trained or arm.prescribed_head != "random"]
-        return conclusion.leader(answering).record if answering else None
+        ranked = self._leading[1] if self.arms else []
+        saved = [arm for arm in ranked if arm.record.adapter]
+        return next((arm.record for arm in saved if arm.trained or arm.prescribed_head != "random"), None)
+
+    @cached_property
+    def unpublished(self) -> str:
+        """The reason why no adapter of the results is that of the best method, as a clause; empty if one is."""
+        made = self.results.recommendation
+        if made:
+            return "" if made.adapter else "the recommended method has no adapter"
+        if not self.arms:
+            return "no run has finished"
+        text, (best, *others) = self._leading
+        if others and isnan(best.headline):
+            return f"{text[0].lower()}{text[1:].removesuffix('.')}"
+        return "" if best.record == self.of_use else f"the best method, {best.label}, has no adapter to use"
 
     @cached_property
     def answered(self) -> list[AnsweredRun]:
@@ -295,7 +313,7 @@ class Report:
         made = self.results.recommendation
         if made:
             return comparison.forest(title(made.recommended), list(map(titled, made.comparisons)))
-        _, leader = conclusion.leading(self.arms, self.verdicts)
+        _, (leader, *_) = self._leading
         return comparison.forest(leader.label, self.verdicts.compared)
 
     def _plots(self, titles: Sequence[str] = ()) -> dict[str, list[Plot]]:
