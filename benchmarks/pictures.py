@@ -46,7 +46,7 @@ def _recorded(name: str) -> list[Arm]:
 def _differences() -> Plot | None:
     """The differences of the method with the highest accuracy from the other methods."""
     compared, found = _recorded("example"), verdicts(_recorded("example"))
-    best = conclusion.leading(compared, found)[1]
+    _, (best, *_) = conclusion.leading(compared, found)
     return comparison.forest(best.label, found.compared)
 
 
