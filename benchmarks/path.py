@@ -294,7 +294,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default=f"random:{DATA}/gpt2")
-    parser.add_argument("--task", default=f"{DATA}/sst2")
+    parser.add_argument("--task", default=f"glue/sst2:{DATA}/sst2")
     parser.add_argument("--adapters", type=int, default=8)
     parser.add_argument("--rate", type=float, default=4.0, help="requests a second")
     parser.add_argument("--seconds", type=float, default=20.0)

@@ -218,7 +218,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--texts", type=int, default=256, help="how many of the evaluation texts")
     parser.add_argument("--repeats", type=int, default=3, help="how often each arm predicts them")
     parser.add_argument("--backbone", default=f"random:{DATA}/gpt2")
-    parser.add_argument("--task", default=f"{DATA}/sst2")
+    parser.add_argument("--task", default=f"glue/sst2:{DATA}/sst2")
     parser.add_argument("--onnx", metavar="PYTHON", help="an interpreter that has optimum-onnx and ONNX Runtime")
     parser.add_argument("--encode", metavar="PYTHON", help="an interpreter that has sentence-transformers")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS], help="only these arms, and `padded`")

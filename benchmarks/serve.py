@@ -183,7 +183,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Batches of many adapters beside one merged, and beside peft's.")
     parser.add_argument("--backbone", default=f"random:{DATA}/gpt2")
-    parser.add_argument("--task", default=f"{DATA}/sst2")
+    parser.add_argument("--task", default=f"glue/sst2:{DATA}/sst2")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "int8"), default="float32")
     parser.add_argument("--adapters", type=lambda text: [*map(int, text.split(","))], default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--batches", type=int, default=2)

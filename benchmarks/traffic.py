@@ -391,7 +391,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     """The options of traffic."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default=f"random:{DATA}/gpt2")
-    parser.add_argument("--task", default=f"{DATA}/sst2")
+    parser.add_argument("--task", default=f"glue/sst2:{DATA}/sst2")
     parser.add_argument("--adapters", type=int, default=1000)
     parser.add_argument("--texts", type=int, default=0, help="adapters that generate, beside the others")
     parser.add_argument("--share", type=float, default=0.25, help="share of the requests for texts")

@@ -176,7 +176,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--methods", type=lambda text: text.split(","), default=list(METHODS))
     parser.add_argument("--arms", type=lambda text: text.split(","), default=list(DEFAULT))
     parser.add_argument("--backbone", default=f"random:{DATA}/gpt2")
-    parser.add_argument("--task", default=f"{DATA}/sst2")
+    parser.add_argument("--task", default=f"glue/sst2:{DATA}/sst2")
     parser.add_argument("--markdown", type=Path, help="write the tables and the machine to this file")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -137,6 +137,7 @@ def test_labels_are_matched_by_name_and_some_are_enough(tmp_path: Path, mine: Pa
     named = write(tmp_path / "named.csv", 4, "other", ["yes", "no"])
     assert EvaluationSet.read(str(named), about).split.labels.tolist() == [1, 0, 1, 0]
     turned = EvaluationSet.read(str(ones), trained(mine), labels=["good", "bad"])
+    assert turned.notes == (f"{ones}: the labels have other names than the adapter's: 0 as good, 1 as bad.",)
     assert [turned.label_names[label] for label in turned.split.labels] == ["bad", "good", "bad", "good"]
     assert turned.label_names == ("good", "bad")
 
@@ -159,4 +160,6 @@ def test_foreign_labels_are_refused(tmp_path: Path, mine: Path, labels: tuple[ob
 def test_columns_are_those_of_its_own_task_where_the_file_has_them(tmp_path: Path) -> None:
     about = trained(write(tmp_path / "mine.csv", 100, header="words"), text="words")
     assert len(EvaluationSet.read(str(write(tmp_path / "more.csv", 5, "other", header="words")), about).split) == 5
-    assert len(EvaluationSet.read(str(write(tmp_path / "more.csv", 5, "other", header="review")), about).split) == 5
+    found = EvaluationSet.read(str(write(tmp_path / "more.csv", 5, "other", header="review")), about)
+    assert len(found.split) == 5
+    assert found.notes == (f"{tmp_path / 'more.csv'}: no column 'words', from which the adapter learnt.",)

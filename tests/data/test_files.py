@@ -236,24 +236,16 @@ def test_labels_given_by_the_user_set_the_order_or_name_the_integers(
     assert task.train.labels.tolist() == indices
 
 
-def test_glue_sst2_files_in_a_directory_have_the_names_that_glue_gives(tmp_path: Path) -> None:
-    for stem in ("train", "dev"):
-        (tmp_path / f"{stem}.tsv").write_text(f"sentence\tlabel\n{stem} fine \t1\n{stem} dull \t0\n", encoding="utf-8")
-    task = Task.load(str(tmp_path))
-    assert labelled(task, task.train) == [("train fine ", "positive"), ("train dull ", "negative")]
-    assert task.label_names == ("negative", "positive")
-    assert Task.load(str(tmp_path), labels=("minus", "plus")).label_names == ("minus", "plus")
-
-
 @pytest.mark.parametrize(
     ("name", "text"),
     [
+        ("tsv", "sentence\tlabel\n{0} a prize\t1\n{0} lunch\t0\n"),
         ("tsv", "sentence\tlabel\tid\n{0} fine\t1\t1\n{0} dull\t0\t2\n"),
         ("tsv", "text\tlabel\n{0} fine\t1\n{0} dull\t0\n"),
         ("csv", "sentence,label\n{0} fine,1\n{0} dull,0\n"),
     ],
 )
-def test_other_files_with_zeros_and_ones_keep_them_as_names(tmp_path: Path, name: str, text: str) -> None:
+def test_files_with_zeros_and_ones_keep_them_as_names(tmp_path: Path, name: str, text: str) -> None:
     for stem in ("train", "dev"):
         (tmp_path / f"{stem}.{name}").write_text(text.format(stem), encoding="utf-8")
     assert Task.load(str(tmp_path)).label_names == ("0", "1")
@@ -694,7 +686,7 @@ def test_a_task_with_known_columns_takes_no_column_names() -> None:
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.is_dir(), reason="SST-2 is not in ../shared/data")
 def test_sst2_as_glue_distributes_it() -> None:
-    task = Task.load(str(SHARED))
+    task = Task.load(f"glue/sst2:{SHARED}")
     assert (len(task.train), len(task.evaluation)) == (67_349, 872)
     assert task.label_names == ("negative", "positive")
     assert task.leaked == 2

@@ -17,8 +17,9 @@ from afina.data import problems
 from afina.data.addresses import find, is_at_hand, named
 from afina.data.kinds import CLASSES, WRITTEN, Kind, Long
 from afina.data.readers import files
-from afina.data.readers.label_column import LabelFormat
+from afina.data.readers.label_column import Label, LabelFormat
 from afina.data.readers.splitting import LabelledRows, repeated
+from afina.data.readers.target_kind import in_words
 from afina.data.readers.target_kinds import TARGETS, check_long
 from afina.data.reading_options import OF_FILES, USUAL, ReadingOptions, shows_options
 from afina.data.split import Example, Split, key
@@ -144,6 +145,7 @@ class EvaluationSet:
         else:
             label_names = tuple(trained.label_names)
             split = kind.matched(rows, label_names, listed)
+            rows = replace(rows, notes=(*rows.notes, *_renamed(where, rows, kind.spelled(label_names, split.labels))))
         unsaid = kind.unsaid(rows, label_names)
         more = {"columns": rows.columns, "notes": rows.notes, "long": how}
         found = cls(address, where, label_names, split, trained.kind, metric=metric, **more).without(unsaid)
@@ -185,6 +187,15 @@ class EvaluationSet:
             raise problems.ALL_TRAINED_ON(where=self.where, leaked=leaked)
         left = self.left_out + leaked
         return replace(self, split=self.split.take(np.flatnonzero(~saw)), leaked=left, left_out=left)
+
+
+def _renamed(where: str, rows: LabelledRows, names: Sequence[Label]) -> list[str]:
+    """Return a note about the labels of the rows that have other names in the adapter, such as `0` and `negative`."""
+    kind = TARGETS[rows.kind]
+    each = zip(rows.labels, names, rows.texts, strict=True)
+    both = {(kind.same(label, text), kind.same(name, text)) for label, name, text in each} if kind.named else ()
+    read = in_words(sorted(f"{label} as {name}" for label, name in both if label != name))
+    return [f"{where}: the labels have other names than the adapter's: {read}."] if read else []
 
 
 def _rows(

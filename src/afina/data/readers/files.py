@@ -22,8 +22,6 @@ from afina.data.reading_options import USUAL, ReadingOptions
 from afina.errors import NotFound
 from afina.events import Says, silent
 
-SST2 = ("negative", "positive")
-
 EVALUATION = ("dev", "validation", "valid", "val")
 TEST = "test"
 """The name, without suffix, of a test file: it is read only to evaluate an adapter, if no name in EVALUATION exists."""
@@ -145,8 +143,7 @@ class TableReading:
             held_out = spellings.applied(self._held_out_rows())
             both = (*contradictions(rows, held_out), *kind.findings(rows, held_out))
             notes = tuple(dict.fromkeys((*rows.notes, *held_out.notes, *both)))
-            integer_names = SST2 if all(map(_is_sst2, self.tables)) else ()
-            found = kind.splits(replace(rows, integer_names=integer_names), held_out, names)
+            found = kind.splits(rows, held_out, names)
         left_out = [name for name in rows.names if name not in found.label_names]
         if left_out:
             notes += (f"No training text has the label {' or '.join(left_out)}, so this label is left out.",)
@@ -213,13 +210,17 @@ def to_measure(
         _check_all(table, usual.label)
     columns = {key: getattr(usual, key) for key in ("text", "text_pair", "label")}
     there = {key: name for key, name in columns.items() if name and _has(table, name)}
+    lacking = [name for key, name in columns.items() if name and key not in there and key not in asked.given]
     there |= {key: getattr(usual, key) for key in ("missing", "merge_labels", "repair") if getattr(usual, key)}
     asked = replace(replace(ReadingOptions(**there), **asked.given), kind=form.kind)
     rows = TableReading.of([table], asked, form=form, known=known).rows()
     rows = replace(rows, notes=(*rows.notes, *contradictions(rows), *kind.findings(rows)))
     if asked.merge_labels and known and kind.named:
         rows = Spellings({folded(name): name for name in known}).applied(rows)
-    return replace(rows, integer_names=SST2 if _is_sst2(table) else ()), path
+    if lacking:
+        lost = " and ".join(map(repr, lacking))
+        rows = replace(rows, notes=(f"{path}: no column {lost}, from which the adapter learnt.", *rows.notes))
+    return rows, path
 
 
 def _has(found: FileTable, name: str) -> bool:
@@ -262,15 +263,6 @@ def _find(directory: Path, stems: Sequence[str]) -> Path:
     if len(found) > 1:
         raise problems.SEVERAL_FILES_OF_SPLIT(expected=wanted, path=directory, found=[path.name for path in found])
     return found[0]
-
-
-def _is_sst2(file: FileTable) -> bool:
-    """Return whether a table looks like a tsv file of GLUE's SST-2, which has labels 0 and 1 without their names."""
-    return (
-        source.kind(file.path) == ".tsv"
-        and list(file.columns) == ["sentence", "label"]
-        and set(file.columns["label"]) <= {"0", "1"}
-    )
 
 
 def _check_separator(separator: str | None, kind: TargetKind | None) -> None:

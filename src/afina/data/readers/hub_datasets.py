@@ -15,7 +15,6 @@ from typing import Any
 from afina.data import problems
 from afina.data.kinds import CLASSES, NUMBER, Kind
 from afina.data.readers import files, formats, source
-from afina.data.readers.files import SST2
 from afina.data.readers.formats import FileTable
 from afina.data.readers.label_column import Label
 from afina.data.readers.splitting import LabelledRows, TaskData
@@ -68,7 +67,7 @@ _COLA = ("source", "label", "star", "sentence")
 
 GLUE: dict[str, GlueTask] = {
     "cola": GlueTask("cola", _ONE, _ONE, "label", ("unacceptable", "acceptable"), "mcc", header=_COLA),
-    "sst2": GlueTask("sst2", _ONE, _ONE, "label", SST2, "accuracy"),
+    "sst2": GlueTask("sst2", _ONE, _ONE, "label", ("negative", "positive"), "accuracy"),
     "mrpc": GlueTask("mrpc", _TWO, ("#1 String", "#2 String"), "Quality", ("not_equivalent", "equivalent"), "f1"),
     "stsb": GlueTask("stsb", _TWO, _TWO, "score", (), "pearson"),
     "qqp": GlueTask(

@@ -39,7 +39,6 @@ class LabelledRows:
         labels: N labels as the data spell them.
         where: Returns the file and line of row i, such as `train.csv, line 7`.
         names: All label names in their order, if the data say them. Empty: the label names are those that occur.
-        integer_names: The names of the labels 0, 1, ..., if the labels are integers whose names are known.
         columns: The names of the file's columns by role (`ColumnNames.roles`).
         groups: The group of each row, whose rows stay together. None: the rows with the same text stay together.
         spaced: Whether the texts were given as words, which single spaces join.
@@ -53,7 +52,6 @@ class LabelledRows:
     kind: Kind = CLASSES
     column: str = "label"
     names: tuple[str, ...] = ()
-    integer_names: tuple[str, ...] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
     other: tuple[OtherKind, ...] = ()
     notes: tuple[str, ...] = ()

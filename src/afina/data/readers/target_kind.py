@@ -137,8 +137,8 @@ class TargetKind(ABC):
     ) -> Split:
         """Return a split whose labels are those of an adapter or a task with the names `label_names` (`whose` labels).
 
-        For data with integer labels, `labels` or else `names` are the names in `label_names` of 0..n-1. Raises
-        InvalidData for a label that is not in `label_names`.
+        For data with integer labels, `labels` are the names in `label_names` of 0..n-1. Raises InvalidData for a label
+        that is not in `label_names`.
         """
 
     def ordered(self, label_names: Sequence[str], labels: Sequence[str]) -> Sequence[str]:

@@ -93,10 +93,9 @@ class ClassTargets(TargetKind):
     def splits(self, train: LabelledRows, evaluation: LabelledRows, labels: Names = None) -> TaskData:
         known, whole = classes_of(train)
         if labels is None:
-            named = {str(i): name for i, name in enumerate(train.integer_names)}
             if set(known) <= set(train.names):
                 known = [name for name in train.names if name in known]
-            order, label_names = known, tuple(named.get(label, label) for label in known)
+            order, label_names = known, tuple(known)
         else:
             order, label_names = _ordered(known, whole, labels), tuple(labels)
         index = {label: i for i, label in enumerate(order)}
@@ -110,12 +109,11 @@ class ClassTargets(TargetKind):
         index = {name: i for i, name in enumerate(label_names)}
         seen = {str(label) for label in rows.labels}
         whole = all(WHOLE.fullmatch(label) for label in seen)
-        called = labels if labels is not None else rows.integer_names
+        found = {str(int(label.split(".")[0])) for label in seen} if whole else seen
         if labels is not None:
             _check_complete(labels, label_names, whose)
-        found = {str(int(label.split(".")[0])) for label in seen} if whole else seen
-        if called and whole and not found <= index.keys():
-            index |= {str(i): index[name] for i, name in enumerate(called) if name in index}
+            if whole and not found <= index.keys():
+                index |= {str(i): index[name] for i, name in enumerate(labels)}
         foreign = sorted(found - index.keys())
         if foreign:
             where = next(i for i, label in enumerate(rows.labels) if spelled(label, whole) in foreign)
