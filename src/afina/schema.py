@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import isnan, nan
-from typing import Annotated, Any, Self
+from numbers import Real
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
     BaseModel,
@@ -16,10 +17,13 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     PlainSerializer,
     TypeAdapter,
     ValidationError,
 )
+from pydantic_core import CoreSchema, PydanticKnownError
+from pydantic_core.core_schema import no_info_before_validator_function
 
 from afina import digest, problems
 from afina.errors import nearest
@@ -48,7 +52,57 @@ def figures_as_json(figures: Mapping[str, float]) -> dict[str, float | None]:
     return {name: null_where_undefined(figure) for name, figure in figures.items()}
 
 
-class Frozen(BaseModel):
+def is_number(value: object, kind: type = Real) -> bool:
+    """Return whether a value is a number, or a number of a kind such as Integral; booleans are not numbers."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+class StrictNumbers:
+    """The base of a type, or an annotation of it: true and false are refused for its numbers.
+
+    Pydantic alone reads them as 1 and 0.
+    """
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        made = handler(source)
+        _check_numbers(handler.resolve_ref_schema(made), handler)
+        return made
+
+
+def _check_numbers(schema: Any, handler: GetCoreSchemaHandler) -> None:
+    """Add the check to each number in a core schema, which is changed, also within fields that are dataclasses."""
+    for key, part in schema.items() if isinstance(schema, dict) else enumerate(schema):
+        if key in ("default", "metadata", "serialization", "config"):
+            continue
+        if isinstance(part, dict) and part.get("type") == "definition-ref":
+            found = handler.resolve_ref_schema(cast(CoreSchema, part))
+            if found["type"] == "dataclass":
+                _check_numbers(found, handler)
+        elif isinstance(part, dict) and part.get("type") in _CHECKS:
+            schema[key] = no_info_before_validator_function(_CHECKS[part["type"]], cast(CoreSchema, part))
+        elif isinstance(part, dict | list) and not _is_checked(part):
+            _check_numbers(part, handler)
+
+
+def _is_checked(schema: Any) -> bool:
+    is_function = isinstance(schema, dict) and schema.get("type") == "function-before"
+    return is_function and schema["function"]["function"] in _CHECKS.values()
+
+
+def _no_boolean(kind: Literal["int_type", "float_type"]) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if isinstance(value, bool):
+            raise PydanticKnownError(kind)
+        return value
+
+    return check
+
+
+_CHECKS = {"int": _no_boolean("int_type"), "float": _no_boolean("float_type")}
+
+
+class Frozen(StrictNumbers, BaseModel):
     """A pydantic model whose fields cannot be changed, and that rejects undeclared fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -186,7 +240,7 @@ class WrongValue:
 
 @cache  # pydantic takes milliseconds to build one, and a study validates the same few types again and again
 def validator(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+    return TypeAdapter(Annotated[kind, StrictNumbers])
 
 
 def read_size(text: str, what: str = "memory") -> int:

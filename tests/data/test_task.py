@@ -190,7 +190,7 @@ def test_a_limit_above_the_number_of_examples_takes_all() -> None:
     assert first(whole, None, "--n") is whole
 
 
-@pytest.mark.parametrize("count", [0, -1])
+@pytest.mark.parametrize("count", [0, -1, True])
 def test_a_limit_below_one_is_refused(count: int) -> None:
     with raises(InvalidData, code="argument.invalid", field="train_examples"):
         first(split("a"), count, "train_examples")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from afina.methods.selective import Selective
 from afina.models.architectures import ARCHITECTURES, is_head
 from afina.models.classifier import Classifier
 from afina.report.tables import PUBLISHED_HYPERPARAMETERS
+from afina.schema import is_number
 from fakes import SLOW, Backbones, encoded, family_of, fit_of, logits_of, opened, sentences, serves
 from grid import by_family, thinned
 from raises import raises
@@ -252,6 +253,9 @@ def test_lora_targets_that_do_not_exist_are_an_error_that_names_them(gpt2: Backb
         ("full", {"r": 4}, UnknownName, {"name": "r", "kind": "hyperparameter of full"}),
         ("lora", {"r": 4.5}, InvalidStudy, {"setting": "r"}),
         ("lora", {"targets": [1]}, InvalidStudy, {"setting": "targets.0"}),
+        ("lora", {"targets": []}, InvalidStudy, {"setting": "targets"}),
+        ("ia3", {"targets": []}, InvalidStudy, {"setting": "targets"}),
+        ("vera", {"targets": []}, InvalidStudy, {"setting": "targets"}),
         ("lora", {"targets": "c_attn"}, InvalidStudy, {"setting": "targets"}),
         ("prelayer", {"train_head": "perhaps"}, InvalidStudy, {"setting": "train_head"}),
         ("lora", {"r": 0}, InvalidStudy, {"r": 0, "alpha": 16}),
@@ -269,6 +273,15 @@ def test_an_unknown_or_impossible_setting_is_an_error_that_says_where_and_what_i
     fields = fields | ({"where": "study.toml"} if unknown or "setting" in fields else {})
     with raises(error, code=code, **fields):
         make(name, hyperparameters, where="study.toml")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_true_and_false_are_no_numbers(name: str) -> None:
+    numbers = [key for key, value in asdict(make(name)).items() if is_number(value)]
+    for setting in numbers:
+        for value in (True, False):
+            with raises(InvalidStudy, code="method.setting-invalid", setting=setting, found=value):
+                make(name, {setting: value}, where="study.toml")
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -223,6 +223,7 @@ def test_a_table_that_cannot_be_is_an_error_before_anything_is_loaded(
         ({"rank": 4}, UnknownName, {"code": "name.unknown", "name": "rank", "kind": "setting of MISS"}),
         ({"task_type": "CAUSAL_LM"}, UnknownName, {"code": "name.unknown", "name": "task_type"}),
         ({"r": "x"}, InvalidStudy, {"code": "peft.settings-unusable", "type": "MISS"}),
+        ({"r": True}, InvalidStudy, {"code": "peft.settings-unusable", "setting": "r"}),
         ({"r": 64}, InvalidStudy, {"code": "peft.settings-unusable", "method": "peft"}),
         ({"target_modules": ["nothing"]}, InvalidStudy, {"code": "peft.settings-unusable", "method": "peft"}),
     ],

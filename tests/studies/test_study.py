@@ -97,7 +97,7 @@ def test_a_study_file_gives_a_run_for_every_method_and_seed(tmp_path: Path) -> N
     assert lora.training == Training(epochs=3, learning_rate=1e-3)
     assert wide.training == Training(epochs=1, learning_rate=1e-4)
     assert full.hyperparameters == {}
-    assert lora.hyperparameters == {"r": 8, "alpha": 16, "dropout": 0.05, "targets": []}
+    assert lora.hyperparameters == {"r": 8, "alpha": 16, "dropout": 0.05}
     assert wide.hyperparameters == {"r": 64, "alpha": 16, "dropout": 0.05, "targets": ["c_attn", "c_proj"]}
 
 
@@ -214,6 +214,13 @@ def test_any_field_can_be_set(tmp_path: Path, item: str, read: Callable[[Study],
         ("[methods.x]\nmethod = 'lora'\nr = 'big'", InvalidStudy, "methods.x: lora.r = 'big': expected"),
         ("[methods.x]\nmethod = 'lora'\nr = 0", InvalidStudy, "r=0, alpha=16, dropout=0.05; expected r >= 1"),
         ("seeds = [0.5]", InvalidStudy, "seeds.0 = 0.5: expected a whole number"),
+        ("[train]\nlearning_rate = true", InvalidStudy, "train.learning_rate = True: expected a number"),
+        ("[methods.full]\nepochs = true", InvalidStudy, "methods.full: epochs = True: expected a whole number"),
+        ("[data]\ntrain_examples = true", InvalidStudy, "data.train_examples = True: expected a whole number"),
+        ("[generate]\nbeams = true", InvalidStudy, "generate.beams = True: expected a whole number"),
+        ("[tune]\ncandidates = true", InvalidStudy, "tune.candidates = True: expected a whole number"),
+        ("sizes = [true]", InvalidStudy, "sizes.0 = True: expected a whole number"),
+        ("[tune]\n[methods.full.search]\nlearning_rate = [false, true]", InvalidStudy, "expected [lowest, highest]"),
         ("seeds = []", InvalidStudy, "seeds = []: expected at least one seed, such as seeds = [0]."),
         ("seeds = [0, 1, 0]", InvalidStudy, "seed 0 is given more than once, which would repeat the same runs."),
         ("train = ", InvalidStudy, "not valid TOML: "),

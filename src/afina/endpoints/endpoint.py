@@ -7,11 +7,13 @@ import math
 import os
 import re
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, get_args
 from urllib.parse import SplitResult, urlsplit
 
 from afina.data.kinds import DRAWS, FIXED, Draw
 from afina.endpoints import problems
+from afina.schema import is_number
 
 Protocol = Literal["chat", "completions"]
 """OpenAI's protocol of a server: messages of a chat, or a prompt that the model continues."""
@@ -90,12 +92,12 @@ class Endpoint:
             self._check(option, isinstance(getattr(self, option), str), "a text")
         for option in ("at_once", "max_tokens", "shots", "max_requests"):
             value = getattr(self, option)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            self._check(option, whole or (value is None and option == "max_requests"), "a whole number")
+            self._check(
+                option, is_number(value, Integral) or (value is None and option == "max_requests"), "a whole number"
+            )
         for option in ("timeout", "price_in", "price_out", "max_cost"):
             value = getattr(self, option)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            self._check(option, number or (value is None and option != "timeout"), "a number")
+            self._check(option, is_number(value) or (value is None and option != "timeout"), "a number")
 
     def _check(self, option: str, holds: bool, expected: str) -> None:
         if not holds:

@@ -26,7 +26,7 @@ from afina.methods.prompt_and_prefix import PrefixTuning, PromptTuning
 from afina.methods.selective import Baseline, BitFit, Full, Head, Last, LayerNorm, PreLayer, PreLayer46080, ZeroShot
 from afina.methods.setfit import SetFit
 from afina.methods.sum import MULTIPLIER, PLUS, Sum
-from afina.schema import WrongValue, validator
+from afina.schema import WrongValue, is_number, validator
 
 GROUP = "afina.methods"
 """The group of Python entry points through which other packages offer adaptation methods."""
@@ -203,6 +203,6 @@ def _sum(name: str, tables: Mapping[str, Any], where: str) -> Sum:
 
 
 def _multiplier(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < MOST_MULTIPLIER:
+    if not is_number(value) or not 0 < value < MOST_MULTIPLIER:
         raise problems.MULTIPLIER_INVALID(most=MOST_MULTIPLIER, where=where, setting=MULTIPLIER, found=value)
     return float(value)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 from afina.methods import problems
 from afina.methods.layers import ALL, Layers, adapted_modules, blocks_from, check_layers
 from afina.methods.method import out_of_range
-from afina.methods.peft import PeftMethod, check_targets, quiet
+from afina.methods.peft import PeftMethod, Targets, check_targets, quiet
 from afina.models.architectures import ARCHITECTURES, architecture_of
 
 
@@ -39,7 +39,7 @@ class Ia3(PeftMethod):
     learning_rate: ClassVar[float] = 5e-3
     stated: ClassVar[frozenset[str]] = frozenset({"targets", "feedforward"})
 
-    targets: tuple[str, ...] = ()
+    targets: Targets = ()
     feedforward: tuple[str, ...] = ()
     layers: Layers = ALL
 
@@ -123,7 +123,7 @@ class Vera(PeftMethod):
     d_initial: float = 0.1
     dropout: float = 0.0
     key: int = 0
-    targets: tuple[str, ...] = ()
+    targets: Targets = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.r <= MOST_RANK or not 0 <= self.dropout < 1 or not 0 < abs(self.d_initial) < MOST_RANK:

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator
 from afina.methods import problems
 from afina.methods.layers import ALL, Layers, adapted_modules, blocks_from, check_layers
 from afina.methods.method import out_of_range
-from afina.methods.peft import PeftMethod, check_targets
+from afina.methods.peft import PeftMethod, Targets, check_targets
 from afina.models.architectures import ARCHITECTURES, architecture_of, classifies_tokens, head_entry_of, is_head
 
 MOST_ALPHA = 1e6
@@ -63,7 +63,7 @@ class Lora(PeftMethod):
     r: int = 4
     alpha: float = 16
     dropout: float = 0.05
-    targets: Annotated[tuple[str, ...], BeforeValidator(_as_targets)] = ()
+    targets: Annotated[Targets, BeforeValidator(_as_targets)] = ()
     rslora: bool = False
     dora: bool = False
     init: str = "zero"

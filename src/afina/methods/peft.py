@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from afina.methods import problems
 from afina.methods.method import Method, check_names, plain_name
@@ -39,6 +41,9 @@ OF_PEFT = (
 )
 """Exceptions that peft raises for settings that it cannot use; peft checks few settings before using them."""
 
+Targets = Annotated[tuple[str, ...], Field(min_length=1)]
+"""The type of a method's `targets`, whose default () means the targets of the model family. A user cannot give ()."""
+
 
 @dataclass(frozen=True)
 class PeftMethod(Method):
@@ -49,6 +54,11 @@ class PeftMethod(Method):
 
     tensor_file: ClassVar[str] = "adapter_model.safetensors"
     saves_head: ClassVar[bool] = True
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """As in `Method`; without `targets` as long as these are the targets of an unknown model family."""
+        return {name: value for name, value in super().hyperparameters.items() if (name, value) != ("targets", [])}
 
     @abstractmethod
     def settings(self, model: Any) -> Any: ...

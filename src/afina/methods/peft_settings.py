@@ -212,6 +212,13 @@ def _check_sizes(name: str, value: Any) -> None:
             raise _refused(name, number, f"expected at most {most:,}")
 
 
+def check_booleans(configuration: type[Any], given: Mapping[str, Any]) -> None:
+    """Raise InvalidStudy for a boolean where a configuration of peft has a number, a name or a list."""
+    for each in fields(configuration):
+        if isinstance(given.get(each.name), bool) and "bool" not in str(each.type):
+            raise _refused(each.name, given[each.name], "this setting is no boolean")
+
+
 def _numbers(value: Any) -> Iterator[float]:
     if isinstance(value, int | float) and not isinstance(value, bool):
         yield value

@@ -103,13 +103,15 @@ class PeftType(PeftMethod):
             settings.setdefault("fan_in_fan_out", family.fan_in_fan_out)
         if model.config.model_type not in (getattr(tuner, "target_module_mapping", None) or {}):
             settings.setdefault("target_modules", list(family.lora_targets))
+        kind = PEFT_TYPE_TO_CONFIG_MAPPING[Known(self.type)]
         try:
+            peft_settings.check_booleans(kind, self.given)
             settings = peft_settings.resolved(settings, [name for name, _ in model.named_modules()])
         except InvalidStudy as error:
             raise error.within("method peft: ") from None
         del settings["peft_type"]
         try:
-            return PEFT_TYPE_TO_CONFIG_MAPPING[Known(self.type)](**settings)
+            return kind(**settings)
         except OF_PEFT as error:
             raise problems.PEFT_TYPE_UNUSABLE(reason=brief(error), type=self.type) from None
 

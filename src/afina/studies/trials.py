@@ -18,7 +18,7 @@ from afina import file_io
 from afina.digest import derive_seed
 from afina.errors import UnknownName
 from afina.methods import accepted, make
-from afina.schema import FigureOrNone, Frozen
+from afina.schema import FigureOrNone, Frozen, validator
 from afina.studies import problems
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.run import Run
@@ -86,8 +86,8 @@ class Space:
 
 def _range(given: Any, where: str) -> tuple[float, float]:
     try:
-        low, high = map(float, given)
-    except (TypeError, ValueError, OverflowError):
+        low, high = validator(tuple[float, float]).validate_python(given)
+    except ValidationError:
         low = high = 0.0
     if not 0 < low < high < math.inf:
         raise problems.FORM_WRONG(

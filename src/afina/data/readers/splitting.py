@@ -16,6 +16,7 @@ from afina.data.kinds import CLASSES, Kind
 from afina.data.readers.cells import WHOLE
 from afina.data.readers.label_column import Label, OtherKind
 from afina.data.split import Example, FileRows, Split, key
+from afina.schema import is_number
 from afina.sentence import Sentence
 
 TRAIN_SHARE = 0.8
@@ -181,7 +182,7 @@ def first(split: Split, count: int | None, field: str) -> Split:
 
 
 def first_places(split: Split, count: int, field: str) -> list[int]:
-    if not isinstance(count, Integral) or count < 1:
+    if not is_number(count, Integral) or count < 1:
         raise problems.COUNT_INVALID(field=field, found=count)
     ranks = [rank(example) for example in split]
     order = sorted(range(len(split)), key=ranks.__getitem__)

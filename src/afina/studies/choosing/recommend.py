@@ -26,7 +26,7 @@ from afina.data.task import Task
 from afina.data.text_hashes import TextHashes
 from afina.models import objectives
 from afina.models.objective import Objective, metric_for
-from afina.schema import null_where_undefined
+from afina.schema import is_number, null_where_undefined
 from afina.stats.comparison import compare
 from afina.stats.metrics import METRICS, Metric
 from afina.studies import problems
@@ -154,8 +154,8 @@ def _check_settings(
 
 
 def _check_above_zero(name: str, value: float, instead: str) -> None:
-    if not isinstance(value, int | float) or not 0 < value < math.inf:
-        found = f"{value:g}" if isinstance(value, int | float) else str(value)
+    if not is_number(value) or not 0 < value < math.inf:
+        found = f"{value:g}" if is_number(value) else str(value)
         raise problems.NOT_ABOVE_ZERO(argument=name, _instead=instead, found=found)
 
 

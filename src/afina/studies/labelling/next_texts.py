@@ -16,6 +16,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ from afina.models.feature_rows import FeatureRows
 from afina.models.objective import Objective
 from afina.models.predictions import Predictions
 from afina.repr_html import ReprCard
+from afina.schema import is_number
 from afina.sentence import Sentence
 from afina.stats import active_learning
 from afina.stats.intervals import Estimate, estimate_of_answers
@@ -191,7 +193,7 @@ def next_texts(
     Raises NotFound, UnknownName, or InvalidData: a file cannot be read, no text is left, or fewer than `count` are.
     """
     asked = ReadingOptions.of(options, named)
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+    if not is_number(count, Integral) or count < 1:
         raise problems.NEXT_COUNT_INVALID(found=count, option="count")
     task = labelled if isinstance(labelled, Task) or labelled is None else _labelled(labelled, asked, says)
     if task is not None and task.data is not None:
