@@ -167,6 +167,11 @@ def test_numbers_of_a_column_that_agrees_are_read_as_it_writes_them(
     ("cells", "told"),
     [
         (["1,000", "2,500", "3"], "holds '1,000', which is 1 with a decimal comma, and 1000 with a comma after the th"),
+        (
+            ["1.000", "2.500", "12.000", "900"],
+            "holds '1.000' beside '900': its point may be a decimal mark or separate",
+        ),
+        (["2.000 %", "5 %", "7 %"], "holds '2.000 %' beside '5 %': its point may be a decimal mark or separate"),
         (["4,5", "3.5", "2"], "holds '4,5' beside '3.5', which is no one way to write numbers"),
         (["5 %", "12.5", "100"], "holds '5 %' beside '12.5', which is no one way to write numbers"),
         (["1 000", "2 500", "300"], "holds '1 000', which is no one way to write numbers."),
@@ -181,6 +186,22 @@ def test_numbers_that_can_be_read_in_two_ways_or_in_none_are_refused(
     mine = table_of(tmp_path, cells * 5)
     assert told in refused(mine)
     assert Task.load(mine, kind="classes").kind == "classes"
+
+
+@pytest.mark.parametrize("cells", [["1.000", "2.500", "3.125"], ["1.000", "0.250", "2"], ["1.000", "2.5", "900"]])
+def test_points_are_decimal_marks_where_all_numbers_or_other_decimals_say_so(tmp_path: Path, cells: list[str]) -> None:
+    assert Task.load(table_of(tmp_path, cells * 5)).train.labels.min() < 2
+
+
+def test_points_that_may_separate_thousands_are_refused_in_an_evaluation_file_too(tmp_path: Path) -> None:
+    points = write_csv(tmp_path / "points.csv", [("new", "1.000"), ("newer", "900")])
+    with raises(AfinaError, code="data.number-malformed", found="1.000", kinds=["classes", "number"]):
+        EvaluationSet.read(points, TrainingInfo(1, ("label",), kind="number"))
+    known = EvaluationSet.read(points, TrainingInfo(1, ("label",), kind="number"), kind="number")
+    assert known.split.labels.tolist() == [1.0, 900.0]
+    assert "'1.000' beside '1" in refused(table_of(tmp_path, [*range(100, 150)]), evaluation=points)
+    decimals = table_of(tmp_path, ["0.5", "3"] * 8)
+    assert Task.load(decimals, evaluation=points).evaluation.labels.tolist() == [1.0, 900.0]
 
 
 def test_the_training_file_says_how_numbers_of_the_other_are_written(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ class EvaluationSet:
                 raise problems.TARGET_OF_OTHER_KIND(column=asked.label, found=trained.kind)
             raise problems.KIND_OF_ADAPTER_OTHER(task=address, found=trained.kind, expected=asked.kind)
         how = check_long(address, trained.kind, asked.long or trained.data.long)
-        asked = replace(asked, kind=None, labels=None, long=None, allow_leakage=False)
+        asked = replace(asked, labels=None, long=None, allow_leakage=False)
         if named(address) is None and find(address).is_file():
             again = _read(address, trained, asked.given)
             if again and trained.data.evaluation is None:
@@ -204,7 +204,7 @@ def _rows(
     """Return labelled rows, their origin, and a benchmark's metric."""
     origin = named(address)
     if origin is not None:
-        read = replace(asked, allow_leakage=True)  # only the adapter's own training matters
+        read = replace(asked, kind=None, allow_leakage=True)  # only the adapter's own training matters
         if origin.chooses:
             own = trained.data if trained.task == address else ReadingOptions()
             read = replace(own.part(OF_FILES), **read.given, kind=trained.kind)
@@ -233,7 +233,8 @@ def _read(address: str, trained: TrainingInfo, changed: Mapping[str, Any]) -> Ta
         return None
     try:
         # A manifest does not say that whole numbers were read as classes.
-        asked = replace(trained.data, kind=trained.data.kind or trained.kind, allow_leakage=True, **changed)
+        known = {"kind": trained.data.kind or trained.kind, "allow_leakage": True}
+        asked = replace(trained.data, **known | dict(changed))
         found = Task.load(address, asked, **trained.cuts, offline=True)
     except AfinaError:
         return None

@@ -397,6 +397,11 @@ NOTATION_AMBIGUOUS = _data_number_malformed(
     "{where} holds {found!r}{_problem}. Write all numbers alike, with a point and nothing else, such as "
     "1234.5; if these are names of classes, say so with `kind` classes, if several labels, with `separator`."
 )
+POINTS_AMBIGUOUS = _data_number_malformed(
+    "{where} holds {found!r} beside {_other!r}: its point may be a decimal mark or separate thousands. If it is a "
+    "decimal mark, say so with `kind` number. If it separates thousands, remove such points; if these are names of "
+    "classes, say so with `kind` classes."
+)
 TEXT_AMONG_NUMBERS = _data_number_malformed(
     "{where} holds {found!r} among numbers. Correct it or remove the row; if these are names, set `kind` to classes."
 )

@@ -119,6 +119,24 @@ def notations(cells: Sequence[Any]) -> list[Notation]:
     return [other for other in _OTHERS if other.reads(cells)]
 
 
+_GROUPED = re.compile(r"[-+]?[1-9]\d{0,2}\.\d{3}", re.ASCII)
+
+
+def points_undecided(cells: Sequence[Any]) -> tuple[str, str] | None:
+    """Return two cells if points may be decimal marks or separate thousands, such as `1.000` and `900`; else None.
+
+    Numbers with three decimals throughout, and numbers with another number of decimals, have decimal points.
+    """
+    if not all(
+        isinstance(cell, str) and (PLAIN.reads([cell]) or Notation(percent=True).reads([cell])) for cell in cells
+    ):
+        return None
+    grouped = [cell for cell in cells if "." in cell]
+    whole = next((cell for cell in cells if "." not in cell), None)
+    alike = all(_GROUPED.fullmatch(cell.removesuffix("%").rstrip()) for cell in grouped)
+    return (grouped[0], whole) if grouped and whole is not None and alike else None
+
+
 _DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d.*)?", re.ASCII)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from afina.data import problems
-from afina.data.kinds import CLASSES, HOWS, LABELS, one_of
+from afina.data.kinds import CLASSES, HOWS, LABELS, NUMBER, one_of
 from afina.data.readers import columns, formats, label_studio, source
-from afina.data.readers.cells import is_empty
+from afina.data.readers.cells import is_empty, points_undecided
 from afina.data.readers.columns import ColumnNames
 from afina.data.readers.formats import FileTable
 from afina.data.readers.label_column import LabelColumn, LabelFormat, form_found, form_of_several
@@ -81,22 +81,25 @@ class TableReading:
             known: The labels that may occur. If none of them is a class name of the file, class indices stay integers.
         """
         asked = _of_annotators(tables[0], asked)
-        chosen = columns.choose(tables[0], asked, first=published, kind=form.kind if form else asked.kind)
+        kind = form.kind if form else asked.kind
+        chosen = columns.choose(tables[0], asked, first=published, kind=kind)
         column = chosen.labels[0] if len(chosen.labels) == 1 else ""
         names = tables[0].classes.get(column, ())
         of_names = of_kind(form.kind).names_of(names) if form else names
         indices = known and not set(known) & set(of_names)
-        if not names or indices or (asked.kind is not None and not of_kind(asked.kind).named):
+        if not names or indices or (kind is not None and not of_kind(kind).named):
             tables = [replace(each, classes={}) for each in tables]
         else:
             tables = [_named(each, column, each.classes.get(column, names), published) for each in tables]
             single = not any(isinstance(cell, list) for cell in tables[0].columns[column])
-            asked = replace(asked, label=column, kind=CLASSES if single and asked.kind is None else asked.kind)
+            asked = replace(asked, label=column, kind=CLASSES if single and kind is None else asked.kind)
             again = columns.choose(tables[0], asked, first=published, kind=form.kind if form else asked.kind)
             chosen = replace(again, notes=chosen.notes)
         if published and not tables[-1].places:  # a test split without published labels
             tables = tables[:1]
         one_of("missing", asked.missing or "refuse", HOWS)
+        if column and not published and asked.kind is None and chosen.kind is None:
+            _check_points([LabelColumn.of(each, column, False) for each in tables if column in each.columns])
         if form is None:
             reads = replace(asked, kind=chosen.kind or asked.kind)
             form = label_format(tables[0], chosen.labels, reads, published)
@@ -148,6 +151,15 @@ class TableReading:
         if left_out:
             notes += (f"No training text has the label {' or '.join(left_out)}, so this label is left out.",)
         return replace(found, separator=self.form.separator, columns=rows.columns, other=rows.other, notes=notes)
+
+
+def _check_points(parts: Sequence[LabelColumn]) -> None:
+    """Raise InvalidData if the points of the numbers in the label columns of all tables have two readings."""
+    found = points_undecided([value for part in parts for value in part.values])
+    if found is not None:
+        grouped, whole = found
+        where = next(part.where(row) for part in parts for row, value in part.known.items() if value == grouped)
+        raise problems.POINTS_AMBIGUOUS(where=where, found=grouped, kinds=[CLASSES, NUMBER], _other=whole)
 
 
 def _of_annotators(found: FileTable, asked: ReadingOptions) -> ReadingOptions:
@@ -212,7 +224,7 @@ def to_measure(
     there = {key: name for key, name in columns.items() if name and _has(table, name)}
     lacking = [name for key, name in columns.items() if name and key not in there and key not in asked.given]
     there |= {key: getattr(usual, key) for key in ("missing", "merge_labels", "repair") if getattr(usual, key)}
-    asked = replace(replace(ReadingOptions(**there), **asked.given), kind=form.kind)
+    asked = replace(ReadingOptions(**there), **asked.given)
     rows = TableReading.of([table], asked, form=form, known=known).rows()
     rows = replace(rows, notes=(*rows.notes, *contradictions(rows), *kind.findings(rows)))
     if asked.merge_labels and known and kind.named:
