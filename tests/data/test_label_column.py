@@ -31,6 +31,23 @@ def refused(address: str, **options: Any) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("cell", "kinds"),
+    [("['a', 'b'", ["classes"]), ("['a' 'b']", ["classes"]), ("[a]", ["classes"]), ("a", ["classes", "labels"])],
+)
+def test_a_cell_that_is_no_list_among_lists_is_refused_with_its_row(
+    tmp_path: Path, cell: str, kinds: list[str]
+) -> None:
+    mine = table_of(tmp_path, ["['a', 'b']", "['b']", "[]"] * 13 + [cell] * 2)
+    with raises(AfinaError, code="data.label-malformed", where="mine.csv, line 41", found=cell, kinds=kinds):
+        Task.load(mine)
+    if "labels" in kinds:
+        assert Task.load(mine, kind="labels").label_names == ("a", "b")
+    else:
+        with raises(AfinaError, code="data.label-malformed", where="mine.csv, line 41"):
+            Task.load(mine, kind="labels")
+
+
 NUMBERS = ["3.5", "-1", "2", "0.25", "4e-1", "+7"] * 4
 
 

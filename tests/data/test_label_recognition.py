@@ -282,7 +282,7 @@ def test_an_adapter_of_multi_hot_lists_is_measured_on_such_lists(tmp_path: Path)
 
 def test_what_numpy_prints_for_a_list_is_refused_and_what_python_prints_is_read(tmp_path: Path) -> None:
     told = refused(table_of(tmp_path, ["['late' 'rude']", "['rude']"] * 6))
-    assert "holds \"['late' 'rude']\". Expected a list in JSON or Python notation" in told
+    assert "holds \"['late' 'rude']\", and a list in line 3. Expected a list in JSON or Python notation" in told
     task = Task.load(table_of(tmp_path, ["['late', \"isn't\"]", "['late']", "[]"] * 6))
     assert task.label_names == ("isn't", "late")
 
@@ -356,6 +356,10 @@ COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "café") for form in ("NFC",
         ("very  good", "very good", "bad"),
         (COMPOSED, DECOMPOSED, "bad"),
         ("good", "good\u200b", "bad"),
+        ("good", "good\x07", "bad"),
+        ("\u2764\ufe0f", "\u2764", "bad"),
+        ("İyi", "iyi", "kötü"),
+        ("PER", "B-PER", "B-ORG"),
         ("01", "1", "2"),
         ("1", "1.0", "neutral"),
         ("1,0", "1", "0"),
@@ -372,6 +376,15 @@ def test_labels_that_differ_in_their_spelling_are_refused_or_merged(tmp_path: Pa
     assert set(task.label_names) == {first, other}
     assert f"{second!r} is read as {first!r}" in task.told
     assert set(Task.load(mine, labels=labels).label_names) == set(labels)
+
+
+def test_labels_that_look_the_same_are_told_apart_by_escapes(tmp_path: Path) -> None:
+    told = refused(table_of(tmp_path, ["\u2764\ufe0f", "\u2764"] * 8))
+    assert r"'\u2764' and '\u2764\ufe0f'" in told
+
+
+def test_tags_are_different_labels_where_none_stands_without_its_letter(tmp_path: Path) -> None:
+    assert Task.load(table_of(tmp_path, ["B-PER", "I-PER", "O"] * 6)).label_names == ("B-PER", "I-PER", "O")
 
 
 def test_true_and_1_in_one_jsonl_are_two_ways_to_write_one_label(tmp_path: Path) -> None:

@@ -290,8 +290,8 @@ MULTI_HOT_MALFORMED = _data_label_malformed(
     "{where}: column {column!r} holds {found!r}. Expected {expected} times 0 or 1. Correct the cell or remove the row."
 )
 LIST_MALFORMED = _data_label_malformed(
-    '{where}: column {column!r} holds {found!r}. Expected a list in JSON or Python notation, such as ["late", '
-    '"broken"] or [0, 1, 0]. Correct the lists; if they are names of classes, set `kind` classes.'
+    '{where}: column {column!r} holds {found!r}{_beside}. Expected a list in JSON or Python notation, such as ["late", '
+    '"broken"] or [0, 1, 0]. Correct the cell; if all cells are names of classes, set `kind` classes{_or_labels}.'
 )
 LABEL_MALFORMED = _data_label_malformed("{where}: column {column!r} holds {_found}, expected {_expected}.")
 LABELS_ARE_DATES = _data_label_malformed(
@@ -313,9 +313,9 @@ POSITIVE_UNKNOWN = _data_label_unknown("{where}: `positive` {label!r} is not a l
 LABELS_ALIKE = Problem(
     InvalidData,
     "data.labels-alike",
-    "{where}: labels differ only by case, spaces, the Unicode form of a character or the way to write a number "
-    "or truth: {found}. Spell each label in one way, or merge spellings with `merge_labels`. If they are "
-    "different labels, name all labels with `labels`.",
+    "{where}: labels differ only by case, spaces, invisible characters, the Unicode form of a character, B- or I- "
+    "before a tag, or the way to write a number or truth: {found}. Spell each label in one way, or merge spellings "
+    "with `merge_labels`. If they are different labels, name all labels with `labels`.",
 )
 
 _data_labels_mismatch = partial(Problem, InvalidData, "data.labels-mismatch")

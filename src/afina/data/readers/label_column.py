@@ -191,16 +191,41 @@ def _bit(part: Any) -> int | None:
     return int(part) if isinstance(part, bool | int | float) and part in (0, 1) else None
 
 
-def check_readable(column: LabelColumn) -> None:
-    """Raise InvalidData if all cells of a label column are in square brackets, but a cell is not a readable list."""
+def _check_lists(column: LabelColumn, *, published: bool = False, several: bool = False) -> None:
+    """Raise InvalidData if most cells of a label column are in square brackets, or some are lists, but others are not.
+
+    If each text has any number of labels (`several`), a cell may be the name of one label beside lists. In data that
+    are `published` on the Hub, a cell is refused only if all cells are in square brackets.
+    """
     cells = column.known
-    if cells and all(bracketed(cell) for cell in cells.values()):
-        row = next((row for row, cell in cells.items() if as_list(cell) is None), None)
-        if row is not None:
-            found = str(cells[row])[:40]
-            raise problems.LIST_MALFORMED(
-                found=found, where=column.table.where(row), column=column.name, kinds=[CLASSES]
-            )
+    brackets, lists = (sum(map(test, cells.values())) for test in (bracketed, _is_list))
+    if brackets < len(cells) if published else not lists and 2 * brackets <= len(cells):
+        return
+    wrong = (row for row, cell in cells.items() if not _is_list(cell) and (not several or _half_bracketed(cell)))
+    row = next(wrong, None)
+    if row is None:
+        return
+    table, one = column.table, not _half_bracketed(cells[row])
+    example = next((table.places[row] for row, cell in cells.items() if _is_list(cell)), None)
+    raise problems.LIST_MALFORMED(
+        found=str(cells[row])[:40],
+        where=table.where(row),
+        column=column.name,
+        kinds=[CLASSES, LABELS] if one else [CLASSES],
+        _beside="" if example is None else f", and a list in {table.unit} {example:,}",
+        _or_labels=_OR_ONE if one else "",
+    )
+
+
+_OR_ONE = Sentence.of("; if this cell is the name of one label, set `kind` labels")
+
+
+def _is_list(cell: Any) -> bool:
+    return as_list(cell) is not None
+
+
+def _half_bracketed(cell: Any) -> bool:
+    return isinstance(cell, str) and (cell.startswith("[") or cell.endswith("]"))
 
 
 TELLING, SEPARATORS = (";", "|"), (";", "|", ",")
@@ -225,6 +250,8 @@ _AS_LABELS = "`kind` labels reads a cell such as {cell!r} as several labels"
 
 
 def form_of_several(column: LabelColumn, separator: str | None, labels: Sequence[str] | None) -> LabelFormat:
+    if separator is None:
+        _check_lists(column, several=True)
     if separator is None and not _lists(column.values):
         separator = _occurring(column.values, SEPARATORS)
     hot = multi_hot_names(column, separator, labels)
@@ -237,7 +264,7 @@ def form_found(column: LabelColumn, labels: Sequence[str] | None, published: boo
     Data that are `published` on the Hub are read by the rule of afina's first version, as recorded runs did.
     """
     known = column.values
-    check_readable(column)
+    _check_lists(column, published=published)
     if _lists(known):
         return form_of_several(column, None, labels)
     plain = [value for value in known if plain_number(value) is not None]
@@ -340,7 +367,7 @@ def _of_numbers(column: LabelColumn, published: bool, notation: Notation) -> Lab
 
 
 def _lists(filled: Sequence[Any]) -> bool:
-    return bool(filled) and all(as_list(value) is not None for value in filled)
+    return bool(filled) and all(map(_is_list, filled))
 
 
 def _occurring(filled: Sequence[Any], separators: Sequence[str]) -> str | None:

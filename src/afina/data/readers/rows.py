@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -167,16 +167,41 @@ GROUPS_SHOWN = 5
 _WHOLE = re.compile(r"([-+]?)0*(\d+)(?:\.0*|,0{1,2})?")
 
 
+_SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+"""Variation selectors, which choose how a character is drawn, such as an emoji in colours."""
+
+_TAG = re.compile(r"[BI]-(?=.)")
+
+
 def folded(name: str) -> str:
     """Return a label's name normalised in case, white space, invisible characters and Unicode form.
 
-    Spellings of a whole number (`+1`, `01`, `1.0`), `true` and 1, and `false` and 0, have the same normalised name.
+    Spellings of a whole number (`+1`, `01`, `1.0`), `true` and 1, and `false` and 0, have the same normalised name. The
+    letters i with and without a dot are the same, because they differ only by case in some languages.
     """
-    shown = (character for character in unicodedata.normalize("NFKC", name) if unicodedata.category(character) != "Cf")
-    same = " ".join("".join(shown).casefold().split())
+    bare = _SELECTORS.sub("", unicodedata.normalize("NFKC", name))
+    shown = (one for one in bare if one.isspace() or unicodedata.category(one) not in ("Cf", "Cc"))
+    same = " ".join("".join(shown).casefold().replace("i\u0307", "i").replace("ı", "i").split())
     if number := _WHOLE.fullmatch(same):
         return number[2] if number[1] != "-" or number[2] == "0" else f"-{number[2]}"
     return {"true": "1", "false": "0"}.get(same, same)
+
+
+def _alike(names: Iterable[str]) -> list[list[str]]:
+    """Return the names in groups of equal normalised names; `B-PER` is in the group of `PER` if there is a `PER`."""
+    names = sorted(names)
+    there = {folded(name) for name in names}
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        label = folded(_TAG.sub("", name, count=1))
+        groups.setdefault(label if label in there else folded(name), []).append(name)
+    return list(groups.values())
+
+
+def _told_apart(names: Sequence[str]) -> str:
+    """Return names in quotation marks; if some of them look the same, with escapes for all but ASCII characters."""
+    seen = {unicodedata.normalize("NFC", _SELECTORS.sub("", name)) for name in names}
+    return " and ".join(map(repr if len(seen) == len(names) else ascii, names))
 
 
 class MergedLabels(str):
@@ -201,16 +226,14 @@ class Spellings:
         _, whole = classes_of(rows)
         names_in = TARGETS[rows.kind].names
         counts = Counter(spelled(name, whole) for label in rows.labels for name in names_in(label))
-        groups: dict[str, list[str]] = {}
-        for name in sorted(counts):
-            groups.setdefault(folded(name), []).append(name)
-        given = set(labels or ())
+        groups, given = _alike(counts), set(labels or ())
         if merge:
-            found = {same: max(names, key=lambda one: counts[one]) for same, names in groups.items()}
-            return cls({same: name for same, name in found.items() if not set(groups[same]) <= given - {name}})
-        alike = [names for names in groups.values() if len(names) > 1 and not set(names) <= given]
+            found = [(names, max(names, key=lambda one: counts[one])) for names in groups]
+            merged = [(names, name) for names, name in found if not set(names) <= given - {name}]
+            return cls({folded(one): name for names, name in merged for one in names})
+        alike = [names for names in groups if len(names) > 1 and not set(names) <= given]
         if alike:
-            shown = "; ".join(" and ".join(map(repr, names)) for names in alike[:GROUPS_SHOWN])
+            shown = "; ".join(map(_told_apart, alike[:GROUPS_SHOWN]))
             places = ((i, name) for i, label in enumerate(rows.labels) for name in names_in(label))
             place = next(i for i, name in places if spelled(name, whole) == alike[0][1])
             raise problems.LABELS_ALIKE(found=shown, where=rows.where(place))
