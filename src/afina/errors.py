@@ -128,6 +128,13 @@ LONGEST = 200
 """The largest number of characters of an unknown name in an error message."""
 
 SYNONYMS = (
+    ("learning_rate", "lr"),
+    ("batch_size", "bs"),
+    ("weight_decay", "wd"),
+    ("r", "rank lorarank"),
+    ("alpha", "scaling"),
+    ("plus", "loraplus loraplusratio"),
+    ("accumulate", "gradaccum gas"),
     ("accuracy", "acc"),
     ("auroc", "auc rocauc"),
     ("mcc", "matthews"),
@@ -184,12 +191,22 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
     A known name is suggested if it differs only in case and punctuation, is a usual synonym, or has similar letters.
     """
-    names, bare = list(known), _bare(name)
-    same = [one for one in names if _bare(one) == bare]
-    meant = [one for one, others in SYNONYMS if bare in others.split() and one in names]
-    folded = {one.casefold(): one for one in reversed(names)}
+    names = list(known)
+    folded = {one.casefold(): one for one in reversed(names) if len(one) > 1}  # "r" is similar to every short name
     near = [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)]
-    return next(iter([*same, *meant, *near]), None)
+    return same_name(name, names) or next(iter(near), None)
+
+
+def same_name(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that differs only in case and punctuation, or is a usual synonym; None if there is none.
+
+    A key such as `train.lr` is compared by its last part with the keys of the same table.
+    """
+    names, bare = list(known), _bare(name)
+    table, last = name[: name.rfind(".") + 1], _bare(name.rpartition(".")[2])
+    same = [one for one in names if _bare(one) == bare]
+    meant = [table + one for one, others in SYNONYMS if last in others.split() and table + one in names]
+    return next(iter([*same, *meant]), None)
 
 
 class NotFound(AfinaError):

@@ -13,11 +13,13 @@ import math
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO, TextIOWrapper
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, BinaryIO, NoReturn, TextIO, cast
 
 from afina import problems
 from afina.errors import CannotWrite
@@ -27,6 +29,23 @@ TEMPORARY = ".tmp-"
 _CLOSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EBADF}
 """Numbers of system errors that mean that a path cannot be written to: disk full, quota exceeded, read-only, no
 permission, file closed."""
+
+
+class _Messages(FileIO):
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content) or 0
+        except OSError as error:
+            if error.errno not in _CLOSED:
+                raise
+            return memoryview(content).nbytes
+
+
+def drop_unwritable_messages() -> None:
+    """Let standard error drop messages where nothing can be written, such as on a full disk: no result needs them."""
+    if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, TextIOWrapper):
+        raw = _Messages(sys.stderr.fileno(), "wb", closefd=False)
+        sys.stderr = TextIOWrapper(cast(BinaryIO, raw), sys.stderr.encoding, sys.stderr.errors, write_through=True)
 
 
 def sync(path: Path) -> None:

@@ -22,7 +22,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
-from pydantic_core import CoreSchema, PydanticKnownError
+from pydantic_core import CoreSchema, ErrorDetails, PydanticKnownError
 from pydantic_core.core_schema import no_info_before_validator_function
 
 from afina import digest, problems
@@ -160,6 +160,8 @@ def digest_of_content(text: str | bytes) -> str:
     return digest.of_json({name: value for name, value in json.loads(text).items() if name != "content_digest"})
 
 
+_LIST, _LONGEST = "a list in square brackets", 40
+
 _EXPECTED = {
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
     **dict.fromkeys(("int_parsing_size", "decimal_max_digits"), "a smaller number"),
@@ -179,7 +181,7 @@ _EXPECTED = {
     **dict.fromkeys(("literal_error", "enum"), "{expected}"),
     **dict.fromkeys(
         ("tuple_type", "list_type", "set_type", "frozen_set_type", "iterable_type"),
-        "a list in square brackets, such as [1, 2]",
+        _LIST,
     ),
     "too_short": "at least {min_length} value{s} in the list",
     "too_long": "at most {max_length} value{s} in the list",
@@ -208,9 +210,32 @@ def _in_words(kind: str, message: str, context: Mapping[str, Any], found: Any) -
         limits = {name: f"{value:g}" if isinstance(value, float) else value for name, value in context.items()}
         length = next((limits[name] for name in ("min_length", "max_length") if name in limits), 0)
         problem = f"expected {_EXPECTED[kind].format(**limits, s='s' * (length != 1))}"
+        if _EXPECTED[kind] == _LIST and isinstance(found, str) and len(found) <= _LONGEST:
+            problem += f", such as {json.dumps([found], ensure_ascii=False)}"
     known = re.findall(r"'([^']*)'", context["expected"]) if kind == "literal_error" else ()
     near = nearest(found, known) if isinstance(found, str) else None
     return f"{problem[:1].lower()}{problem[1:]}" + (f". Did you mean {near!r}?" if near else "")
+
+
+_BRANCH = re.compile(r"bool|int|float|str|constrained-\w+|[\w-]+\[.*\]")
+"""Pattern of the part of an error's place that pydantic adds for a type of a union."""
+
+
+def _of_first_field(error: ValidationError) -> list[ErrorDetails]:
+    """Return the first error; for a value that is of no type of a union, one error for each of the types.
+
+    If a value is of one of the types apart from a value in it, the error is that of the inner value.
+    """
+    errors = error.errors()
+    depth = len(errors[0]["loc"]) - 1
+    field = errors[0]["loc"][:-1]
+    types = [each for each in errors if each["loc"][:depth] == field and len(each["loc"]) > depth >= 0]
+    if len(types) < 2 or not all(_BRANCH.fullmatch(str(each["loc"][depth])) for each in types):
+        return errors[:1]
+    for each in types:
+        each["loc"] = field + each["loc"][depth + 1 :]
+    inner = [each for each in types if len(each["loc"]) > depth]
+    return inner[:1] or types
 
 
 @dataclass(frozen=True)
@@ -224,8 +249,11 @@ class WrongValue:
 
     @classmethod
     def of(cls, error: ValidationError) -> WrongValue:
-        first = error.errors()[0]
+        first, *alternatives = _of_first_field(error)
         message = _in_words(first["type"], first["msg"], first.get("ctx", {}), first["input"])
+        for each in alternatives:
+            other = _in_words(each["type"], each["msg"], each.get("ctx", {}), each["input"])
+            message = f"{message}, or {other.removeprefix('expected ')}"
         return cls(first["type"], tuple(map(str, first["loc"])), message, first["input"])
 
     @property

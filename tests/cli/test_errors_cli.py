@@ -35,6 +35,23 @@ def directory(train: list[tuple[str, str]], dev: list[tuple[str, str]], name: st
     return name
 
 
+def test_a_command_in_a_deleted_directory_is_refused(
+    afina: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert afina("methods").error == "the current directory was deleted. Change to another directory."
+
+
+def test_a_python_without_docstrings_is_refused() -> None:
+    done = subprocess.run(
+        [*PROGRAM, "methods"], env={**os.environ, "PYTHONOPTIMIZE": "2"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "Unset PYTHONOPTIMIZE" in done.stderr
+
+
 # What a run needs and does not find
 
 

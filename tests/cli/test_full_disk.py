@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,23 @@ def test_tuning_says_that_its_database_finds_no_room(afina: Command, gpt2: Backb
     assert answer.code == 2
     assert "out/tuning.db: cannot be written (disk I/O error)" in answer.err, answer.err
     assert not OUT.exists()
+
+
+def test_messages_that_find_no_room_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        monkeypatch.setattr(sys, "__stderr__", full)
+        file_io.drop_unwritable_messages()
+        print("Train on 3 texts.", file=sys.stderr, flush=True)
+
+
+@pytest.mark.slow
+def test_a_study_whose_messages_find_no_room_has_its_results(gpt2: Backbone, toy: str) -> None:
+    arguments = ["--task", toy, "--backbone", gpt2.address, "--method", "head", "--set", "max_steps=1", "--out", OUT]
+    with Path("/dev/full").open("w") as nowhere:
+        done = subprocess.run([*PROGRAM, "train", *arguments], stderr=nowhere, stdout=subprocess.PIPE, check=False)
+    assert done.returncode == 0
+    assert len((OUT / "records.jsonl").read_text().splitlines()) == 1
 
 
 @pytest.mark.slow

@@ -200,6 +200,18 @@ def test_any_field_can_be_set(tmp_path: Path, item: str, read: Callable[[Study],
             InvalidStudy,
             "methods.baseline: method baseline has nothing to tune. Remove search.",
         ),
+        ("[train]\nlr = 1", UnknownName, "unknown key 'train.lr'. Did you mean 'train.learning_rate'?"),
+        ("[methods.x]\nmethod = 'lora'\nlr = 1", UnknownName, "unknown key 'lr'. Did you mean 'learning_rate'?"),
+        ("[methods.x]\nmethod = 'lora'\nrank = 1", UnknownName, "unknown key 'rank'. Did you mean 'r'?"),
+        ("lr = 1\n", InvalidStudy, "unknown key 'lr'. Did you mean 'train.learning_rate'?"),
+        ("[methods.x]\nmethod = 'lora'\ntargets = 'v'", InvalidStudy, 'a list in square brackets, such as ["v"].'),
+        (
+            "baselines = 'crf'\n",
+            InvalidStudy,
+            "baselines = 'crf': expected true or false, or a list in square brackets, such as [\"crf\"].",
+        ),
+        ("baselines = ['crf', 3]\n", InvalidStudy, "baselines.1 = 3: expected a text."),
+        ("[train]\nretention = 3", InvalidStudy, "train.retention = 3: expected true or false, or a text."),
         ("[train]\nepoch = 1", UnknownName, "unknown key 'train.epoch'. Did you mean 'train.epochs'?"),
         ("[methods.loar]", UnknownName, "methods.loar: unknown method 'loar'. Did you mean 'lora'?"),
         ("[methods.x]\nmethod = 3", UnknownName, "methods.x: unknown method '3'. "),
@@ -242,6 +254,11 @@ def test_a_study_that_cannot_be_meant_is_told_where_and_why(
     assert message.startswith(source)
     assert told in message
     assert "\n" not in message
+
+
+def test_a_study_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(MINIMAL, encoding="utf-8-sig")
+    assert Study.load(str(tmp_path / "mine.toml")).methods == {"lora": {}}
 
 
 @pytest.mark.parametrize(

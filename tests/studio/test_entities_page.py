@@ -68,6 +68,9 @@ def test_entities_of_an_answer_are_marked_and_begin_its_correction(
     right = {"text": TEXT, "label": '[{"start": 4, "end": 8, "label": "LOC"}]'}
     assert web.post("/names/try/corrections", data=right).status_code == 303
     assert Corrections(names).read() == [Correction(TEXT, right["label"])]
+    for place in (True, "1", 1.5):
+        marks = json.dumps([{"start": place, "end": 4, "label": "LOC"}])
+        assert web.post("/names/try/corrections", data=right | {"label": marks}).status_code == 422
     refused = web.post("/names/try/corrections", data=right | {"label": '[{"start": 4, "end": 80, "label": "LOC"}]'})
     assert (refused.status_code, len(Corrections(names).read())) == (422, 1)
     assert "whose places are in the text" in refused.text

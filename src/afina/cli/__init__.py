@@ -41,6 +41,7 @@ from afina.cli.terminal import (
     as_usage_error,
     check_arguments,
     check_streams,
+    check_surroundings,
     escape_unwritable,
     long_names_refused,
     print_json_error,
@@ -137,8 +138,10 @@ def main() -> None:
     option_names.begin(None)
     try:
         check_streams()
+        file_io.drop_unwritable_messages()
         escape_unwritable(sys.stdout, sys.stderr)
         check_arguments(sys.argv[1:])
+        check_surroundings()
         told = downloads_told(lambda download: _downloads()(download))
         with file_io.writing("standard output"), told, allocator.memory_errors(), long_names_refused():
             try:

@@ -31,6 +31,16 @@ NOT_TEXT = _argument_invalid(
     "UTF-8. If the argument is a file name, rename the file."
 )
 
+CURRENT_DIRECTORY_DELETED = Problem(
+    NotFound, "current-directory.deleted", "the current directory was deleted. Change to another directory."
+)
+DOCSTRINGS_REMOVED = Problem(
+    Refused,
+    "docstrings.removed",
+    "Python removes all docstrings (PYTHONOPTIMIZE=2 or -OO), and transformers reads its own. Unset PYTHONOPTIMIZE, or "
+    "set it to 1.",
+)
+
 CANARY_CHOICE_MISSING = Problem(
     Refused,
     "canary.choice-missing",

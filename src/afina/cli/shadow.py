@@ -107,7 +107,7 @@ def read_key(file: Path | None, scope: str) -> str:
             return found.strip()
         raise problems.KEY_MISSING(scope=scope)
     try:
-        return file.read_text(encoding="utf-8").strip()
+        return file.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise problems.KEY_UNREADABLE(reason=error, path=file) from None
 

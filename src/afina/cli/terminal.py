@@ -61,6 +61,16 @@ def check_arguments(arguments: Sequence[str]) -> None:
             raise problems.NOT_TEXT(found=shown, argument=number) from None
 
 
+def check_surroundings() -> None:
+    """Raise NotFound if the current directory was deleted, and Refused if Python removes all docstrings."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise problems.CURRENT_DIRECTORY_DELETED() from None
+    if sys.flags.optimize > 1:
+        raise problems.DOCSTRINGS_REMOVED()
+
+
 def check_streams() -> None:
     """Open the null device for each closed standard stream, so that no later file gets its file descriptor (0 to 2).
 

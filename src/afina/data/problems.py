@@ -453,7 +453,7 @@ REPAIR_INAPPLICABLE = _data_option_inapplicable(
     "`repair`."
 )
 POSITIVE_INAPPLICABLE = _data_option_inapplicable(
-    "{where}: `positive` chooses one of two classes, and there is {found}. Remove `positive`."
+    "{where}: `positive` chooses one of two classes, but the task has {found}. Remove `positive`."
 )
 COLUMNS_FIXED = _data_option_inapplicable("task {task}: the columns of this task are fixed. Remove `{option}`.")
 

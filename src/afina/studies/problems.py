@@ -234,7 +234,7 @@ SAME_ON_ALL_BACKBONES = _study_contradiction(
     "{where}.by_backbone: {key} cannot differ between backbones. Add another table of the method."
 )
 BACKBONE_UNUSED = _study_contradiction(
-    "{where}: no method runs on backbone {backbone}. Remove this backbone, or add a method for it."
+    "{where}: no method runs on backbone {backbone}{_why}. Remove this backbone, or add a method for it."
 )
 SEARCH_WITHOUT_TUNE = _study_contradiction(
     "{where}: methods.{method}.search has no effect without a [tune] section. Add a [tune] section, or remove search."

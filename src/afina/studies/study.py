@@ -240,7 +240,8 @@ class Study(ReprCard, Frozen):
             if name not in endpoints
         }
         if unused := [address for address in known if not any(address in each for each in asked.values())]:
-            raise problems.BACKBONE_UNUSED(backbone=unused[0], where=where, keys=[BACKBONES])
+            why = "" if asked else ", because every method asks an endpoint"
+            raise problems.BACKBONE_UNUSED(backbone=unused[0], _why=why, where=where, keys=[BACKBONES])
         arms = [(address, name) for address in known for name in asked if address in asked[name]]
         return [*arms, *((None, name) for name in endpoints)]
 

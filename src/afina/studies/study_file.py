@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast, get_args
 from pydantic import ValidationError
 
 from afina.data.template import Template
-from afina.errors import AfinaError, UnknownName
+from afina.errors import AfinaError, UnknownName, same_name
 from afina.methods.method import Method
 from afina.schema import WrongValue, validator
 from afina.studies import problems
@@ -39,7 +39,7 @@ def read(source: str) -> tuple[dict[str, Any], str]:
     path = Path(source)
     if path.is_file():
         try:
-            return tomllib.loads(path.read_text(encoding="utf-8")), source
+            return tomllib.loads(path.read_text(encoding="utf-8-sig")), source
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise problems.NOT_TOML(reason=error, path=source) from None
         except RecursionError:
@@ -137,8 +137,8 @@ def explain(error: ValidationError, model: type, where: str) -> AfinaError:
             level = next((one for one in get_args(annotation) if one is not type(None)), annotation)
         near = get_close_matches(str(problem.place[-1]), _keys(level), 1, _NEAR)
         for field, each in getattr(level, "model_fields", {}).items():
-            if not near and problem.place[-1] in _keys(each.annotation):
-                meant = ".".join([*outer, field, problem.place[-1]])
+            if not near and (meant := same_name(problem.place[-1], _keys(each.annotation))):
+                meant = ".".join([*outer, field, meant])
                 return problems.KEY_UNKNOWN(where=where, key=problem.field, nearest=meant)
         known = [".".join([*outer, field]) for field in _keys(level)]
         return UnknownName("key", problem.field, known, where)

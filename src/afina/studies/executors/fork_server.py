@@ -333,7 +333,8 @@ class _Server:
         for descriptor, place in zip(streams, (0, 1, 2), strict=True):
             os.dup2(descriptor, place)
         os.fchdir(folder)
-        os.write(2, said)
+        with suppress(OSError):  # the disk of standard error is full
+            os.write(2, said)
         self.heard.close()
         for one in (self.control, link, *(other for _, other in self.workers.values())):
             one.close()

@@ -19,7 +19,7 @@ from typing import Annotated, Literal, Self, TextIO
 
 from pydantic import ConfigDict, Field, JsonValue, TypeAdapter
 
-from afina import allocator, meter, openmp
+from afina import allocator, file_io, meter, openmp
 from afina.errors import AfinaError, RunFailed
 from afina.events import Progress, ValidationScore, downloads_told
 from afina.schema import Frozen
@@ -296,6 +296,7 @@ def main() -> int:
     # Output that a library prints must not mix with the messages.
     reporter = _Reporter(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
+    file_io.drop_unwritable_messages()
     messages = _received()
     request = next(messages, None)
     if request is None:

@@ -13,6 +13,7 @@ import shlex
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPResponse
+from numbers import Integral
 from typing import Any
 
 from starlette.requests import Request
@@ -23,6 +24,7 @@ from afina import file_io
 from afina.data.kinds import CLASSES
 from afina.errors import AfinaError
 from afina.pages.marked_text import MarkedText
+from afina.schema import is_number
 from afina.studio import problems
 from afina.studio.access import status_of
 from afina.studio.answer_kinds import ANSWER_KINDS
@@ -458,7 +460,9 @@ def _entities(given: str, text: str, labels: Sequence[str]) -> str:
         found = json.loads(given)
         if not isinstance(found, list):
             raise TypeError(f"expected a list, found {found!r}")
-        spans = [{"start": int(one["start"]), "end": int(one["end"]), "label": str(one["label"])} for one in found]
+        if not all(is_number(one[place], Integral) for one in found for place in ("start", "end")):
+            raise TypeError("expected whole numbers as places")
+        spans = [{"start": one["start"], "end": one["end"], "label": str(one["label"])} for one in found]
         MarkedText.of_json(text, spans)
     except (ValueError, TypeError, KeyError):
         raise problems.ENTITIES_MALFORMED(found=given, expected=list(labels)) from None
