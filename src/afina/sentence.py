@@ -120,6 +120,11 @@ def _each(parts: Iterable[str]) -> Iterator[str]:
             yield part
 
 
+def visible(text: str, kept: str = "") -> str:
+    """Return a text with escapes for characters that cannot be seen, except those in `kept`."""
+    return "".join(letter if letter.isprintable() or letter in kept else ascii(letter)[1:-1] for letter in text)
+
+
 class _Quoted(str):
     """A string that is formatted in quotes; a precision, as in `{found!r:.40}`, shortens the string, not the quotes."""
 
@@ -137,7 +142,7 @@ class _Fields(string.Formatter):
 
     def format_field(self, value: Any, format_spec: str) -> str:
         if isinstance(value, Mapping | Set | Sequence) and not isinstance(value, str):
-            return ", ".join(map(str, sorted(value) if isinstance(value, Set) else value))
+            return ", ".join(visible(str(item)) for item in (sorted(value) if isinstance(value, Set) else value))
         return super().format_field(value, format_spec)  # type: ignore[no-any-return]
 
 

@@ -59,8 +59,8 @@ def test_quotation_marks_inside_unquoted_fields_are_text(tmp_path: Path, content
             'text\tlabel\n"a"\t1\n"b"\t0\n"c"\t0\nd "e"\t1\n',
             "line 5: a field that is not quoted has a quotation mark inside",
         ),
-        ('text\tlabel\n"a\tb"\t1\nc "d"\t0\n', "line 2: found 3 fields. Expected 2 (text, label). Quote every text"),
-        ('text\tlabel\n"a\tb\t1\nplain\t0\n', "line 2: found 3 fields. Expected 2"),
+        ('text\tlabel\n"a\tb"\t1\nc "d"\t0\n', "line 2: found 3 fields in the row that begins with '\"a'. "),
+        ('text\tlabel\n"a\tb\t1\nplain\t0\n', "line 2: found 3 fields in the row that begins with"),
     ],
     ids=["both ways", "half", "half, with tabs", "never closed"],
 )

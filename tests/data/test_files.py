@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from pyarrow import parquet
 
 from afina.data.evaluation_set import EvaluationSet, TrainingInfo
+from afina.data.remedies import remedies_of
 from afina.data.split import Split
 from afina.data.task import Task
 from afina.errors import AfinaError, InvalidData, Leakage, NotFound, UnknownName
@@ -317,9 +319,12 @@ def test_names_for_integers_that_do_not_start_at_zero_are_refused(tmp_path: Path
         ("text,label\nfine,good\ndull,\n", "train.csv, line 3: column 'label' is empty. Expected a label."),
         (
             "text,label\n\nfine, good\ndull, so dull,bad\n",
-            "train.csv, line 4: found 3 fields. Expected 2 (text, label).",
+            "train.csv, line 4: found 3 fields in the row that begins with 'dull'. Expected 2 (text, label).",
         ),
-        ('text,label\n"a\nb",good\ndull\n', "train.csv, line 4: found 1 fields. Expected 2"),
+        (
+            'text,label\n"a\nb",good\ndull\n',
+            "train.csv, line 4: found 1 field in the row that begins with 'dull'. Expected 2",
+        ),
         ('text,label\nfine,good\n"dull,bad\nx,good\n', "train.csv, line 3: unexpected end of data. Expected comma-sep"),
         ('text,label\n"fine" film,good\n', "train.csv, line 2: ',' expected after '\"'."),
         ("text,label,text\na,good,b\n", "train.csv, line 1: column 'text' occurs more than once."),
@@ -674,6 +679,23 @@ def test_a_path_that_is_not_there_is_told_as_a_path(tmp_path: Path, name: str) -
 
 def test_an_address_too_long_to_be_a_path_is_an_unknown_task() -> None:
     assert message("x" * 5000, UnknownName).startswith("unknown task 'xxx")
+
+
+def test_invisible_characters_in_the_names_of_columns_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("te\u200bxt,label\xa0\nfine,good\ndull,bad\n", encoding="utf-8")
+    with raises(InvalidData, code="data.column-missing", found=["te\u200bxt", "label\xa0"]) as caught:
+        Task.load(tmp_path / "a.csv")
+    assert r"Found: te\u200bxt, label\xa0." in str(caught.value)
+    assert next(remedy.words for remedy in remedies_of(caught.value)) == r"Read column “te\u200bxt” as the text"
+
+
+@pytest.mark.parametrize("option", ["task", "evaluation", "unlabelled", "without"])
+def test_a_pipe_which_can_be_read_only_once_is_refused(tmp_path: Path, option: str) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe.csv")
+    rows = "".join(f"text {number},{number % 2}\n" for number in range(20))
+    (mine := tmp_path / "mine.csv").write_text(f"text,label\n{rows}", encoding="utf-8")
+    with raises(NotFound, code="file.unreadable", path="pipe.csv"):
+        Task.load(pipe) if option == "task" else Task.load(mine, **{option: str(pipe)})  # type: ignore[arg-type]
 
 
 def test_a_task_with_known_columns_takes_no_column_names() -> None:

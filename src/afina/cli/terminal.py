@@ -29,7 +29,7 @@ from afina.cli.option_names import flag, with_flags
 from afina.errors import AfinaError, CannotWrite, InvalidData
 from afina.events import STATE_DIRECTORY
 from afina.pages.marked_text import JOINERS, MarkedText
-from afina.sentence import Sentence
+from afina.sentence import Sentence, visible
 
 if TYPE_CHECKING:
     from afina.events import Says
@@ -292,8 +292,7 @@ def printable(text: str, *, lines: bool = False, joiners: bool = False) -> str:
         lines: Whether to keep line breaks.
         joiners: Whether to keep the joiners that emoji and some scripts need to be shown right.
     """
-    kept = "\n" * lines + JOINERS * joiners
-    return "".join(letter if letter.isprintable() or letter in kept else ascii(letter)[1:-1] for letter in text)
+    return visible(text, "\n" * lines + JOINERS * joiners)
 
 
 def print_marked(found: MarkedText, labels: Sequence[str]) -> None:

@@ -217,6 +217,8 @@ def find(address: str) -> Path:
     """Return the user's file or directory at a task's address. Raises NotFound or UnknownName if there is none."""
     path = Path(address).expanduser()
     if address and os.path.exists(path):  # Path.exists raises on names that are too long.
+        if path.is_fifo():
+            raise problems.FILE_IS_PIPE(path=address)
         return path
     if not address.startswith(SCHEMES) and ("/" in address or os.sep in address or path.suffix):
         raise problems.TASK_MISSING(expected=list(READERS), task=address)

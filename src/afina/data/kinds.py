@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar, get_args
 
 from afina.errors import UnknownName
+from afina.sentence import visible
 
 Kind = Literal["classes", "number", "labels", "text", "entities"]
 """The kind of a task: each text has one class ("classes"), a number, any number of labels ("labels"), a target text
@@ -57,7 +58,7 @@ def columns_in_words(roles: Mapping[str, str]) -> str:
     """Return a task's `columns` in words: `text: column 'body'; label: column 'stars'; not read: id, date`."""
     words = {"text": "text", "text_pair": "second text", "label": "label", "target": "target", "group": "kept together"}
     parts = [f"{words[role]}: {_quoted(name)}" for role, name in roles.items() if role in words]
-    return "; ".join([*parts, *([f"not read: {roles['others']}"] if "others" in roles else [])])
+    return "; ".join([*parts, *([f"not read: {visible(roles['others'])}"] if "others" in roles else [])])
 
 
 def _quoted(name: str) -> str:

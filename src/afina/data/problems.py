@@ -495,7 +495,8 @@ NOT_DELIMITED = _data_row_malformed(
     "{path}, line {line}: {_problem}. Expected {_mark}-separated values with doubled quotation marks."
 )
 FIELDS_MISCOUNTED = _data_row_malformed(
-    "{path}, line {line}: found {found} fields. Expected {_count} ({expected}).{_hint}"
+    "{path}, line {line}: found {_fields} in the row that begins with {_row!r:.40}. Expected {_count} ({expected})."
+    "{_hint}"
 )
 NOT_AN_OBJECT = _data_row_malformed("{where}: found a {found}. Expected {expected}.")
 NOT_JSON = _data_row_malformed("{where}: not JSON ({_why}). Expected {expected}.")
@@ -596,6 +597,9 @@ TEXT_FILE_MISSING = _file_missing("`{_field}` {path}: no such file or directory.
 
 _file_unreadable = partial(Problem, NotFound, "file.unreadable")
 FILE_UNREADABLE = _file_unreadable("{path}: {_problem}{_reason}.")
+FILE_IS_PIPE = _file_unreadable(
+    "{path}: a pipe, which can be read only once. Save its content in a file, and give the file."
+)
 FILE_ENDLESS = _file_unreadable("{path}: a device, which has no end. Give a file.")
 
 _request_chat_unusable = partial(Problem, InvalidData, "request.chat-unusable")

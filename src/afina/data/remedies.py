@@ -14,7 +14,7 @@ from afina.data.kinds import KINDS, Kind
 from afina.data.readers.target_kinds import TARGETS
 from afina.data.reading_options import OPTIONS
 from afina.errors import AfinaError
-from afina.sentence import Json
+from afina.sentence import Json, visible
 
 MOST_CHOICES = 12
 """The most remedies of an error; the columns of a wide file are more, and the option takes any of them."""
@@ -48,7 +48,7 @@ ROLES = {
 
 def quoted(name: object) -> str:
     """Return a name in quotation marks, cut to LONGEST_WORD characters."""
-    text = str(name)
+    text = visible(str(name))
     return f"“{text if len(text) <= LONGEST_WORD else text[: LONGEST_WORD - 1] + '…'}”"
 
 

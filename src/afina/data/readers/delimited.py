@@ -174,7 +174,14 @@ def _of_fields(file: Source, path: Path, lines: Iterator[tuple[int, list[str]]],
         for line, fields in filled:
             if len(fields) != len(header):
                 raise problems.FIELDS_MISCOUNTED(
-                    found=len(fields), expected=header, path=path, line=line, _count=len(header), _hint=hint
+                    found=len(fields),
+                    expected=header,
+                    path=path,
+                    line=line,
+                    _fields=source.counted(len(fields), "field"),
+                    _row=fields[0],
+                    _count=len(header),
+                    _hint=hint,
                 )
             yield line, dict(zip(header, fields, strict=True))
 

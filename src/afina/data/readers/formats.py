@@ -120,6 +120,8 @@ def named_file(option: str, file: str | os.PathLike[str]) -> Path:
     """Return the path of the file that a reading option names. Raises NotFound if the file does not exist."""
     path = Path(file).expanduser()
     if not os.path.isfile(path):
+        if os.path.exists(path) and path.is_fifo():
+            raise problems.FILE_IS_PIPE(path=file, field=option)
         more = ", or one with one text a line" if option == "unlabelled" else ""
         raise problems.FILE_MISSING(expected=list(READERS), path=file, field=option, _more=more)
     return path
