@@ -32,8 +32,10 @@ def pytest_configure() -> None:
     """Hear Ctrl-C, and so the processes that tests start: in the background of a script, it is ignored.
 
     Python's collector runs as seldom as in processes of afina. Files are not synced: tests end processes, and no
-    machine.
+    machine. Clients of the Hub's API ask servers that tests start, whatever the environment says of the Hub.
     """
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        os.environ.pop(name, None)
     allocator.collect_seldom()
     os.fsync = lambda fd: None
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from afina import AdapterStore, Backbone, Predictor
 from afina.data.split import Split
 from afina.models.answer_profile import CONFIDENCE_EDGES, AnswerProfile
 from canned_server import CannedServer
-from command import Command
+from command import Answer, Command
 from crowd import adapter
 from fakes import sentences, write_csv
 
@@ -106,17 +107,25 @@ def test_evaluation_texts_are_counted_now_for_an_adapter_without_counts(
     assert answer["reference"] == answer["answers"]
     assert max(answer["reference"]["tokens"]) > 0
     counting.says(found, None, version=version.number, digest="sha256:other")
-    assert "the server has another adapter (sha256:other) than this store" in afina(*words).error
-    assert "--text-column" in afina(*words[:-2], "--text-column", "text").error
+    assert "the server has another adapter (sha256:other) than this store" in refusal(afina(*words))
+    assert "--text-column" in refusal(afina(*words[:-2], "--text-column", "text"))
+
+
+def refusal(answer: Answer) -> str:
+    """The message of an error, whose exit status is not that of drift."""
+    assert answer.code == 1
+    return replace(answer, code=2).error
 
 
 def test_what_cannot_be_compared_is_said(counting: Counting, afina: Command) -> None:
     counting.says(ALIKE, None)
     words = ("drift", "acme/reviews", "--server", counting.url)
-    assert "acme/reviews@3: the adapter has no counts of its evaluation texts" in afina(*words).error
+    assert "acme/reviews@3: the adapter has no counts of its evaluation texts" in refusal(afina(*words))
     counting.body = json.dumps({"name": "acme/reviews"}).encode()
-    assert "the counts that a server sent are malformed" in afina(*words).error
-    assert "acme/reviews@3: a version number" in afina("drift", "acme/reviews@3", "--server", counting.url).error
-    assert "--days 36: expected a whole number from 1 to 35" in afina(*words, "--days", "36").error
-    assert "--level 1.5: expected a number between 0 and 1" in afina(*words, "--level", "1.5").error
-    assert "--effect 0.0: expected a number between 0 and 1" in afina(*words, "--effect", "0").error
+    assert "the counts that a server sent are malformed" in refusal(afina(*words))
+    assert "acme/reviews@3: a version number" in refusal(afina("drift", "acme/reviews@3", "--server", counting.url))
+    assert "--days 36: expected a whole number from 1 to 35" in refusal(afina(*words, "--days", "36"))
+    assert "--level 1.5: expected a number between 0 and 1" in refusal(afina(*words, "--level", "1.5"))
+    assert "--effect 0.0: expected a number between 0 and 1" in refusal(afina(*words, "--effect", "0"))
+    assert "no answer from a server of afina" in refusal(afina(*words[:-1], "http://127.0.0.1:9"))
+    assert afina(*words, "--nothing").code == 1

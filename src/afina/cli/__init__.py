@@ -131,6 +131,14 @@ def _top(
         print(START)
 
 
+OWN_ERROR_STATUS = {"drift": 1}
+"""The exit status after an error of those commands whose result can be the status 2."""
+
+
+def _status(error: AfinaError) -> int:
+    return OWN_ERROR_STATUS.get(next(iter(sys.argv[1:]), ""), error.exit_code)
+
+
 def main() -> None:
     """Run the command line. For an AfinaError, print one or two lines and exit with the error's status (usually 2)."""
     allocator.collect_seldom()
@@ -155,12 +163,12 @@ def main() -> None:
         print_json_error(error)
         if isinstance(error, OutOfMemory):
             allocator.end_at_once(error.exit_code)
-        _leave(error.exit_code)
+        _leave(_status(error))
     except USAGE_ERROR as error:
         found = as_usage_error(error)
         error.show()  # type: ignore[attr-defined]
         print_json_error(found)
-        _leave(found.exit_code)
+        _leave(_status(found))
     except BrokenPipeError:
         _leave(1)  # the reader of the pipe has ended, as in `afina show OUT | head`
     except typer.Abort:  # a question was not answered with yes

@@ -62,7 +62,7 @@ def drift(
 ) -> None:
     """Compare the texts of the last days, and their answers, with the evaluation texts of the adapter.
 
-    The server has only counts. The exit status is 2 if there is drift.
+    The server has only counts. The exit status is 0 without drift, 2 if there is drift, and 1 after an error.
     """
     if task is None and (option := next(iter(data), None) or (backbone and "backbone")):
         raise problems.OPTION_WITHOUT_TASK(option=option)
