@@ -117,12 +117,17 @@ def test_messages_that_find_no_room_are_dropped(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
-def test_a_study_whose_messages_find_no_room_has_its_results(gpt2: Backbone, toy: str) -> None:
-    arguments = ["--task", toy, "--backbone", gpt2.address, "--method", "head", "--set", "max_steps=1", "--out", OUT]
+def test_a_study_whose_messages_find_no_room_has_its_results(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
+    task, out = ["--task", toy, "--backbone", gpt2.address], ["--out", tmp_path / "out"]
     with Path("/dev/full").open("w") as nowhere:
-        done = subprocess.run([*PROGRAM, "train", *arguments], stderr=nowhere, stdout=subprocess.PIPE, check=False)
+        done = subprocess.run(
+            [*PROGRAM, "train", *task, "--method", "head", "--set", "max_steps=1", *out],
+            stderr=nowhere,
+            stdout=subprocess.PIPE,
+            check=False,
+        )
     assert done.returncode == 0
-    assert (OUT / "records.jsonl").is_file()
+    assert (tmp_path / "out" / "records.jsonl").is_file()
 
 
 @pytest.mark.slow
