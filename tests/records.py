@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from afina import digest
 from afina.data.entities import as_entities, numbered, tags_of
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import as_references
 from afina.data.words import words_of
 from afina.methods import METHODS
-from afina.models.manifest import FORMAT, MANIFEST
+from afina.models.adapter import Adapter
+from afina.models.manifest import Manifest
 from afina.models.objective import Objective
 from afina.models.objectives import Labels, Number, Texts
 from afina.models.predictions import Predictions
@@ -299,20 +300,29 @@ def carried_out(
     labels: int = 2,
     **changes: Any,
 ) -> Record:
-    """A record under `out`, with the files that it names: an adapter that says its digest and no more, and predictions
-    that give `answers`.
+    """A record under `out`, with the files that it names: an adapter of one number, and predictions that give
+    `answers`.
     """
     directory = OutputDirectory(out)
-    directory.adapter(label).mkdir(parents=True, exist_ok=True)
-    (directory.adapter(label) / MANIFEST).write_text(
-        json.dumps({"format": FORMAT, "digest": changes.get("digest", "sha256:ad")})
-    )
+    directory.adapter(label).parent.mkdir(parents=True, exist_ok=True)
+    made = _small_adapter(method, changes.get("label_names", ("negative", "positive")))
+    made.save(directory.adapter(label))
     path = directory.predictions(label)
-    digest = predictions(targets, answers, labels).write(path)
+    written = predictions(targets, answers, labels).write(path)
     right = float(np.mean(np.array(answers) == np.array(targets)))
-    files = {"predictions": directory.relative(path), "predictions_digest": digest}
-    files["adapter"] = directory.relative(directory.adapter(label))
+    files = {"predictions": directory.relative(path), "predictions_digest": written}
+    files |= {"adapter": directory.relative(directory.adapter(label)), "digest": made.digest}
     return record(method, **({"metrics": {"accuracy": right, "f1": right}} | files | changes)).sealed()
+
+
+def _small_adapter(method: str, labels: tuple[str, ...]) -> Adapter:
+    import torch  # most readers of this module need no torch
+
+    tensors = {"weight": torch.ones(1)}
+    facts: dict[str, Any] = dict.fromkeys(("backbone_digest", "tokenizer_digest", "family"))
+    facts |= {"method": method, "hyperparameters": {}, "label_names": labels, "backbone": "gpt2", "max_length": 128}
+    facts |= {"tensor_file": "delta.safetensors", "tensors_digest": digest.of_tensors(tensors)}
+    return Adapter(Manifest(**facts).sealed(), tensors)
 
 
 def every_method(**changes: Any) -> list[Record]:

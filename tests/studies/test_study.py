@@ -22,6 +22,7 @@ from afina.errors import AfinaError, Busy, InvalidData, InvalidStudy, NotFound, 
 from afina.events import Progress
 from afina.methods import METHODS, make
 from afina.methods.lora import Lora
+from afina.models.adapter import Adapter
 from afina.report.report import Report
 from afina.studies import study_file
 from afina.studies.executors.local_executor import LocalExecutor
@@ -437,15 +438,25 @@ def test_what_is_recorded_is_not_run_again(invented: InventedExecutor, tmp_path:
     ]
 
 
-@pytest.mark.parametrize("gone", ["adapter", "predictions"])
-def test_a_record_without_its_files_is_made_again_once(invented: InventedExecutor, tmp_path: Path, gone: str) -> None:
+@pytest.mark.parametrize("case", ["adapter", "predictions", "damaged"])
+def test_a_record_without_its_files_is_made_again_once(invented: InventedExecutor, tmp_path: Path, case: str) -> None:
     first = three().run(tmp_path, executor=invented)
-    place = tmp_path / getattr(first.records[1], gone)
-    shutil.rmtree(place) if gone == "adapter" else place.unlink()
+    place = tmp_path / str(getattr(first.records[1], "predictions" if case == "predictions" else "adapter"))
+    if case == "damaged":
+        tensors = place / "delta.safetensors"
+        tensors.write_bytes(tensors.read_bytes()[:-1] + b"\1")
+    else:
+        shutil.rmtree(place) if case == "adapter" else place.unlink()
     scribe = Scribe()
     three().run(tmp_path, scribe, executor=invented)
+    (why,) = [one for one in scribe.told if "executed again" in one]
+    assert why.startswith("full, seed 0: recorded before, and executed again. ")
+    assert str(place) in why
+    if case != "predictions":
+        assert Adapter.load(place).digest == first.records[1].digest
     assert scribe.told == [
         "finished baseline before",
+        why,
         "started full 2/3",
         "finished full",
         "finished lora before",

@@ -185,6 +185,7 @@ def recorded_alone(run: Run, held: OutputLock, executor: Executor, watcher: Watc
     known = None if fresh else held.known(run.key)
     if known is not None:
         return known.record
+    _say_why_again(run, held, watcher, fresh=fresh)
     watcher.started(run, 1, 1)
     try:
         record = work(run, held, "", executor, watcher)(lambda call: call())
@@ -193,6 +194,11 @@ def recorded_alone(run: Run, held: OutputLock, executor: Executor, watcher: Watc
         raise
     watcher.finished(run, record, now=True)
     return held.keep(record, run.label).record
+
+
+def _say_why_again(run: Run, held: OutputLock, watcher: Watcher, *, fresh: bool) -> None:
+    if not fresh and (lack := held.lack(run.key)):
+        watcher.says(f"{run.title}, seed {run.seed}: recorded before, and executed again. {lack}")
 
 
 @dataclass
@@ -245,6 +251,7 @@ class Schedule:
                 lambda: self._end(*slots.next()),
                 self.watcher,
             )
+            _say_why_again(run, self.held, self.watcher, fresh=fresh)
             self.watcher.started(run, number, len(self.runs))
             slots.start(number, work(taught, self.held, self.before.name, self.executor, self.watcher))
             while (ended := slots.next_if_full()) is not None:

@@ -17,8 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from afina import file_io
-from afina.errors import CannotWrite, CorruptAdapter
-from afina.models.manifest import FORMAT, MANIFEST
+from afina.errors import CannotWrite, CorruptAdapter, NotFound
 from afina.models.predictions import Predictions
 from afina.sentence import Sentence
 from afina.studies import problems
@@ -184,13 +183,14 @@ class OutputLock:
 
     directory: OutputDirectory
     records: list[Record] = field(default_factory=list)
+    _lacks: dict[str, str] = field(default_factory=dict, init=False)
 
     @property
     def out(self) -> Path:
         return self.directory.out
 
     def known(self, key: str) -> Result | None:
-        """Return the result of the run with this key; None if the record or one of its files is missing."""
+        """Return the result of the run with this key; None if there is no record or `lack` is not empty."""
         found = self._whole(key)
         return None if found is None else self.result(found)
 
@@ -198,21 +198,32 @@ class OutputLock:
         """Return whether the run with this key has a record and all of its files; predictions are not read."""
         return self._whole(key) is not None
 
-    def _whole(self, key: str) -> Record | None:
-        return next((one for one in self.records if one.key == key and self._is_whole(one)), None)
+    def lack(self, key: str) -> str:
+        """Return what is wrong with the files of a recorded run, which is then executed again; "" if nothing is."""
+        one = next((one for one in self.records if one.key == key), None)
+        if one is None:
+            return ""
+        if key not in self._lacks:
+            self._lacks[key] = self._lack(one)
+        return self._lacks[key]
 
-    def _is_whole(self, one: Record) -> bool:
-        if not (self.out / one.predictions).is_file():
-            return False
+    def _whole(self, key: str) -> Record | None:
+        return next((one for one in self.records if one.key == key and not self.lack(key)), None)
+
+    def _lack(self, one: Record) -> str:
+        for name in filter(None, (one.predictions, one.adapter)):
+            if not (self.out / name).exists():
+                return f"{self.out / name}: gone"
         if one.adapter is None:
-            return True
-        if not (self.out / one.adapter).is_dir():
-            return False
+            return ""
+        from afina.models.adapter import Adapter  # imports torch
+
+        path = self.out / one.adapter
         try:
-            manifest = file_io.read_object(self.out / one.adapter / MANIFEST)
-        except CorruptAdapter:
-            return False
-        return manifest.get("digest") == one.digest and manifest.get("format") == FORMAT
+            made = Adapter.load(path)
+        except (CorruptAdapter, NotFound) as error:
+            return str(error)
+        return "" if made.digest == one.digest else f"{path}: not the adapter of this run"
 
     def begin(self, label: str) -> Path:
         """Create an executor's scratch directory for a run, move the run's checkpoint into it, and return its path."""
@@ -242,6 +253,7 @@ class OutputLock:
             self.directory.discard(label)
             raise
         self.records = records
+        self._lacks.pop(made.key, None)
         self.abandon(label)
         return self.result(made)
 
