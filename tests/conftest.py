@@ -25,6 +25,10 @@ if TYPE_CHECKING:  # torch is imported by the fixtures that need it, so that the
     from fakes import Backbones, Runs
     from services import S3, Postgres
 
+# Clients of the Hub's API ask servers that tests start. huggingface_hub reads these when it is imported.
+for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+    os.environ.pop(name, None)
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -32,10 +36,8 @@ def pytest_configure() -> None:
     """Hear Ctrl-C, and so the processes that tests start: in the background of a script, it is ignored.
 
     Python's collector runs as seldom as in processes of afina. Files are not synced: tests end processes, and no
-    machine. Clients of the Hub's API ask servers that tests start, whatever the environment says of the Hub.
+    machine.
     """
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        os.environ.pop(name, None)
     allocator.collect_seldom()
     os.fsync = lambda fd: None
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
