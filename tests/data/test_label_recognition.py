@@ -239,6 +239,15 @@ def test_multi_hot_cells_of_a_csv_are_read_alike(tmp_path: Path, write: Any) -> 
     assert task.label_names == ("label_0", "label_1", "label_2")
 
 
+def test_labels_of_texts_that_have_one_each_are_said_to_be_classes_perhaps(tmp_path: Path) -> None:
+    for last, said in (("b", 1), ("a;b", 0), ("", 0)):
+        rows = [*(["a", "b"] * 12), last, "b"]
+        found = Task.load(
+            table_of(tmp_path, rows, ("text", "labels")), kind="labels", separator=";" if ";" in last else None
+        )
+        assert found.told.count("Every text has exactly one label") == said
+
+
 def test_truth_values_and_floats_are_multi_hot_too(tmp_path: Path) -> None:
     for lists in ([[True, False], [False, False]], [[1.0, 0.0], [0.0, 1.0]]):
         assert Task.load(lists_of(tmp_path, lists * 9)).label_names[0] == "label_0"

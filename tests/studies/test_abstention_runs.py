@@ -129,7 +129,10 @@ def test_a_report_shows_coverage_and_error_of_adapters_that_abstain() -> None:
 )
 def test_a_promise_is_in_doubt_before_it_is_broken(found: AnsweredShare, verdict: str) -> None:
     assert in_words.verdict(0.05, found) == verdict
-    assert f"{found.answered} of 100 texts are answered" in in_words.sentence(found, 0.05)
+    for answers_nothing in (False, not found.answered):
+        words = in_words.sentence(found, 0.05, answers_nothing=answers_nothing)
+        assert f"{found.answered} of 100 texts are answered" in words
+        assert ("No confidence promised" in words and "promise a larger error" in words) is answers_nothing
 
 
 @pytest.mark.slow

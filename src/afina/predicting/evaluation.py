@@ -12,7 +12,7 @@ from afina.data.task import Cuts
 from afina.models import objectives
 from afina.models.adapter import FOREIGN, Adapter
 from afina.models.manifest import Manifest
-from afina.models.objective import metric_for
+from afina.models.objective import ANSWERS_NOTHING, metric_for
 from afina.models.predictions import Predictions
 from afina.predicting import golden_test
 from afina.predicting.predictor import ModelPredictor, Predictor
@@ -35,6 +35,10 @@ class MeasuredAbstention:
     threshold: float
     promised: float | None
     found: AnsweredShare
+
+    @property
+    def answers_nothing(self) -> bool:
+        return self.threshold >= ANSWERS_NOTHING
 
     @classmethod
     def of(cls, predictor: Predictor, measured: Predictions, answered: Answered) -> MeasuredAbstention | None:

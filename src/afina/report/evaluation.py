@@ -81,7 +81,9 @@ def label_notes(label_names: Sequence[str], unmeasured: Sequence[str]) -> list[s
 
 def _abstention(found: Evaluation) -> list[str]:
     measured = found.abstention
-    return [] if measured is None else [abstention.sentence(measured.found, measured.promised)]
+    if measured is None:
+        return []
+    return [abstention.sentence(measured.found, measured.promised, answers_nothing=measured.answers_nothing)]
 
 
 def _texts(found: Evaluation) -> list[str]:

@@ -150,6 +150,7 @@ class TableReading:
         left_out = [name for name in rows.names if name not in found.label_names]
         if left_out:
             notes += (f"No training text has the label {' or '.join(left_out)}, so this label is left out.",)
+        notes += kind.better_kind(found)
         return replace(found, separator=self.form.separator, columns=rows.columns, other=rows.other, notes=notes)
 
 

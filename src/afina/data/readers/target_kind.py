@@ -163,6 +163,10 @@ class TargetKind(ABC):
         """Return notes for the user about the targets of all rows, such as repeated target texts."""
         return ()
 
+    def better_kind(self, data: TaskData) -> tuple[str, ...]:
+        """Return a note for the user if another kind probably fits the targets of a task better."""
+        return ()
+
     def grouped(self, split: Split) -> Split:
         """Merge rows with the same input for evaluation; only the kind "text" does so, other kinds keep all rows."""
         return split

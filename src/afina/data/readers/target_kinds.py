@@ -358,6 +358,16 @@ class LabelTargets(LabelsOfParts):
         """Return the labels that have no column in the data, or no position in the data's multi-hot lists."""
         return tuple(name for name in label_names if rows.names and name not in rows.names)
 
+    def better_kind(self, data: TaskData) -> tuple[str, ...]:
+        if any((split.labels.sum(axis=1) != 1).any() for split in (data.train, data.evaluation)):
+            return ()
+        return (
+            Sentence.of(
+                "Every text has exactly one label. With `kind` labels, a text can be answered with no label or with "
+                "several; `kind` classes gives each text one."
+            ),
+        )
+
     def about(self, split: Split, label_names: Sequence[str], some: Sequence[str]) -> Split:
         return replace(split, labels=split.labels[:, [label_names.index(name) for name in some]])
 

@@ -40,23 +40,35 @@ _WORDS = {
     IN_DOUBT: "The error is above the promised {promised:g}, which its interval contains.",
     BROKEN: "The promised error of at most {promised:g} is not kept on these texts. They probably differ from the "
     "texts on which the threshold was chosen.",
-    UNTESTED: "Without answers, the promised error of at most {promised:g} cannot be tested.",
+    UNTESTED: "Without answers, the promised error of at most {promised:g} cannot be tested.{why}",
 }
 
+_NO_THRESHOLD = (
+    " No confidence promised this error on the texts that were set aside for the threshold, so the adapter answers no "
+    "text. Train on more texts, train a more accurate method, or promise a larger error."
+)
 
-def sentence(found: AnsweredShare, promised: float | None) -> str:
+
+def sentence(found: AnsweredShare, promised: float | None, *, answers_nothing: bool) -> str:
+    """Return the words on the answered texts; `answers_nothing`: the training found no threshold."""
     said = f"{found.answered:,} of {found.texts:,} texts are answered (coverage {share(found.coverage)})"
     if found.answered:
         interval = span(found.error_interval.ends)
         said += f", with an error of {share(found.error)} among them (95 % interval {interval})"
-    kept = "" if promised is None else f" {_WORDS[verdict(promised, found)].format(promised=promised)}"
-    return f"{said}.{kept}"
+    if promised is None:
+        return f"{said}."
+    why = _NO_THRESHOLD if answers_nothing else ""
+    return f"{said}. {_WORDS[verdict(promised, found)].format(promised=promised, why=why)}"
 
 
 def of_one_method(arm: Arm) -> list[str]:
     """Return a sentence on the abstention of a single training; empty if its adapter answers every text."""
     made = [record.abstention for record in arm.records]
-    return [sentence(one.evaluation.share, one.error) for one in made if one is not None] if len(made) == 1 else []
+    return [
+        sentence(one.evaluation.share, one.error, answers_nothing=one.threshold is None)
+        for one in made
+        if one is not None and len(made) == 1
+    ]
 
 
 def as_json(measured: MeasuredAbstention) -> dict[str, object]:
