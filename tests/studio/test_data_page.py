@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 
 from afina.data.reading_options import OPTIONS
 from afina.sentence import Sentence
+from afina.studies.study import Study
 from afina.studio.folder import Project
 from afina.studio.option_labels import OPTION_LABELS, in_words
 from afina.studio.page import Studio
@@ -37,6 +38,15 @@ def test_each_reading_option_of_the_command_has_a_label_in_the_form() -> None:
     in_form = {name for group in data.GROUPS.values() for name in group}
     flags = {name for name, one in OPTIONS.items() if one.metadata["flag"]}
     assert in_form == set(OPTION_LABELS) == flags - {"unlabelled"}
+
+
+def test_a_study_reads_the_texts_with_the_reading_options_of_the_project(project: Make) -> None:
+    given = {"label": 'the "größte" \\ label', "labels": ["a", "b"], "merge_labels": True, "without": "/x/left out.csv"}
+    made = project(b"text,label\na,b\n").with_options(given)
+    _, address, *settings = data.study_arguments(made)
+    read = Study.load("quickstart", [f"task={json.dumps(address)}", *settings[1::2]]).data
+    assert {name: getattr(read, name) for name in given} == given | {"labels": ("a", "b")}
+    assert settings[::2] == ["--set"] * 4
 
 
 def test_a_sentence_names_fields_of_the_form_and_the_uploaded_file_without_its_directory(project: Make) -> None:

@@ -17,6 +17,8 @@ from stores_of_studios import finished_run, publish, served
 
 from afina import AdapterStore, Backbone
 from afina.errors import Conflict
+from afina.studies.choosing.recommendation import Contender, Recommendation
+from afina.studies.runs.output_directory import OutputDirectory
 from afina.studio.command_process import LOCK, CommandProcess
 from afina.studio.folder import Project
 from afina.studio.page import Studio
@@ -60,6 +62,22 @@ def test_an_adapter_of_a_finished_run_becomes_a_version_with_its_message(
     assert (version["number"], version["message"]) == (1, "first <b>")
     assert store(studio).show(made.adapters).manifest["method"] == "lora"
     assert "first &lt;b&gt;" in web.get("/reviews/keep").text
+
+
+def test_a_recommended_baseline_without_a_record_is_offered(web: TestClient, project: Make, runs: Runs) -> None:
+    made = project(b"text,label\na,bad\n")
+    out = OutputDirectory(finished_run(made, runs).parent.parent)
+    (out.out / "adapters" / "tfidf-1").mkdir()
+    fitted = Contender(name="TF-IDF", metrics={"accuracy": 0.5}, adapter="adapters/tfidf-1")
+    advice = Recommendation(
+        **{"task": "x", "data": {}, "backbone": "gpt2", "recommended": "TF-IDF", "adapter": "adapters/tfidf-1"},
+        **{"contenders": (fitted,), "comparisons": (), "dropped": {}, "train_examples": 9, "examples": 9},
+        **{"minutes": 1, "seconds": 1},
+    )
+    out.recommendation.write_text(advice.sealed().model_dump_json(), encoding="utf-8")
+    first, second = facts(web)["adapters"]
+    assert (first["place"], first["words"]) == ("1/adapters/tfidf-1", "Run 1: TF-IDF, accuracy 0.5000")
+    assert (first["recommended"], second["recommended"]) == (True, False)
 
 
 def test_an_adapter_that_no_run_has_is_not_published(web: TestClient, project: Make, studio: Studio) -> None:
@@ -151,6 +169,17 @@ def test_a_comparison_that_failed_says_why_and_can_be_repeated(
     answer = web.post("/reviews/keep/diff/again?first=1&second=2&texts=yes")
     assert answer.headers["location"] == "/reviews/keep/diff?first=1&second=2&texts=yes"
     assert web.get("/reviews/keep/diff.json?first=1&second=2&texts=yes").json()["problem"] == ""
+
+
+def test_predictions_are_compared_whatever_the_reading_options_of_a_training(
+    web: TestClient, reviews: Project, at_once: None, tmp_path: Path
+) -> None:
+    (tmp_path / "held out.csv").write_text("text,label\nc,good\nd,bad\n")
+    evaluation, left_out = str(tmp_path / "held out.csv"), str(tmp_path / "left-out.csv")
+    reviews.with_options({"evaluation": evaluation, "kind": "classes", "positive": "good", "without": left_out})
+    compared = web.get("/reviews/keep/diff.json?first=1&second=2&texts=yes").json()
+    assert compared["problem"] == ""
+    assert compared["found"]["flips"]["examples"] == 2
 
 
 # Keys

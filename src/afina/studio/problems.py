@@ -132,7 +132,8 @@ VERSIONS_CHOSEN = Problem(
 BACKBONE_UNNAMED = Problem(
     InvalidData,
     "studio.backbone-unnamed",
-    "{name} names no backbone, so the studio cannot start a server for it. Start `afina serve` with its backbone.",
+    "{name} names no backbone, so the studio cannot start a server for it. Choose a file of texts, which needs no "
+    "server, or use `afina predict`, whose command is at the end of the page.",
 )
 NO_ANSWER = Problem(
     Conflict,

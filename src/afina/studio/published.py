@@ -146,12 +146,17 @@ def finished_adapters(project: Project) -> list[FinishedAdapter]:
 def _of_results(out: Path, number: int, changed: tuple[int, ...]) -> Sequence[FinishedAdapter]:
     """Return the adapters of a run's results; they are read once for each change of their files."""
     results = OutputDirectory(out)
-    advised = read_recommendation(results.recommendation).adapter if results.recommendation.is_file() else None
+    advice = read_recommendation(results.recommendation) if results.recommendation.is_file() else None
+    advised = advice.adapter if advice else None
     made = [
         FinishedAdapter(f"{number}/{one.adapter}", _words(number, one), one.adapter == advised, one.method)
         for one in results.read()
         if one.adapter is not None
     ]
+    if advice and advised and not any(one.recommended for one in made):  # a baseline, which has no record
+        fitted = next(one for one in advice.contenders if one.name == advice.recommended)
+        words = f"Run {number}: {fitted.name}, {metric_figure(advice.metric, fitted.metrics[advice.metric])}"
+        made.append(FinishedAdapter(f"{number}/{advised}", words, recommended=True, method=fitted.method or ""))
     return sorted(made, key=lambda one: not one.recommended)
 
 

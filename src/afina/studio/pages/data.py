@@ -115,6 +115,12 @@ def arguments_of(project: Project) -> list[str]:
     return made
 
 
+def study_arguments(project: Project) -> list[str]:
+    """Return the arguments of `arguments_of` for `afina study`, whose reading options are settings of the study."""
+    settings = (f"data.{name}={json.dumps(value, ensure_ascii=False)}" for name, value in project.options.items())
+    return ["--task", project.address, *(word for one in settings for word in ("--set", one))]
+
+
 def inspection_of(project: Project) -> CommandProcess:
     """Return the process that reads the texts with the present options; each set of options has one of its own."""
     return project.process("inspect", project.address, dict(project.options), list(project.backbones))

@@ -22,7 +22,7 @@ from afina.studies.runs.output_directory import OutputDirectory
 from afina.studio.folder import MINUTES, Project
 from afina.studio.forms import Form
 from afina.studio.page import PageRouter, Visit
-from afina.studio.pages.data import arguments_of
+from afina.studio.pages.data import arguments_of, study_arguments
 from afina.studio.run_queue import ENDED, ProjectRun, State, run_of, runs_of
 
 TEMPLATE, ONE = "runs.html.j2", "run.html.j2"
@@ -118,7 +118,7 @@ def begin(visit: Visit, form: Form, project: str) -> str:
     opened = visit.project(project)
     chosen = [word for address in chosen_backbones(form) or ["embedded"] for word in ("--backbone", address)]
     if form.get("what") == "study":
-        command = ["study", form["preset"], *arguments_of(opened), *chosen]
+        command = ["study", form["preset"], *study_arguments(opened), *chosen]
     else:
         command = ["choose", *arguments_of(opened), *chosen, "--minutes", form.get("minutes") or str(opened.minutes)]
     return f"/{project}/runs/{visit.studio.queue.add(opened, command).number}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,6 +17,9 @@ from afina.studio.pages.data import arguments_of
 from afina.studio.pages.keep import reference_of
 
 TEMPLATE = "keep_diff.html.j2"
+
+_OF_TRAINING = ("evaluation", "kind", "positive", "without")
+"""Reading options that `afina store diff` lacks: only a training needs them, or the versions have them."""
 
 router = PageRouter()
 
@@ -88,9 +91,17 @@ def _comparison(visit: Visit, project: Project) -> KeptAnswer:
     """Return the comparison of the two versions in the query of the address. Raises NotFound."""
     numbers, texts = [visit.query.get(name, "") for name in ("first", "second")], visit.query.get("texts")
     pair = [reference_of(visit, project, number) for number in numbers]
-    arguments = ["store", "diff", *pair, *(arguments_of(project) if texts else [])]
+    arguments = ["store", "diff", *pair, *(_held_out(project) if texts else [])]
     process = project.process(f"diff-{'-'.join(numbers)}{'-texts' if texts else ''}")
     return KeptAnswer(process, [*arguments, "--store", str(visit.folder.store.absolute())])
+
+
+def _held_out(project: Project) -> list[str]:
+    """Return the arguments that name the held-out texts of a project, as `afina store diff` has them."""
+    options = {name: value for name, value in project.options.items() if name not in _OF_TRAINING}
+    evaluation = project.options.get("evaluation")
+    compared = replace(project, task=evaluation, uploaded=False) if evaluation else project
+    return arguments_of(replace(compared, options=options))
 
 
 @router.form("/{project}/keep/diff/again", diff, TEMPLATE)
