@@ -77,6 +77,15 @@ def test_a_command_leaves_its_output_its_status_and_its_log(process: CommandProc
     assert process.arguments[0] == "inspect"
 
 
+def test_the_time_of_a_command_is_from_its_start_to_its_end(tmp_path: Path) -> None:
+    process = CommandProcess(tmp_path)
+    assert process.seconds == 0
+    for name, at in {"command.json": 1000, "exit.json": 1075}.items():
+        (tmp_path / name).write_text("{}")
+        os.utime(tmp_path / name, (at, at))
+    assert process.seconds == 75
+
+
 def test_a_command_gets_variables_and_imports_nothing_from_the_current_folder(
     process: CommandProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

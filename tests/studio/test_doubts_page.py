@@ -129,6 +129,16 @@ def test_a_decision_is_changed_and_taken_back(web: TestClient, reviews: Project)
     assert decide(web, other, "undo").status_code == 303
 
 
+def test_a_decision_that_another_tab_has_made_is_not_replaced(web: TestClient, reviews: Project) -> None:
+    found(reviews, label(3))
+    key = facts(web)["waiting"][0]["key"]
+    for decision, seen, status in (("out", "", 303), ("taken", "", 409), ("undo", "kept", 409), ("undo", "out", 303)):
+        sent = {"key": key, "decision": decision, "seen": seen}
+        assert web.post("/reviews/doubts/decide", data=sent).status_code == status
+    assert Corrections(reviews).read() == []
+    assert 'name="seen" value=""' in web.get("/reviews/doubts").text
+
+
 def test_the_list_of_texts_to_leave_out_is_harmless_in_a_spreadsheet(web: TestClient, reviews: Project) -> None:
     found(reviews, label(3, label="=1+1"))
     decide(web, label(3, label="=1+1"), "out")

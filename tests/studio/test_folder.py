@@ -73,6 +73,20 @@ def test_a_folder_that_cannot_be_used_is_said(tmp_path: Path) -> None:
             pytest.fail("no folder")
 
 
+def test_a_project_without_a_title_has_its_name_as_title(folder: StudioFolder) -> None:
+    made = folder.create("", "reviews/")
+    assert folder.project(made.name).title == made.name == "project"
+
+
+def test_only_this_user_opens_the_directories_of_projects(folder: StudioFolder) -> None:
+    made = folder.create("a", "reviews")
+    folder.store.mkdir()
+    made.directory.chmod(0o755)
+    with folder.locked():
+        found = [path.stat().st_mode & 0o777 for path in (made.directory, folder.store, folder.own)]
+    assert found == [0o700] * 3
+
+
 def test_titles_make_names_that_are_free_and_can_be_opened(folder: StudioFolder) -> None:
     titles = ["Reviews", "reviews!", "", "日本", "store", "login", "x" * 99, "x" * 99, "../..", "Été 2026", "-"]
     made = [folder.create(title, "sst2") for title in titles]

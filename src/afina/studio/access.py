@@ -31,7 +31,7 @@ LEAST = 8
 """The least number of characters of a password."""
 
 TRIES, PAUSE = 5, 60.0
-"""Wrong passwords after which every password is refused for PAUSE seconds."""
+"""Wrong passwords of one address after which every password of it is refused for PAUSE seconds."""
 
 MOST_SESSIONS = 50
 """Browsers that stay signed in; the oldest is signed out first."""
@@ -67,7 +67,7 @@ class Access:
     host: str
     port: int
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
-    _tried: list[float] = field(default_factory=list)
+    _tried: dict[str, list[float]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -153,22 +153,24 @@ class Access:
         self.token = ""
         return secret
 
-    def check_password(self, password: str) -> None:
+    def check_password(self, password: str, sender: str = "") -> None:
         """Raise Refused for a wrong password.
 
-        For any after too many wrong ones, which count before they are looked at.
+        For any after too many wrong ones of the same sender, an address; they count before they are looked at.
         """
         now = meter.now()
         with self._lock:
-            self._tried = [at for at in self._tried if now - at < PAUSE]
-            if len(self._tried) >= TRIES:
-                raise problems.TOO_MANY_TRIES(seconds=max(1, round(PAUSE - (now - self._tried[0]))))
-            self._tried.append(now)
+            latest = {one: [at for at in times if now - at < PAUSE] for one, times in self._tried.items()}
+            self._tried = {one: times for one, times in latest.items() if times}
+            tried = self._tried.setdefault(sender, [])
+            if len(tried) >= TRIES:
+                raise problems.TOO_MANY_TRIES(seconds=max(1, round(PAUSE - (now - tried[0]))))
+            tried.append(now)
         kept = _kept_password(self.folder)
         if kept is None or not hmac.compare_digest(_scrypt(password, kept[0]), kept[1]):
             raise problems.PASSWORD_WRONG()
         with self._lock:
-            self._tried.clear()
+            self._tried.pop(sender, None)
 
 
 _EVERY = {"0.0.0.0", "::"}

@@ -123,8 +123,9 @@ async def _login(request: Request) -> Response:
 async def _try_password(request: Request) -> Response:
     studio = studio_of(request)
     form = await read_form(request, studio.folder, LOGIN_BYTES)
+    sender = request.client.host if request.client else ""
     try:
-        await asyncio.to_thread(studio.access.check_password, form.get("password"))
+        await asyncio.to_thread(studio.access.check_password, form.get("password"), sender)
     except AfinaError as error:
         return HTMLResponse(render("login.html.j2", request, problem=error.said(label)), status_of(error))
     finally:
@@ -241,6 +242,7 @@ def server(studio: Studio, listening: Callable[[], None]) -> uvicorn.Server:
 
 def run(studio: Studio, sockets: Sequence[socket.socket], listening: Callable[[], None]) -> None:
     """Answer requests until SIGINT, SIGTERM or SIGHUP; open answers end within CLOSE_SECONDS."""
+    os.umask(0o077)  # files of projects, and those of commands that the studio starts, are for this user only
     made = server(studio, listening)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` lets the studio outlive its terminal
         signal.signal(signal.SIGHUP, made.handle_exit)

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -118,6 +119,14 @@ class CommandProcess:
         """The exit status; None while the command runs, and if it ended without one."""
         found = _read(self.directory / "exit.json").get("status")
         return found if isinstance(found, int) else None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds from the start of the command to its end, or until now while it runs; 0 if it was not started."""
+        with suppress(FileNotFoundError):
+            begun, end = self._command.stat().st_mtime, self.directory / "exit.json"
+            return max(0.0, (end.stat().st_mtime if end.is_file() else datetime.now(UTC).timestamp()) - begun)
+        return 0.0
 
     @property
     def was_lost(self) -> bool:

@@ -107,7 +107,7 @@ class Project:
         for name, kind in KEPT.items():
             if not isinstance(found.get(name), kind):
                 raise problems.PROJECT_DAMAGED(path=path, reason=f"`{name}` is missing, or is no {kind.__name__}")
-        return cls(directory, **{name: found[name] for name in KEPT})
+        return cls(directory, **{name: found[name] for name in KEPT} | {"title": found["title"] or directory.name})
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,9 @@ class StudioFolder:
         """
         try:
             self.own.mkdir(parents=True, exist_ok=True)
-            self.own.chmod(0o700)
+            for private in (self.own, self.store, *(path.parent for path in self.root.glob(f"*/{PROJECT}"))):
+                if private.is_dir():
+                    private.chmod(0o700)
             lock = FileLock(self.own / "lock", timeout=0)
             lock.acquire()
         except Timeout:

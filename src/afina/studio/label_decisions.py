@@ -113,6 +113,12 @@ class LabelDecisions:
                 Corrections(self.project).add(Correction(label.text, answer, label.text_pair or ""), found.kind)
             self._write({**decided, key: DecidedLabel(label, decision, found.kind, answer)})
 
+    def check_seen(self, key: str, seen: str) -> None:
+        """Raise Conflict unless the decision about a label is the one that a page has shown; empty: none."""
+        found = self.read().get(key)
+        if (found.decision if found else "") != seen:
+            raise problems.DECIDED_MEANWHILE(found=found.decision if found else "the decision was taken back")
+
     def undo(self, key: str) -> None:
         """Forget a decision; the correction that it made is removed. Nothing is done without such a decision."""
         with _lock:

@@ -111,6 +111,11 @@ NOTHING_PUBLISHED = _studio_missing(
 )
 NO_CORRECTIONS = _studio_missing("project {project} has no corrections yet.")
 DOUBT_MISSING = _studio_missing("project {project} has no such doubtful label. Load the page of doubts anew.")
+DECIDED_MEANWHILE = Problem(
+    Conflict,
+    "studio.decided-meanwhile",
+    "this label was decided meanwhile: {found}. Nothing was changed. Load the page of doubts anew to see the decision.",
+)
 DECISIONS_DAMAGED = _studio_damaged(
     "{path}: the file of decisions about labels is damaged. Restore the file, or remove it and decide again."
 )

@@ -309,7 +309,7 @@ class Finding:
 
     def _alike(self) -> list[str]:
         notes = [note for note in self.task.notes if isinstance(note, MergedLabels)]
-        advice = Sentence.of(" Training refuses them: correct the file, or merge them with `merge_labels`.")
+        advice = Sentence.of(" Training merges them only with `merge_labels`, and refuses them otherwise.")
         return [Sentence([note, advice]) for note in notes]
 
     def _misspelled(self) -> list[str]:

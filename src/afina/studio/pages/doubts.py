@@ -172,6 +172,8 @@ def decide(visit: Visit, form: Form, project: str) -> str:
     """Keep the decision about a doubtful label, or take an earlier one back."""
     opened, key, decision = visit.project(project), form["key"], form["decision"]
     found, decisions = _found(opened), LabelDecisions(opened)
+    if (seen := form.fields.get("seen")) is not None:  # of another tab, perhaps
+        decisions.check_seen(key, seen)
     if decision == UNDO:
         decisions.undo(key)
         return f"/{project}/doubts#decided"

@@ -57,7 +57,7 @@ def new_project(visit: Visit, form: Form) -> str:
         name = safe_name(form.upload.name)
         made = visit.folder.create(form.get("title") or name.partition(".")[0], name, form.upload.path)
     elif address := form.get("address"):
-        made = visit.folder.create(form.get("title") or address.rpartition("/")[2], address)
+        made = visit.folder.create(form.get("title") or address.rstrip("/").rpartition("/")[2] or address, address)
     else:
         raise problems.NO_FILE()
     return f"/{made.name}/data"

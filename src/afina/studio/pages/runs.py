@@ -163,7 +163,7 @@ def _facts(found: ProjectRun) -> RunFacts:
         plot=plot.svg if plot else "",
         plot_words=plot.text if plot else "",
         memory=found.process.memory if state == "running" else 0,
-        seconds=told.seconds,
+        seconds=max(told.seconds, found.process.seconds),
         log=found.failure if state == "failed" else "",
         has_results=OutputDirectory(found.out).holds_results,
     )
