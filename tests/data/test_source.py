@@ -9,15 +9,18 @@ import io
 import lzma
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pytest
 from pyarrow import parquet
 
+from afina.data.evaluation_set import EvaluationSet, TrainingInfo
 from afina.data.readers import formats, source
 from afina.data.readers.texts import chunks
+from afina.data.reading_options import ReadingOptions
 from afina.data.task import Task
-from afina.errors import InvalidData, NotFound
+from afina.errors import AfinaError, InvalidData, NotFound, UnknownName
 from raises import raises
 
 CSV = 'text,label\n"warm, very",good\nnaïve ☕,bad\n'
@@ -87,7 +90,11 @@ def test_a_table_is_read_as_programs_write_it(tmp_path: Path, name: str, content
     ("name", "content", "told"),
     [
         ("a.csv", CSV.encode("utf-16-le"), "line 1: a NUL character. If it is UTF-16 without a byte order mark, save"),
-        ("a.csv", CSV.encode("utf-16")[:-1], "not UTF-16. Save the file as UTF-8."),
+        (
+            "a.csv",
+            CSV.encode("utf-16")[:-1],
+            "not UTF-16. Save the file as UTF-8, or name its encoding with `encoding`",
+        ),
         ("a.csv.gz", gzip.compress(CSV.encode(), mtime=0)[:-9], "not a readable .gz file ("),
         ("a.csv.gz", CSV.encode(), "not a readable .gz file (Not a gzipped file"),
         (
@@ -105,7 +112,7 @@ def test_a_table_is_read_as_programs_write_it(tmp_path: Path, name: str, content
             CSV.encode("latin-1", "replace") + CSV.encode(),
             "line 6: encoded as UTF-8, but line 3 is not. Save the file",
         ),
-        ("a.csv", ("text,label\n" + "хорошо,добро\n" * 9).encode("cp1251"), "more accented letters than any language"),
+        ("a.csv", CSV.encode("utf-8") + b"\xff", "although the lines before it are"),
         ("a.csv", CSV.encode("utf-32"), "UTF-32, which is not read."),
         ("a.csv.bz2", bz2.compress(CSV.encode())[:-9], "not a readable .bz2 file ("),
         ("a.csv.bz2", CSV.encode(), "not a readable .bz2 file ("),
@@ -123,6 +130,70 @@ def test_what_cannot_be_read_says_what_to_do(tmp_path: Path, name: str, content:
     with pytest.raises(InvalidData) as caught:
         columns(tmp_path / name, content)
     assert told in str(caught.value)
+
+
+FOREIGN = [
+    ("cp1251", "хорошо"),
+    ("cp1251", "нет"),
+    ("koi8-r", "хорошо"),
+    ("shift_jis", "こんにちは"),
+    ("euc_jp", "日本"),
+    ("gb18030", "你好"),
+    ("cp1253", "καλό"),
+    ("cp1250", "książka można"),
+]
+
+
+@pytest.mark.parametrize(("encoding", "text"), FOREIGN)
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.txt"])
+def test_a_file_that_is_not_plausible_as_windows_1252_is_refused_unless_its_encoding_is_named(
+    tmp_path: Path, name: str, encoding: str, text: str
+) -> None:
+    (tmp_path / name).write_bytes(("text\n" + f"one {text}\n" * 2).encode(encoding))
+    with raises(InvalidData, code="data.encoding-wrong", path=name, line=2), chunks(tmp_path / name) as parts:
+        list(parts)
+    with chunks(tmp_path / name, ReadingOptions(encoding=encoding)) as parts:
+        assert next(iter(parts)).texts[-2:] == [f"one {text}"] * 2
+
+
+@pytest.mark.parametrize(
+    "text", ["Très déçu, l’été à Noël «çà et là»", "äöü, 5 m³ – „größer“", "blóðþrýstingur", "pääääni", "¿Qué? 3º ññ"]
+)
+def test_a_file_that_is_plausible_as_windows_1252_is_read_with_a_note(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_bytes(f"{text}\n".encode("cp1252"))
+    with chunks(tmp_path / "a.txt") as parts:
+        assert next(iter(parts)).texts == [text]
+        assert "it is read as Windows-1252" in parts.news()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "encoding", "error", "fields"),
+    [
+        ("a.csv", "text\nnaïve\n".encode(), "cp1252", InvalidData, {"code": "data.option-inapplicable"}),
+        ("a.parquet", b"", "cp1252", InvalidData, {"code": "data.option-inapplicable"}),
+        ("a.csv", "text\nこ\n".encode("shift_jis"), "utf-8", InvalidData, {"code": "data.encoding-wrong", "line": 2}),
+        ("a.csv", "text\nna\n".encode("utf-16"), "cp1252", InvalidData, {"code": "data.encoding-wrong", "line": 1}),
+        ("a.csv", b"text\n", "shiftjis9", UnknownName, {"code": "name.unknown", "nearest": "shift_jis"}),
+        ("a.csv", b"text\n", "rot13", UnknownName, {"code": "name.unknown"}),
+    ],
+)
+def test_an_encoding_that_is_not_that_of_the_file_is_refused(
+    tmp_path: Path, name: str, content: bytes, encoding: str, error: type[AfinaError], fields: dict[str, Any]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with raises(error, **fields), chunks(tmp_path / name, ReadingOptions(encoding=encoding)) as parts:
+        list(parts)
+
+
+def test_a_task_and_its_evaluation_file_are_read_in_the_encoding(tmp_path: Path) -> None:
+    for name in ("mine", "more"):
+        rows = "".join(f"{name} товар {number},{('да', 'нет')[number % 2]}\n" for number in range(20))
+        (tmp_path / f"{name}.csv").write_bytes(f"text,label\n{rows}".encode("koi8-r"))
+    task = Task.load(tmp_path / "mine.csv", encoding="koi8-r", evaluation=tmp_path / "more.csv")
+    assert task.label_names == ("да", "нет")
+    assert task.evaluation.texts[0] == "more товар 0"
+    about = TrainingInfo(2, task.label_names)
+    assert len(EvaluationSet.read(tmp_path / "more.csv", about, encoding="koi8-r").split) == 20
 
 
 def test_a_field_of_a_csv_may_be_longer_than_the_csv_module_lets_it(tmp_path: Path) -> None:

@@ -126,6 +126,7 @@ def predict(
     text: Annotated[str | None, reading_option("text")] = None,
     text_pair: Annotated[str | None, reading_option("text_pair")] = None,
     sheet: Annotated[str | None, reading_option("sheet")] = None,
+    encoding: Annotated[str | None, reading_option("encoding")] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Write the columns of the file and the answers to FILE.csv or FILE.jsonl."),
@@ -143,7 +144,7 @@ def predict(
     """
     from afina.data.readers.texts import Chunk, check_there, chunks, refuse_blank
 
-    columns = ReadingOptions(text=text, text_pair=text_pair, sheet=sheet)
+    columns = ReadingOptions(text=text, text_pair=text_pair, sheet=sheet, encoding=encoding)
     _check_given(texts, file, columns.given)
     refuse_blank(texts or [])
     if file is not None:

@@ -318,7 +318,10 @@ def _file_columns(address: str, asked: ReadingOptions) -> list[FileColumn]:
     rows: list[Mapping[str, Any]] = []
     names: Sequence[str] = ()
     for path in _files(address)[:1]:
-        with suppress(AfinaError), formats.opened(path, asked.sheet) as stream:  # `Task.load` says what is wrong
+        with (
+            suppress(AfinaError),
+            formats.opened(path, asked.sheet, asked.encoding) as stream,
+        ):  # `Task.load` says what is wrong
             names = stream.names or ()
             for _, row in islice(stream.rows, FIRST_ROWS):
                 rows.append(row)

@@ -99,7 +99,10 @@ LINE_COLUMNS_DIFFER = _data_columns_differ(
 )
 
 _data_encoding_wrong = partial(Problem, InvalidData, "data.encoding-wrong")
-ENCODING_WRONG = _data_encoding_wrong("{path}{_place}: {_problem}. Save the file as UTF-8.")
+ENCODING_WRONG = _data_encoding_wrong(
+    "{path}{_place}: {_problem}. Save the file as UTF-8, or name its encoding with `encoding`, such as "
+    "windows-1252, windows-1251, koi8-r, shift_jis or gb18030."
+)
 NUL_CHARACTER = _data_encoding_wrong("{path}, line {line}: a NUL character. {_advice}")
 
 _data_entity_malformed = partial(Problem, InvalidData, "data.entity-malformed")
@@ -438,6 +441,10 @@ SEPARATOR_ABSENT = _data_option_inapplicable(
 )
 SHEET_OF_OTHER_FILE = _data_option_inapplicable(
     "`sheet` {sheet}: {path} is not an xlsx file, so it has no sheets. Remove `sheet`."
+)
+ENCODING_INAPPLICABLE = _data_option_inapplicable(
+    "`encoding` {encoding}: {path} is {_found}. Leave out `encoding`; if another file of the task needs it, save that "
+    "file as UTF-8."
 )
 LABELS_INAPPLICABLE = _data_option_inapplicable(
     "`labels` {labels}: the targets are {_plural}, which have no names. Leave it out."

@@ -7,6 +7,7 @@ options' types and limits when a study file is read.
 
 from __future__ import annotations
 
+import codecs
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -62,6 +63,8 @@ class ReadingOptions:
         missing, long: By default, a missing value or a target text that is too long is an error ("refuse").
         merge_labels: Labels that are merged have their most frequent spelling.
         sheet: By default, the only sheet of an xlsx file that is not empty is read.
+        encoding: By default, a file that is neither UTF-8 nor UTF-16 with a byte order mark is read as Windows-1252, if
+            that is plausible. JSON files are UTF-8.
         train_examples, evaluation_examples, unlabelled_examples: A stable hash of each text decides which texts are
             kept.
         unlabelled: The file has columns, as a file of labelled texts, or one text a line. Texts that the task has
@@ -108,6 +111,11 @@ class ReadingOptions:
         of_file=True,
     )
     sheet: str | None = _option("Sheet of an xlsx file with several sheets.", metavar="NAME", of_file=True)
+    encoding: str | None = _option(
+        "Encoding of files that are not UTF-8, such as windows-1251, koi8-r, shift_jis or gb18030.",
+        metavar="NAME",
+        of_file=True,
+    )
     train_examples: int | None = _option("Largest number of training texts.", flag=False, measures=False, ge=1, le=MOST)
     evaluation_examples: int | None = _option(
         "Largest number of evaluation texts.", flag=False, measures=False, ge=1, le=MOST
@@ -148,6 +156,8 @@ class ReadingOptions:
             raise problems.ONE_STRING(found=self.labels[:40], argument="labels", _name=_LABELS, _items="names")
         if self.labels is not None:
             self._set(labels=tuple(map(str, self.labels)))
+        if self.encoding is not None and not _is_encoding(self.encoding):
+            raise UnknownName("encoding", self.encoding, _ENCODINGS)
         for name in ("evaluation", "unlabelled", "without"):
             if isinstance(given := getattr(self, name), os.PathLike):
                 self._set(**{name: os.fspath(given)})
@@ -193,6 +203,20 @@ OF_FILES = tuple(name for name, one in OPTIONS.items() if one.metadata["of_file"
 
 def _known(measuring: bool) -> list[str]:
     return [name for name, one in OPTIONS.items() if one.metadata["measures"] or not measuring]
+
+
+_ENCODINGS = (
+    *("big5", "cp437", "euc_jp", "euc_kr", "gb18030", "iso8859-2", "koi8-r", "mac-roman", "shift_jis"),
+    *("utf-8", "utf-16", "utf-16-le", *(f"windows-{number}" for number in range(1250, 1259))),
+)
+"""Usual encodings, which an error names; Python knows more."""
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        return bool(codecs.lookup(name)._is_text_encoding)
+    except (LookupError, ValueError):
+        return False
 
 
 _LABELS = Sentence.of("`labels`: ")

@@ -117,6 +117,7 @@ def _other_kind(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
 _WITHOUT = {
     "separator": "Recognise the separator",
     "sheet": "Read the file without naming a sheet",
+    "encoding": "Recognise the encoding",
     "labels": "Read the labels as they stand in the data",
     "positive": "Take the second label as the positive label",
     "long": "Leave out the rule for long target texts",

@@ -21,6 +21,7 @@ OPTION_LABELS: Mapping[str, str] = {
     "missing": "Rows without a text or a label",
     "long": "Target texts that are too long",
     "sheet": "Sheet",
+    "encoding": "Encoding",
     "evaluation": "File to evaluate on",
     "without": "File of texts to leave out of the training texts",
     "allow_leakage": "Accept held-out texts that also occur in the training split",

@@ -102,7 +102,8 @@ class Questions:
     def predict(self, question: Question, store: Path) -> None:
         """Let each version answer the texts of a question's file."""
         given = {
-            f"--{name.replace('_', '-')}": self.project.options.get(name) for name in ("text", "text_pair", "sheet")
+            f"--{name.replace('_', '-')}": self.project.options.get(name)
+            for name in ("text", "text_pair", "sheet", "encoding")
         }
         options = [word for flag, value in given.items() if value for word in (flag, str(value))]
         for version, process in zip(question.versions, self._processes(question), strict=True):

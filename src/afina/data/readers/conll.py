@@ -192,12 +192,12 @@ def conll_rows(file: Source, path: Path) -> RowStream:
     return RowStream(str(path), None, sentences.rows(), lambda: file.share, notes=sentences.notes)
 
 
-def is_conll(path: Path) -> bool:
+def is_conll(path: Path, encoding: str | None = None) -> bool:
     """Return whether a text file has CoNLL columns: the last column of its first lines holds tags such as B-PER."""
     if source.kind(path) != PLAIN or not path.is_file():
         return False
     try:
-        with source.opened(path) as file:
+        with source.opened(path, encoding) as file:
             lines = [line.strip() for line in islice(file.lines(western=True), _LOOKED_AT)]
     except AfinaError:
         return False

@@ -83,11 +83,11 @@ def tsv_rows(file: Source, path: Path) -> RowStream:
     if not file.can_be_read_again:
         raise problems.TSV_FROM_PIPE(path=path)
     lines = file.lines(western=True)
-    rows = _csv_rows(path, lines, "\t") if _is_quoted(path) else _unquoted_rows(lines)
+    rows = _csv_rows(path, lines, "\t") if _is_quoted(path, file.encoding) else _unquoted_rows(lines)
     return _of_fields(file, path, rows, f" Quote every text that has a tab or a line end. {problems.SAVE_AS_CSV}")
 
 
-def _is_quoted(path: Path) -> bool:
+def _is_quoted(path: Path, encoding: str | None) -> bool:
     """Return whether the quotation marks of a tsv file quote fields; if not, they are part of the texts.
 
     If splitting at every tab gives all lines the same number of fields, each quotation mark must belong to a quoted
@@ -98,7 +98,7 @@ def _is_quoted(path: Path) -> bool:
     rows = marked = stray = 0  # the number of rows, and the first lines with a quotation mark, and with one in a text
     quoted: Counter[int] = Counter()
     seen: dict[int, set[tuple[bool, str]]] = {}
-    with source.opened(path) as file:
+    with source.opened(path, encoding) as file:
         for number, line in enumerate(file.lines(western=True), start=1):
             fields = line.rstrip("\r\n").split("\t")
             if fields == [""]:
@@ -123,7 +123,7 @@ def _is_quoted(path: Path) -> bool:
             if not any(name.startswith('"') for name in header) and not all(writes):
                 raise problems.QUOTES_AMBIGUOUS(path=path, line=marked)
             return True
-    with source.opened(path) as file:
+    with source.opened(path, encoding) as file:
         return _quotes_fields(file.lines(western=True))
 
 

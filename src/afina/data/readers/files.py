@@ -33,7 +33,8 @@ UNLABELLED = -1
 
 def load(path: Path, asked: ReadingOptions, evaluation: Path | None = None, says: Says = silent) -> TaskData:
     """Read a task from a file or directory; with the file `evaluation`, all texts of `path` are training texts."""
-    tables = [formats.read(_find(path, ("train",)) if path.is_dir() else path, asked.sheet, says)]
+    training = _find(path, ("train",)) if path.is_dir() else path
+    tables = [formats.read(training, asked.sheet, says, encoding=asked.encoding)]
     if evaluation is not None or path.is_dir():
         tables.append(evaluation_table(evaluation or _find(path, EVALUATION), asked, says))
     says(f"looking at the texts and labels of {source.counted(sum(len(one.places) for one in tables), 'row')}")
@@ -42,7 +43,8 @@ def load(path: Path, asked: ReadingOptions, evaluation: Path | None = None, says
 
 def evaluation_table(path: Path, asked: ReadingOptions, says: Says = silent) -> FileTable:
     """Return the rows of an evaluation file; of a workbook, the sheet `asked.sheet` or the only sheet."""
-    return formats.read(path, asked.sheet if formats.has_sheet(path, asked.sheet) else None, says)
+    sheet = asked.sheet if formats.has_sheet(path, asked.sheet) else None
+    return formats.read(path, sheet, says, encoding=asked.encoding)
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,7 @@ def to_measure(
             if not any(source.stem(file) == TEST for file in path.iterdir()):
                 raise
             path = _find(path, (TEST,))
-    table, kind = formats.read(path, asked.sheet), TARGETS[form.kind]
+    table, kind = formats.read(path, asked.sheet, encoding=asked.encoding), TARGETS[form.kind]
     _check_separator(asked.separator, kind)
     if asked.label is None:
         _check_all(table, usual.label)

@@ -63,14 +63,14 @@ class FileTable:
 
 
 @contextmanager
-def opened(path: str | Path, sheet: str | None = None) -> Iterator[RowStream]:
+def opened(path: str | Path, sheet: str | None = None, encoding: str | None = None) -> Iterator[RowStream]:
     """Open a file in one of the formats of READERS as a stream of rows.
 
     Without `sheet`, the only sheet of an xlsx file that is not empty is read. Raises NotFound when the file is opened,
     and InvalidData, which names the line, while rows are read.
     """
     path = Path(path)
-    reader = READERS.get(source.kind(path)) or (conll.conll_rows if conll.is_conll(path) else None)
+    reader = READERS.get(source.kind(path)) or (conll.conll_rows if conll.is_conll(path, encoding) else None)
     if reader is None:
         raise problems.FORMAT_UNKNOWN(
             found=source.kind(path) or path.suffix or "a file without a suffix",
@@ -80,7 +80,9 @@ def opened(path: str | Path, sheet: str | None = None) -> Iterator[RowStream]:
         )
     if sheet is not None and source.kind(path) not in WORKBOOKS:
         raise problems.SHEET_OF_OTHER_FILE(sheet=sheet, path=path, option="sheet")
-    with source.opened(path) as found:
+    if encoding is not None and reader in (_parquet, _sheet):
+        raise problems.ENCODING_INAPPLICABLE(path=path, encoding=encoding, option="encoding", _found="no text file")
+    with source.opened(path, encoding) as found:
         yield conll.by_sentence(reader(found, path) if sheet is None else _sheet(found, path, sheet))
 
 
@@ -88,10 +90,10 @@ SAID_SECONDS = 1.0
 """Seconds between two lines about the progress of a file."""
 
 
-def read(path: str | Path, sheet: str | None = None, says: Says = silent) -> FileTable:
+def read(path: str | Path, sheet: str | None = None, says: Says = silent, *, encoding: str | None = None) -> FileTable:
     """Return the rows of a file as a table. Raises NotFound, or InvalidData, which names the line."""
     said = meter.now()
-    with opened(path, sheet) as found:
+    with opened(path, sheet, encoding) as found:
         columns: dict[str, list[Any]] = {name: [] for name in found.names or ()}
         places: list[int] = []
         for place, row in found.rows:
@@ -127,9 +129,9 @@ def named_file(option: str, file: str | os.PathLike[str]) -> Path:
     return path
 
 
-def has_columns(path: Path) -> bool:
+def has_columns(path: Path, encoding: str | None = None) -> bool:
     """Return whether a file is read in columns: its suffix is in READERS, or a text file has CoNLL columns."""
-    return source.kind(path) in READERS or conll.is_conll(path)
+    return source.kind(path) in READERS or conll.is_conll(path, encoding)
 
 
 def joined(name: str, tables: Sequence[FileTable]) -> FileTable:

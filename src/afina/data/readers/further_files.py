@@ -93,7 +93,7 @@ def read_unlabelled(
     usual = ReadingOptions(text=columns.get("text"), text_pair=columns.get("text_pair"))
     sheet = asked.sheet if formats.has_sheet(path, asked.sheet) else None
     named = ReadingOptions() if training else ReadingOptions(text=asked.text, text_pair=asked.text_pair)
-    with chunks(path, replace(named, sheet=sheet), usual, written=written) as stream:
+    with chunks(path, replace(named, sheet=sheet, encoding=asked.encoding), usual, written=written) as stream:
         rows = [row for chunk in stream for row in chunk.rows]
         roles = dict(stream.columns)
     if not rows:

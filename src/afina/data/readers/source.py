@@ -7,6 +7,7 @@ import codecs
 import gzip
 import lzma
 import os
+import re
 import stat
 import sys
 import unicodedata
@@ -20,6 +21,7 @@ from typing import Any, BinaryIO, cast
 
 from afina.data import problems
 from afina.errors import InvalidData
+from afina.sentence import Sentence
 
 STANDARD_INPUT = "-"
 ARCHIVE = ".zip"
@@ -41,9 +43,18 @@ EXPANDED, RATIO = 1 << 30, 200
 _AT_ONCE = 1 << 24
 """The largest number of bytes that are decompressed at once, so that a long line is read in parts."""
 
-FEW_LETTERS, MOST_ACCENTED = 20, 0.3
-"""A file is not Windows-1252 if it has more than FEW_LETTERS accented letters and their share of all letters is greater
-than MOST_ACCENTED: Cyrillic and Greek texts that are read as Windows-1252 consist of accented letters."""
+_SELDOM = re.compile(
+    "[^\x00-\x7f\xa0\xad\xb7‘’“”«»–—…•]{4,}"
+    r"|(?<![^\W\d_])(?![äöüåæøßÄÖÜÅÆØ]+\b)[À-ÿŒœŠšŸŽžƒ]{3,}(?![^\W\d_])"
+    "|[a-z][¹³¿¡¢¥¦§¬¾½¼±¶†‡ˆ‰‹›˜‚„][a-z]"
+)
+"""In text that is read as Windows-1252, what the languages of Western Europe hardly ever write: four characters with
+accents or signs in a row, a word of accented letters alone, or a sign inside a word. Cyrillic, Greek, Chinese, Japanese
+and Polish texts that are read as Windows-1252 are full of these."""
+
+_DISTINCT = 3
+"""The smallest number of different characters in a match of _SELDOM, so that a repeated sign is no sign of another
+encoding."""
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -118,7 +129,6 @@ class _Western:
     def __init__(self, name: str) -> None:
         self.name, self.began = name, 0
         self.note = ""
-        self.ascii = self.accented = 0
 
     def decoded(self, line: bytes, number: int) -> str:
         """Decode a line. Raises InvalidData if it is not Windows-1252, or is UTF-8 although an earlier line is not."""
@@ -126,7 +136,7 @@ class _Western:
             text = line.decode("cp1252")
         except UnicodeDecodeError as error:
             problem = f"not UTF-8, and not Windows-1252 (byte {error.object[error.start]:#04x})"
-            raise problems.ENCODING_WRONG(path=self.name, _place=f", line {number}", _problem=problem) from None
+            raise _wrong_encoding(self.name, problem, number) from None
         if self.began and not line.isascii():
             try:
                 line.decode("utf-8")
@@ -135,23 +145,21 @@ class _Western:
             else:
                 problem = f"encoded as UTF-8, but line {self.began} is not"
                 raise _wrong_encoding(self.name, problem, number, began=self.began)
+        found = next((found[0] for found in _SELDOM.finditer(text) if len(set(found[0])) >= _DISTINCT), None)
+        if found is not None:
+            problem = f"not UTF-8, and as Windows-1252 it has {found[:20]!r}, so it may have another encoding"
+            raise _wrong_encoding(self.name, problem, number, found=found[:20])
         if not self.began:
             self.began = number
             found = next(character for character in text if not character.isascii())
-            self.note = (
-                f"{self.name} is not UTF-8 (line {number}); it is read as Windows-1252, in which that line has "
-                f"{found!r}. If that is wrong, save the file as UTF-8."
+            self.note = Sentence.of(
+                "{name} is not UTF-8 (line {number}); it is read as Windows-1252, in which that line has {found!r}. If "
+                "that is wrong, name the file's encoding with `encoding`.",
+                name=self.name,
+                number=number,
+                found=found,
             )
-        letters = sum(map(str.isalpha, text))
-        plain = sum(character.isalpha() for character in text if character.isascii())
-        self.ascii, self.accented = self.ascii + plain, self.accented + letters - plain
         return text
-
-    def check(self) -> None:
-        """Raise InvalidData if the decoded lines have more accented letters than any language of Western Europe."""
-        if self.accented > FEW_LETTERS and self.accented > MOST_ACCENTED * (self.ascii + self.accented):
-            problem = "not UTF-8, and as Windows-1252 it has more accented letters than any language of Western Europe"
-            raise _wrong_encoding(self.name, problem, self.began)
 
 
 class Source:
@@ -160,7 +168,8 @@ class Source:
     `inner` is the file's name without the suffix of compression; for a zip archive, the name of the file in it.
     """
 
-    def __init__(self, path: Path, raw: BinaryIO) -> None:
+    def __init__(self, path: Path, raw: BinaryIO, encoding: str | None = None) -> None:
+        self.encoding = encoding
         self.name = "standard input" if str(path) == STANDARD_INPUT else str(path)
         self.notes: list[str] = []
         status = os.fstat(raw.fileno())
@@ -188,14 +197,18 @@ class Source:
     def lines(self, *, western: bool = False) -> Iterator[str]:
         """Yield the lines of a file in UTF-8, or in UTF-16 with a byte order mark; lines end in a line feed.
 
-        A file that is not UTF-8 is read as Windows-1252 if `western` is true. Raises InvalidData, which names the line.
+        A file that is not UTF-8 is read as Windows-1252 if `western` is true. If the file was opened with an encoding,
+        it is read in this encoding. Raises InvalidData, which names the line.
         """
         try:
             first = self._line()
+            if self.encoding is not None:
+                yield from self._decoded(first, self.encoding)
+                return
             if first.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
                 raise _wrong_encoding(self.name, "UTF-32, which is not read")
             if first.startswith(_UTF16):
-                yield from self._utf16(first)
+                yield from self._decoded(first, "UTF-16")
                 return
             line = first.removeprefix(codecs.BOM_UTF8)
             if b"\0" in line:
@@ -250,29 +263,49 @@ class Source:
                     self.notes.append(western.note)
             yield text
             line = self._line()
-        if western:
-            western.check()
 
-    def _utf16(self, first: bytes) -> Iterator[str]:
-        decoder, left, number, data = codecs.getincrementaldecoder("utf-16")(), "", 1, first
+    def _decoded(self, first: bytes, encoding: str) -> Iterator[str]:
+        """Yield the lines of a file in an encoding. Raises InvalidData if the file has another, such as UTF-8."""
+        decoder, left, number, data = codecs.getincrementaldecoder(encoding)(), "", 1, first
+        utf8, is_ascii = codecs.getincrementaldecoder("utf-8")(), True
+        is_utf8 = not codecs.lookup(encoding).name.startswith("utf-8")  # whether it is UTF-8 and named otherwise
         try:
             while data:
+                is_utf8, is_ascii = is_utf8 and _decodes(utf8, data), is_ascii and data.isascii()
                 *whole, left = (left + decoder.decode(data)).split("\n")
+                if number == 1 and whole:
+                    whole[0] = whole[0].removeprefix("\ufeff")
+                if any("\0" in line for line in (*whole, left)):
+                    raise problems.NUL_CHARACTER(path=self.name, line=number, _advice=f"Is the file {encoding}?")
                 number += len(whole)
                 yield from (f"{line}\n" for line in whole)
                 data = self._line()
             left += decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            raise _wrong_encoding(self.name, "not UTF-16", number) from None
+        except UnicodeError:
+            raise _wrong_encoding(self.name, f"not {encoding}", number) from None
+        if is_utf8 and not is_ascii:
+            raise problems.ENCODING_INAPPLICABLE(path=self.name, encoding=encoding, option="encoding", _found="UTF-8")
         if left:
             yield left
 
 
+def _decodes(decoder: codecs.IncrementalDecoder, data: bytes) -> bool:
+    try:
+        decoder.decode(data)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 @contextmanager
-def opened(path: Path) -> Iterator[Source]:
-    """Open the file at `path`, or standard input if `path` is `-`. Raises NotFound."""
+def opened(path: Path, encoding: str | None = None) -> Iterator[Source]:
+    """Open the file at `path`, or standard input if `path` is `-`. Raises NotFound.
+
+    Args:
+        encoding: None: UTF-8, UTF-16 with a byte order mark, or Windows-1252.
+    """
     if str(path) == STANDARD_INPUT:
-        yield Source(path, sys.stdin.buffer)
+        yield Source(path, sys.stdin.buffer, encoding)
         return
     try:
         raw = path.open("rb")
@@ -283,7 +316,7 @@ def opened(path: Path) -> Iterator[Source]:
     with raw:
         if _is_endless(raw):
             raise problems.FILE_ENDLESS(path=path)
-        yield Source(path, raw)
+        yield Source(path, raw, encoding)
 
 
 def _is_endless(raw: BinaryIO) -> bool:

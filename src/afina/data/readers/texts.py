@@ -179,18 +179,18 @@ def chunks(
     If the adapter writes texts (`written`), the names in `columns.WRITTEN` are usual too. Raises NotFound, InvalidData.
     """
     file = Path(file)
-    plain = str(file) == STANDARD_INPUT or not formats.has_columns(file)
+    plain = str(file) == STANDARD_INPUT or not formats.has_columns(file, asked.encoding)
     if plain and source.kind(file) in NO_TEXT:
         raise problems.TEXT_FILE_UNREADABLE(found=source.kind(file), path=file, expected=list(READERS))
-    if plain and (named := list(asked.given)):
+    if plain and (named := [name for name in asked.given if name != "encoding"]):
         raise problems.COLUMN_OF_PLAIN_TEXTS(path=file, option=named[0])
     with ExitStack() as stack:
         try:
             if plain:
-                lines = stack.enter_context(source.opened(file))
+                lines = stack.enter_context(source.opened(file, asked.encoding))
                 found = TextStream(_of_lines(lines), lines)
             else:
-                rows = stack.enter_context(formats.opened(file, asked.sheet))
+                rows = stack.enter_context(formats.opened(file, asked.sheet, asked.encoding))
                 found = TextStream.of_columns(rows, _Wanted(asked, usual, written))
         except NotFound as error:
             raise error.within(Option("file"), " ") from None

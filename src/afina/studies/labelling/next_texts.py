@@ -276,7 +276,8 @@ def _file_columns(task: Task | None, asked: ReadingOptions) -> _FileColumns:
     header: tuple[str, ...] = ()
     reasons: dict[str, str] = {}
     for path in addresses.own_files(task.address, asked.evaluation):
-        table = formats.read(path, asked.sheet if formats.has_sheet(path, asked.sheet) else None)
+        sheet = asked.sheet if formats.has_sheet(path, asked.sheet) else None
+        table = formats.read(path, sheet, encoding=asked.encoding)
         header = header or tuple(table.columns)
         names = [task.columns[role] for role in ("text", "text_pair") if role in task.columns]
         if any(name not in table.columns for name in (*names, CHOSEN)):

@@ -26,7 +26,7 @@ from afina.studio.page import ComputedFacts, PageRouter, Visit
 TEMPLATE = "data.html.j2"
 
 GROUPS: Mapping[str, Sequence[str]] = {
-    "Columns": ("text", "text_pair", "label", "target", "sheet"),
+    "Columns": ("text", "text_pair", "label", "target", "sheet", "encoding"),
     "Labels": ("kind", "labels", "positive", "separator", "merge_labels", "repair"),
     "Rows": ("missing", "long", "evaluation", "without", "allow_leakage"),
 }
@@ -41,6 +41,7 @@ SPACED = (*COLUMNS, "sheet", "separator")
 HINTS: Mapping[str, str] = {
     "label": "Several columns with 0 and 1, one for each label: their names with commas between.",
     "labels": "With commas between. The second of two labels is the positive label.",
+    "encoding": "Such as shift_jis or windows-1251, if the file is not UTF-8.",
     "separator": "Such as ; between the labels of one text.",
     "evaluation": "A path on this machine. All texts of the project are then used for training.",
     "without": "A path on this machine, such as that of the doubts.csv of afina doubts.",
