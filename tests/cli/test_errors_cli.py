@@ -168,11 +168,12 @@ def untouched(afina: Command, tmp_path: Path) -> Callable[..., str]:
         ),
         (
             ("predict", "nope"),
-            "afina predict: found no texts and no file. Give either texts, or --file FILE (- for standard input).",
+            "afina predict: found no texts and no file. Give either texts, or --pair FIRST SECOND, or --file FILE (- "
+            "for standard input).",
         ),
         (
             ("predict", "nope", "a", "--file", "b.txt"),
-            "afina predict: found texts and a file. Give either texts, or --file ",
+            "afina predict: found texts and a file. Give either texts, or --pair ",
         ),
         (("predict", "nope", "--file", "b.txt"), "--file b.txt: no such file or directory."),
     ],
@@ -287,7 +288,7 @@ def test_every_command_with_json_prints_errors_of_usage_as_json(afina: Command, 
     for name in able:
         answer = afina(*before, name, "--json", "--no-such-option")
         told = json.loads(answer.out)["error"]
-        assert (answer.code, told["code"]) == (2, "argument.invalid")
+        assert (answer.code, told["code"]) == (cli.OWN_ERROR_STATUS.get(name, 2), "argument.invalid")
         assert "--no-such-option" in told["message"]
         assert answer.err.splitlines()[-1] == f"Error: {told['message']}"
 

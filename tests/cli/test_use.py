@@ -75,13 +75,18 @@ def test_of_a_study_that_compares_the_method_is_named(afina: Command, gpt2: Back
     assert afina("predict", "results/two", "a").error == told_of
 
 
-def test_for_pairs_of_texts_a_file_is_named(afina: Command, gpt2: Backbone) -> None:
+def test_of_pairs_of_texts_answers_the_pair_that_the_line_names(afina: Command, gpt2: Backbone) -> None:
     rows = "".join(f"claim {n},answer {n},{'yes' if n % 2 else 'no'}\n" for n in range(40))
     Path("pairs.csv").write_text(f"text,text_pair,label\n{rows}", encoding="utf-8")
     answer = afina("train", "--task", "pairs.csv", "--text-pair", "text_pair", "--text", "text", *SHORT,
                    "--backbone", gpt2.address)  # fmt: skip
     assert answer.code == 0, answer.err
-    assert told(answer.out)[-2:] == ["--file", "pairs.jsonl"]
+    *command, option, first, second = told(answer.out)[1:]
+    assert (option, first, second) == ("--pair", "First text.", "Second text.")
+    (line,) = afina(*command, option, first, second).lines()
+    assert (line["text"], line["text_pair"], line["label"] in ("yes", "no")) == (first, second, True)
+    assert "--pair" in afina(*command, first, second).error
+    assert "found texts and a pair" in afina(*command, "a text", option, first, second).error
 
 
 def test_a_folder_in_which_nothing_finished_says_so(afina: Command, gpt2: Backbone, toy: str) -> None:

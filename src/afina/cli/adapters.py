@@ -117,6 +117,10 @@ def predict(
             help="File of texts: csv, tsv, jsonl, parquet, xlsx, or one text per line; - for lines of standard input.",
         ),
     ] = None,
+    pair: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--pair", help="A pair of texts, for an adapter of pairs.", metavar="FIRST SECOND"),
+    ] = None,
     backbone: OwnBackbone = None,
     method: MethodOption = None,
     seed: SeedOption = None,
@@ -145,13 +149,14 @@ def predict(
     from afina.data.readers.texts import Chunk, check_there, chunks, refuse_blank
 
     columns = ReadingOptions(text=text, text_pair=text_pair, sheet=sheet, encoding=encoding)
-    _check_given(texts, file, columns.given)
-    refuse_blank(texts or [])
+    firsts, seconds = ([pair[0]], [pair[1]]) if pair else (texts or [], None)
+    _check_given({"texts": bool(texts), "a pair": pair is not None, "a file": file is not None}, columns.given)
+    refuse_blank(firsts, seconds)
     if file is not None:
         check_there(file)  # before anything that takes time
     opened = locate(adapter, method, seed, backbone, precision)()
     said = _Answers(opened, as_json=as_json)
-    own, alone = opened.manifest.data, nullcontext([Chunk.of(texts or [])])
+    own, alone = opened.manifest.data, nullcontext([Chunk.of(firsts, seconds)])
     with chunks(file, columns, own, written=_writes(opened)) if file else alone as parts:
         allocator.keep_kernels(allocator.FEW)
         from afina.predicting import golden_test, prediction_files
@@ -192,11 +197,13 @@ def _writes(adapter: Adapter) -> bool:
     return TARGETS[objectives.make(adapter.manifest.label_names, adapter.manifest.objective).kind].written
 
 
-def _check_given(texts: Sequence[str] | None, file: Path | None, columns: Mapping[str, str]) -> None:
-    if bool(texts) == bool(file):
-        raise problems.TEXTS_OR_FILE(found="texts and a file" if texts else "no texts and no file")
+def _check_given(inputs: Mapping[str, bool], columns: Mapping[str, str]) -> None:
+    """Raise InvalidData unless one of the inputs is given, and for columns without a file."""
+    given = [name for name, is_given in inputs.items() if is_given]
+    if len(given) != 1:
+        raise problems.TEXTS_OR_FILE(found=" and ".join(given) or "no texts and no file")
     for name, column in columns.items():
-        if texts:
+        if given != ["a file"]:
             raise problems.COLUMN_WITHOUT_FILE(column=column, option=name)
 
 

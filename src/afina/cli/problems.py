@@ -20,7 +20,7 @@ OPTION_OF_TORCHRUN = Problem(
 
 _argument_invalid = partial(Problem, InvalidData, "argument.invalid")
 TEXTS_OR_FILE = _argument_invalid(
-    "afina predict: found {found}. Give either texts, or --file FILE (- for standard input)."
+    "afina predict: found {found}. Give either texts, or --pair FIRST SECOND, or --file FILE (- for standard input)."
 )
 WRONG_USAGE = _argument_invalid("{_message}")
 GIVEN_TWICE = _argument_invalid("{argument}: is given {count} times. Give the option once.")

@@ -113,7 +113,7 @@ def _use(results: Results, record: Record) -> str:
 
 
 def _command(where: Sequence[str], pairs: object) -> str:
-    what = "--file pairs.jsonl" if pairs else '"Your text."'
+    what = '--pair "First text." "Second text."' if pairs else '"Your text."'
     return f"{shlex.join(['afina', 'predict', *where])} {what}"
 
 

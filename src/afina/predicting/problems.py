@@ -89,11 +89,12 @@ OUT_SUFFIX = Problem(
 )
 _data_pairs_mismatch = partial(Problem, InvalidData, "data.pairs-mismatch")
 PAIRS_EXPECTED = _data_pairs_mismatch(
-    "{where}: trained on {expected} of texts, but single texts are given. Give a `file` with a column of second texts, "
-    "and name that column with `text_pair`."
+    "{where}: trained on {expected} of texts, but single texts are given. Give both texts with `pair`, or a `file` "
+    "with a column of second texts, and name that column with `text_pair`."
 )
 SINGLE_TEXTS_EXPECTED = _data_pairs_mismatch(
-    "{where}: trained on single {expected}, but pairs are given. Name the only column to read with `text`."
+    "{where}: trained on single {expected}, but pairs are given. Give one text, or name the only column to read with "
+    "`text`."
 )
 
 PROBE_DTYPE = Problem(

@@ -32,7 +32,7 @@ FIRST, GROWTH, MOST = 16, 4, 4096
 the largest number of texts in a chunk. A small first chunk gives the first answers soon. Large later chunks are faster,
 because the texts of a chunk are sorted by length."""
 
-TEXT = "text"
+TEXT, PAIR = "text", "text_pair"
 """The name of the only column of a file that has one text a line and no columns."""
 
 MOST_CHARACTERS = 1 << 24
@@ -81,9 +81,12 @@ class Chunk:
         return any(row.spaced for row in self.rows)
 
     @classmethod
-    def of(cls, texts: Sequence[str]) -> Self:
-        rows = [Row(number, f"text {number}", text, columns={TEXT: text}) for number, text in enumerate(texts, start=1)]
-        return cls(list(texts), rows=rows)
+    def of(cls, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Self:
+        rows = []
+        for number, text in enumerate(texts, start=1):
+            pair = {} if pairs is None else {PAIR: pairs[number - 1]}
+            rows.append(Row(number, f"text {number}", text, pair.get(PAIR), columns={TEXT: text, **pair}))
+        return cls(list(texts), None if pairs is None else list(pairs), rows=rows)
 
 
 class TextStream:
