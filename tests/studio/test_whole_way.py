@@ -22,7 +22,9 @@ from services import free_port
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.assets]
 
 TUTORIAL = ROOT / "docs" / "tutorials" / "in-a-browser.md"
-MINUTES = "2"
+MINUTES = "4"
+"""On a busy machine, what fits in memory alone takes more than a minute, and no language model is trained in two."""
+
 LONG_MS = 400_000
 """Milliseconds that a run of MINUTES may take on a busy machine."""
 
@@ -69,8 +71,9 @@ def test_from_a_dropped_file_to_a_served_adapter_that_answers_a_curl(
 ) -> None:
     file = tmp_path / "reviews.csv"
     movies = Task.load("snippets:movies")
-    rows = zip(movies.train.texts[:300], movies.train.labels, strict=False)
-    write_csv(file, [(text, movies.label_names[label]) for text, label in rows])
+    rows = [*zip(movies.train.texts, movies.train.labels, strict=True)]
+    of_each = [[row for row in rows if row[1] == label][:75] for label in (0, 1)]
+    write_csv(file, [(text, movies.label_names[label]) for pair in zip(*of_each, strict=True) for text, label in pair])
     page = chromium.new_context().new_page()
     page.goto(address)
     assert "token" not in page.url
