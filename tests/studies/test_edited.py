@@ -240,7 +240,10 @@ def test_what_the_library_is_given_is_refused_in_our_words() -> None:
     for made, said in (
         (lambda: Run(foo=1), "run: backbone is missing. Add this key."),
         (lambda: Run(**good, foo=1), "run: unknown key 'foo'."),
-        (lambda: Run(**good, hyperparameters={"rr": 1}), "run: unknown hyperparameter of lora 'rr'. Did you mean 'r'?"),
+        (
+            lambda: Run(**good, hyperparameters={"rank": 1}),
+            "run: unknown hyperparameter of lora 'rank'. Did you mean 'r'?",
+        ),
         (
             lambda: Run(**good, training={"epoch": 1}),
             "run: unknown key 'training.epoch'. Did you mean 'training.epochs'",

@@ -16,6 +16,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from afina import file_io
+from afina.report.report import Report
+from afina.studies.results import Results
 from afina.studies.study import Study
 from afina.studio.command_process import CommandProcess
 from afina.studio.folder import Project
@@ -163,7 +165,9 @@ def test_downloads_are_the_files_of_the_results(
     study = tomllib.loads(web.get("/reviews/runs/1/study.toml").text)
     assert (study["task"], {*study["methods"]}) == (run.project.address, {"full", "lora"})
     archive = zipfile.ZipFile(io.BytesIO(web.get("/reviews/runs/1/adapter.zip").content))
-    adapter = run.out / web.get("/reviews/runs/1/answer.json").json()["records"][0]["adapter"]
+    best = Report.of(Results.read(run.out)).of_use
+    assert best
+    adapter = run.out / str(best.adapter)
     found = {Path(name).name: archive.read(name) for name in archive.namelist()}
     assert found == {path.name: path.read_bytes() for path in adapter.iterdir()}
 
