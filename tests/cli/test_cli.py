@@ -70,6 +70,7 @@ def study_file(gpt2: Backbone, toy: str, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_study_shows_its_tables_and_where_everything_is(afina: Command, study_file: Path) -> None:
     answer = afina("study", study_file)
     assert answer.code == 0
@@ -146,6 +147,7 @@ def test_a_study_takes_another_backbone_task_and_setting(
     ]
 
 
+@pytest.mark.slow
 def test_a_study_of_which_a_run_fails_shows_the_others_and_exits_with_an_error(
     afina: Command, gpt2: Backbone, toy: str, tmp_path: Path
 ) -> None:
@@ -443,6 +445,7 @@ def _llama(layers: int, width: int, inner: int) -> int:
         ("huggyllama/llama-7b", _llama(32, 4096, 11008), 4096),
     ],
 )
+@pytest.mark.slow
 def test_params_of_other_well_known_models_need_no_network_either(
     afina: Command, backbone: str, body: int, width: int
 ) -> None:
@@ -525,6 +528,7 @@ def command_names(group: Any, *names: str) -> Iterator[tuple[str, ...]]:
             yield from command_names(command, *names, name)
 
 
+@pytest.mark.slow
 def test_output_into_a_pipe_that_is_closed_ends_without_a_word() -> None:
     process = subprocess.Popen([*PROGRAM, "methods"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -147,6 +147,7 @@ def test_texts_that_were_cut_are_counted(afina: Command, trained: Path) -> None:
     assert answer.err == "1 of 2 texts cut at the maximum length of 256 tokens.\n"
 
 
+@pytest.mark.slow
 def test_a_closed_standard_output_is_an_error_and_nothing_is_lost_without_a_word() -> None:
     done = subprocess.run(
         f"{shlex.join(PROGRAM)} methods >&-", shell=True, capture_output=True, text=True, check=False

@@ -17,6 +17,7 @@ def ran(*arguments: str, encoding: str = "utf-8", **variables: str) -> subproces
     return subprocess.run([*PROGRAM, *arguments], capture_output=True, env=environment, check=False)
 
 
+@pytest.mark.slow
 def test_an_error_about_a_name_that_the_output_lacks_is_in_one_line_and_json_remains_json() -> None:
     done = ran("train", "--task", "日\N{GRINNING FACE}.csv", "--json", encoding="latin-1")
     assert done.returncode == 2

@@ -88,6 +88,7 @@ def each_crowd(request: pytest.FixtureRequest, backbones: Backbones) -> Iterator
         yield made
 
 
+@pytest.mark.slow
 def test_taggers_and_others_on_all_texts_at_once(each_crowd: Crowd) -> None:
     each_crowd.check([(which, text) for text in range(len(ASKED)) for which in range(len(each_crowd.adapters))])
     apart = [one.manifest.method for one in each_crowd.engine.load(*each_crowd.adapters) if not one.shares_model]

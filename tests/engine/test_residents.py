@@ -65,6 +65,7 @@ def publish(store: AdapterStore, adapters: list[Adapter], tmp_path: Path) -> Cal
     return made
 
 
+@pytest.mark.slow
 def test_a_reference_is_answered_by_the_version_that_it_means_now(
     engine: Engine, store: AdapterStore, publish: Callable[[int, str], str], alone: dict[str, Exact]
 ) -> None:

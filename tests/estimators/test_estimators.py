@@ -187,6 +187,7 @@ def test_whole_weights_train_as_repeated_texts_do(backbones: Backbones) -> None:
     assert abs(chances - clone(made).fit(TEXTS, LABELS).predict_proba(TEXTS)).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_equal_weights_change_nothing_and_texts_of_weight_0_are_left_out(made: TextClassifier) -> None:
     made.set_params(method="head", training={"max_steps": 2})
     whole = made.fit(TEXTS, LABELS).adapter_.digest
@@ -261,6 +262,7 @@ def test_a_grid_may_set_one_entry_of_a_parameter_that_is_a_dict(made: TextClassi
         usual.set_params(r=2)
 
 
+@pytest.mark.slow
 def test_the_seed_is_the_random_state(made: TextClassifier) -> None:
     def digest(random_state: Any) -> str:
         made.set_params(random_state=random_state, training={"max_steps": 1}, method="head", head="random")
@@ -272,6 +274,7 @@ def test_the_seed_is_the_random_state(made: TextClassifier) -> None:
     assert digest(None) != digest(None)
 
 
+@pytest.mark.slow
 def test_out_is_where_the_adapter_is_left_and_nothing_else_is_overwritten(
     made: TextClassifier, tmp_path: Path, gpt2: Backbone
 ) -> None:

@@ -115,6 +115,7 @@ WHOLE = ("gpt2", "llama")
 
 
 @pytest.mark.parametrize("family", some_slow(sorted(CAUSAL), {"gpt2"}))
+@pytest.mark.slow
 def test_answers_equal_those_of_transformers_in_every_family_and_way(backbones: Backbones, family: str) -> None:
     reference, model = Reference(backbones.path(family)), language_model(Backbone.load(str(backbones.path(family))))
     asked = prompts(6)

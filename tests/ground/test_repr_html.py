@@ -82,6 +82,7 @@ def test_many_labels_are_cut_and_no_text_is_quoted() -> None:
     assert "word" not in repr(task) + repr(split) + task._repr_html_() + split._repr_html_()
 
 
+@pytest.mark.slow
 def test_results_are_one_line_and_a_page_of_tables_and_plots(tmp_path: Path) -> None:
     methods = {"full": {}, "lora": {"targets": ["c_attn"]}}
     study = Study(name=NAMED, backbone="gpt2", task="sst2", methods=methods)

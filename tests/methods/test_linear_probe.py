@@ -154,6 +154,7 @@ def test_the_head_is_scikit_learns_regression_at_the_chosen_strength(
 @pytest.mark.parametrize(
     ("family", "kind"), some_slow([("llama", "labels"), ("gpt2", "number"), ("bert", "classes")], {("bert", "classes")})
 )
+@pytest.mark.slow
 def test_every_kind_is_answered_alike_by_predictor_engine_and_in_a_mixed_batch(
     backbones: Backbones, family: str, kind: str, tmp_path: Path
 ) -> None:

@@ -191,6 +191,7 @@ def asked(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.slow
 def test_the_manifest_says_how_texts_are_asked_about_and_its_digest_holds_that(
     asked: dict[str, Path], method: str
 ) -> None:
@@ -223,6 +224,7 @@ def test_the_shift_gives_each_label_the_mean_probability_of_the_others() -> None
 
 
 @pytest.mark.parametrize(("method", "dtype"), [("zero-shot", "float32"), ("lora", "bfloat16")])
+@pytest.mark.slow
 def test_an_offset_is_found_without_labels_kept_and_added_after_the_head(
     runs: Runs, tmp_path: Path, method: str, dtype: str
 ) -> None:

@@ -135,6 +135,7 @@ def saved_by_peft(backbone: Backbone, settings: Any, path: Path) -> Any:
     return model
 
 
+@pytest.mark.slow
 def test_afina_opens_an_adapter_that_peft_saved_for_a_language_model(gpt2: Backbone, tmp_path: Path) -> None:
     settings = LoraConfig(
         task_type="CAUSAL_LM", r=3, lora_alpha=5, target_modules=["c_proj", "c_fc"], fan_in_fan_out=True

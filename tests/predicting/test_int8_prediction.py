@@ -101,6 +101,7 @@ def test_the_same_factors_whenever_int8_is_asked_for(trained: Path) -> None:
         golden_test.check(direct)
 
 
+@pytest.mark.slow
 def test_an_engine_answers_as_a_predictor_does(gpt2: Backbone) -> None:
     adapters = [
         adapter(gpt2, "lora"),

@@ -30,6 +30,7 @@ def results(example: Path) -> Results:
     return Results.read(example)
 
 
+@pytest.mark.slow
 def test_a_report_is_what_its_records_give(results: Results, example: Path) -> None:
     made = Report.of(results, WITHHELD).files([name for name in FILES if name != PAGE])  # its plots are matplotlib's
     for name, text in made.items():

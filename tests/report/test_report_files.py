@@ -43,6 +43,7 @@ def test_an_arm_has_the_scores_and_answers_of_each_seed_in_the_order_of_the_text
     assert arm.scores.tolist() == [[True, True, True, True, False], [False, True, True, False, True]]
 
 
+@pytest.mark.slow
 def test_without_a_finished_run_there_is_no_table_of_figures(tmp_path: Path) -> None:
     (tmp_path / "tables.csv").write_text("stale", encoding="utf-8")
     nothing = replace(results([]), out=tmp_path)

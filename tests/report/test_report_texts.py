@@ -88,6 +88,7 @@ def test_the_markdown_shows_answers_below_each_other_with_differences_marked(thr
     assert found.count("\n- ") == 5
 
 
+@pytest.mark.slow
 def test_the_page_marks_words_accessibly_and_escapes_them(three: list[Result]) -> None:
     three[0].predictions.outputs[0] = f"{three[0].targets[0][0]} <script>`x`"
     three[1].predictions.outputs[0] = ""
@@ -118,6 +119,7 @@ def test_a_single_method_has_examples_and_no_disagreement(three: list[Result]) -
 
 
 @pytest.mark.parametrize("shown", [WITHHELD, EvaluationTexts(), EvaluationTexts(["other"] * SIZE, "sha256:other")])
+@pytest.mark.slow
 def test_without_texts_no_file_has_an_input_a_reference_or_an_answer(
     three: list[Result], shown: EvaluationTexts, tmp_path: Path
 ) -> None:

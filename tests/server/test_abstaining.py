@@ -52,6 +52,7 @@ def tensor(*texts: str) -> dict[str, Any]:
     return {"inputs": [{"name": "text", "shape": [len(texts)], "datatype": "BYTES", "data": [*texts]}]}
 
 
+@pytest.mark.slow
 def test_answers_of_several_models_and_lines_are_those_of_predict(careful: Served) -> None:
     names = [*NAMES, "acme/reviews@1"]
     alone = {name: careful.alone(name, *TEXTS) for name in names}

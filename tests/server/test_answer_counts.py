@@ -62,6 +62,7 @@ def told(served: Served, name: str, alias: str = "production", who: str = "acme-
 
 
 @pytest.mark.parametrize("name", ["acme/reviews", "acme/tags", "acme/price"])
+@pytest.mark.slow
 def test_the_same_texts_as_in_the_evaluation_are_counted_alike(served: Served, name: str) -> None:
     before = told(served, name).json()
     assert (before["since"], sum(before["answers"]["scores"]), before["drift"]["state"]) == (None, 0, "few")

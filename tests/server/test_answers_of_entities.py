@@ -61,6 +61,7 @@ def groups(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.slow
 def test_the_native_protocol_answers_as_predict(words: Served) -> None:
     expected = entities(words, *TEXTS)
     assert all(expected), "a text without entities shows nothing"
@@ -189,6 +190,7 @@ def test_a_long_text_is_computed_in_windows_and_all_its_tokens_count(words: Serv
     assert whole.status_code == 413, "a window of more tokens than this server computes at once"
 
 
+@pytest.mark.slow
 def test_a_shadow_version_is_compared_by_its_entities(words: Served) -> None:
     words.store.alias(NAME, "production")
     words.store.shadow("acme/places@2")
@@ -216,6 +218,7 @@ def test_drift_is_not_measured(words: Served) -> None:
     assert (found.status_code, "entities" in found.json()["error"]) == (422, True), found.text
 
 
+@pytest.mark.slow
 def test_the_hub_protocol_groups_words_as_transformers_does(backbones: Backbones, tmp_path: Path) -> None:
     """Its pipeline and this server find the same words if a text has no punctuation."""
     backbone = Backbone.load(str(backbones.path("bert")))

@@ -44,6 +44,7 @@ def served(serve: Callable[..., Served]) -> Served:
     return made
 
 
+@pytest.mark.slow
 def test_it_answers_its_share_and_an_id_is_always_answered_by_the_same_version(served: Served) -> None:
     by = {one: answered_by(served, one) for one in IDS}
     assert {one: "@2" in version for one, version in by.items()} == {one: place(NAME, one) < 50 for one in IDS}
@@ -60,6 +61,7 @@ def test_the_shares_of_many_ids_are_even() -> None:
     assert all(abs(sum(low <= one < low + 10 for one in drawn) / 40 - 10) < 2.4 for low in range(0, 100, 10))
 
 
+@pytest.mark.slow
 def test_the_metrics_have_figures_by_version(served: Served) -> None:
     for one in IDS:
         answered_by(served, one)

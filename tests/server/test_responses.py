@@ -139,6 +139,7 @@ class Mood(BaseModel):
     stars: int
 
 
+@pytest.mark.slow
 def test_the_package_follows_a_stream(client: OpenAI) -> None:
     with client.responses.stream(model="acme/talk", input=PROMPT, text_format=Mood, max_output_tokens=200) as stream:
         pieces = [event.delta for event in stream if event.type == "response.output_text.delta"]
@@ -347,6 +348,7 @@ def test_tools_that_the_server_cannot_use_are_refused(served: Served, more: dict
     assert (error["type"], error["param"]) == ("invalid_request_error", param), error
 
 
+@pytest.mark.slow
 def test_responses_and_events_are_as_described(served: Served) -> None:
     said = served.get("/openapi.json").json()["paths"]["/v1/responses"]["post"]["responses"]["200"]["content"]
     forced = {"tools": [{"type": "function", **RATE}], "tool_choice": "required", "max_output_tokens": 60}

@@ -140,6 +140,7 @@ def test_what_waits_for_a_shadow_that_goes_meanwhile_is_not_computed(served: Ser
     assert (status.counts_by_version, held.asked) == ({}, [1])
 
 
+@pytest.mark.slow
 def test_one_whose_probe_fails_does_not_ride_and_is_told_of(served: Served, gpt2: Any) -> None:
     bad = served.publish(probed(adapter(gpt2, "lora", {"r": 3}, seed=51), gpt2, off=0.5))
     before, _ = ask(served, TEXTS)

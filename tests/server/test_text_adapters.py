@@ -224,6 +224,7 @@ def limited(serve: Callable[..., Served]) -> Callable[[int], Served]:
     return lambda rate: serve(tokens_per_minute=rate)
 
 
+@pytest.mark.slow
 def test_requests_at_once_generate_no_more_than_the_rate_of_their_key(limited: Callable[[int], Served]) -> None:
     served = limited(600)
     options = GenerationOptions(decoding={**LONG_ANSWER, "temperature": 1.0}, n=8)

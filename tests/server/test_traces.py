@@ -170,6 +170,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
+@pytest.mark.slow
 def test_they_are_sent_to_where_the_environment_says_when_the_server_ends_at_the_latest(
     serve: Any, environment: pytest.MonkeyPatch, collector: tuple[str, list[tuple[str, bytes]]]
 ) -> None:

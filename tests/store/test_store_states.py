@@ -205,6 +205,7 @@ class States(RuleBasedStateMachine):
             shutil.rmtree(self.root)
 
 
+@pytest.mark.slow
 def test_a_store_is_what_was_done_to_it() -> None:
     quick = settings(
         max_examples=6,

@@ -209,6 +209,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory, asked: Study) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_recorded_runs_are_not_repeated_nor_is_a_backbone_that_is_added(asked: Study, compared: Path) -> None:
     alone = asked.model_copy(update={"backbones": asked.backbones[:1], "methods": {"lora": {}}})
     for one, names in ((asked, 3), (alone, 1)):
@@ -257,6 +258,7 @@ def test_a_user_sees_and_uses_both_backbones(afina: Command, asked: Study, compa
     assert published.code == 0, published.err
 
 
+@pytest.mark.slow
 def test_the_report_is_of_both_backbones(asked: Study, compared: Path) -> None:
     report = Report.of(Results.read(compared))
     names = [Path(each).name for each in asked.backbones]
@@ -350,6 +352,7 @@ def test_an_encoder_that_is_asked_in_words_is_refused_before_a_run(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_encoder_beside_a_language_model_that_is_asked_in_words(backbones: Models, toy: str, tmp_path: Path) -> None:
     causal, encoder = (str(backbones.path(family)) for family in ("gpt2", "bert"))
     methods = {"zero-shot": {"backbones": [causal]}, "lora": {}}

@@ -389,6 +389,7 @@ def test_on_a_kind_without_recorded_trainings_every_method_comes_before_another_
 
 
 @pytest.mark.parametrize(("right", "chosen"), [(0.87, "full"), (0.89, "lora")])
+@pytest.mark.slow
 def test_recorded_trainings_count_beside_few_texts(world: World, right: float, chosen: str) -> None:
     """They have full 1.7 points ahead of LoRA, which tells as much as 370 texts do, and 240 are set aside."""
     ours = {one.name: one for one in in_order(["full", "lora"], "classes")}
@@ -1141,6 +1142,7 @@ def test_a_linear_probe_that_is_best_is_fitted_again_on_all_and_half_of_the_text
 # Encoders
 
 
+@pytest.mark.slow
 def test_an_encoder_that_cannot_do_the_task_is_left_out_or_refused(
     world: World, tmp_path: Path, backbones: Any
 ) -> None:

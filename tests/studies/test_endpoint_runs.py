@@ -213,6 +213,7 @@ def test_a_budget_ends_the_run_and_a_larger_one_continues_it(server: ChatServer,
 # The report
 
 
+@pytest.mark.slow
 def test_a_report_compares_an_endpoint_with_other_methods_and_has_no_key(
     runs: Runs, server: ChatServer, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

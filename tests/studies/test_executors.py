@@ -452,6 +452,7 @@ def test_memory_is_foreseen_as_plan_foresees_it(gpt2: Backbone, toy: str) -> Non
 # What comes back
 
 
+@pytest.mark.slow
 def test_a_checkpoint_where_results_are_is_gone_on_from(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
     """No scratch is there."""
     (run,) = small(gpt2, toy, "lora").runs()

@@ -160,6 +160,7 @@ def test_a_saved_model_has_the_same_loss_in_transformers(
     assert theirs == pytest.approx(result.objective.mean_loss(first), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_another_metric_heads_the_same_runs_without_running_them_again(
     backbones: Backbones, files: dict[str, str], done: Callable[[str], Results], tmp_path: Path
 ) -> None:
@@ -189,6 +190,7 @@ def test_a_metric_of_another_kind_is_refused_first(backbones: Backbones, files: 
 
 
 @pytest.mark.parametrize("name", ["classes", "labels"])
+@pytest.mark.slow
 def test_a_temperature_is_fitted_on_texts_that_train_nothing_and_applied_ever_after(
     backbones: Backbones, files: dict[str, str], tmp_path: Path, name: str
 ) -> None:

@@ -116,6 +116,7 @@ def test_the_option_is_for_texts_and_of_two_words(task: Path) -> None:
         Task.load(path, long="skip")
 
 
+@pytest.mark.slow
 def test_a_run_leaves_out_long_targets_and_its_record_counts_them(results: Results, task: Path) -> None:
     whole = Task.load(task, **DATA)
     long = sum(one == (LONG,) for one in whole.evaluation.labels), sum(one == (LONG,) for one in whole.train.labels)
@@ -174,6 +175,7 @@ def test_a_choice_compares_what_answered_the_same_targets(results: Results, task
     assert np.array_equal(held_out.texts, EvaluationTexts.read(results.task, results.data).shown(first.record)[0])
 
 
+@pytest.mark.slow
 def test_a_plan_for_texts_needs_a_task() -> None:
     with raises(InvalidStudy, code="option.inapplicable", option="kind", found="text"):
         forecast_methods("embedded", data=ReadingOptions(kind="text"))

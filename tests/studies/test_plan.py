@@ -146,6 +146,7 @@ QUICK = {("llama", "lora+prefix", "bfloat16")}
 
 
 @pytest.mark.parametrize(("family", "method", "dtype"), some_slow(CASES, QUICK))
+@pytest.mark.slow
 def test_a_forecast_is_what_the_run_measures(runs: Runs, tmp_path: Path, family: str, method: str, dtype: str) -> None:
     length = {"max_steps": 3} if make(method).pairs is not None else {"max_steps": None, "epochs": 1}
     check(runs.run(family, method, dtype=dtype, **length), tmp_path)
@@ -268,6 +269,7 @@ def test_parts_and_checkpointing_take_less_and_gradients_count_in_the_next_part(
 
 
 @pytest.mark.parametrize("dtype", some_slow(["float32", "bfloat16"], quick=["float32"]))
+@pytest.mark.slow
 def test_activations_of_long_texts_are_exact_too(backbones: Backbones, tmp_path: Path, dtype: str) -> None:
     """Without dropout, attention over long texts takes torch's own kernel."""
     path = save(configuration("gpt2", 0.0, n_positions=512), backbones.tokenizer("gpt2"), tmp_path / "long")
@@ -342,6 +344,7 @@ def test_the_time_of_given_steps_is_that_of_their_tokens(
     assert forecast_run(run).train_seconds == 0.5 * run.execute(tmp_path).tokens
 
 
+@pytest.mark.slow
 def test_a_gpu_that_cannot_take_the_steps_is_an_error(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(*_: object) -> NoReturn:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -366,6 +369,7 @@ def test_the_task_is_read_once_for_all_methods(gpt2: Backbone, toy: str, monkeyp
     assert reads == [toy]
 
 
+@pytest.mark.slow
 def test_nothing_is_trained_beyond_this_machines_memory(
     gpt2: Backbone, toy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -381,6 +385,7 @@ def test_nothing_is_trained_beyond_this_machines_memory(
 # Terms and words
 
 
+@pytest.mark.slow
 def test_fits_compares_the_peaks_with_the_memory_given(gpt2: Backbone) -> None:
     one = only(forecast_methods(gpt2.address, [make("lora")], training=texts(8)))
     for memory, fits, fits_gpu in (
@@ -394,6 +399,7 @@ def test_fits_compares_the_peaks_with_the_memory_given(gpt2: Backbone) -> None:
         assert forecast_table([changed]).rows[0][-1] == ("yes" if fits else "no")
 
 
+@pytest.mark.slow
 def test_methods_that_choose_does_not_consider_can_be_left_out(afina: Command, gpt2: Backbone) -> None:
     asked = ("plan", "--backbone", gpt2.address, "--considered", "--method", "bitfit", "--method", "lora", "--json")
     assert set(afina(*asked).object()["methods"]) == {"lora"}
@@ -451,6 +457,7 @@ def test_gpu_memory_is_shown_only_with_a_gpu_or_a_given_size(gpt2: Backbone, mon
     assert gpu_table([planned(None, 2 * GIB)]).notes[0] == "What fits in 2.00 GiB of GPU memory: no fine-tuning."
 
 
+@pytest.mark.slow
 def test_a_plan_is_for_what_training_computes_in(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
     one = only(forecast_methods(gpt2.address, [make("lora")], task=toy, calibrate=False))
     made = Run(backbone=gpt2.address, task=toy, method="lora", training={"max_steps": 1}).execute(tmp_path)
@@ -544,6 +551,7 @@ def test_the_table_says_what_was_assumed(gpt2: Backbone, toy: str) -> None:
     assert "no task was given" in " ".join(forecast_table(without).notes)
 
 
+@pytest.mark.slow
 def test_a_method_that_suits_one_of_the_backbones_is_planned_on_it(gpt2: Backbone, backbones: Backbones) -> None:
     encoder, said = str(backbones.path("bert")), list[str]()
     methods = [make("setfit"), make("zero-shot")]

@@ -57,6 +57,7 @@ def planned(path: str, method: str, devices: int, *, sharded: bool = False, **gi
 
 
 @pytest.mark.parametrize("dtype", some_slow(["float32", "bfloat16"], quick=["float32"]))
+@pytest.mark.slow
 def test_a_device_of_two_needs_what_one_device_needs_for_the_larger_part_of_the_batch(
     backbones: Backbones, dtype: str
 ) -> None:

@@ -45,6 +45,7 @@ def results(backbones: Backbones, tmp_path_factory: pytest.TempPathFactory) -> R
     return Study.parse(content, "here").run(where / "out", executor=HereExecutor())
 
 
+@pytest.mark.slow
 def test_a_record_has_every_metric_of_its_predictions(results: Results) -> None:
     for result in results.results:
         assert tuple(result.record.metrics) == of_kind("text")
@@ -81,6 +82,7 @@ def test_baselines_are_measured_on_the_texts_of_the_runs_and_read_again(results:
         assert one.record.train_examples == results.records[0].train_examples
 
 
+@pytest.mark.slow
 def test_the_report_compares_every_method_with_the_best_baseline(results: Results) -> None:
     made = Report.of(results)
     assert [table.title for table in made.tables][1] == BASELINES

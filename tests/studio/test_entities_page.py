@@ -51,6 +51,7 @@ def asked(web: TestClient) -> str:
     return str(answer.headers["location"]).removesuffix("#answers")
 
 
+@pytest.mark.slow
 def test_entities_of_an_answer_are_marked_and_begin_its_correction(
     web: TestClient, url: str, names: Project, gpt2: Backbone
 ) -> None:

@@ -275,6 +275,7 @@ def test_the_program_for_openai_answers_when_it_is_pasted(web: TestClient, studi
     assert "'label'" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_traffic_and_flips_of_a_shadow_are_those_of_the_server(web: TestClient, studio: Studio, url: str) -> None:
     opened = store(studio)
     opened.alias("studio/reviews@1")

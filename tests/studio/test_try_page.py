@@ -57,6 +57,7 @@ def test_without_a_version_the_page_leads_to_publishing(web: TestClient, project
     assert web.post("/reviews/try", data={"text": "a"}).status_code == 404
 
 
+@pytest.mark.slow
 def test_versions_answer_side_by_side_as_by_themselves_and_what_changed_is_said(
     web: TestClient, url: str, two: list[Any], gpt2: Backbone
 ) -> None:
@@ -139,6 +140,7 @@ def test_an_address_that_no_question_has_is_no_question(web: TestClient, reviews
         assert facts(web, f"/reviews/try?asked={address}")["question"] is None
 
 
+@pytest.mark.slow
 def test_the_last_questions_of_a_project_are_kept(
     web: TestClient, reviews: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -144,6 +144,7 @@ def test_the_steps_of_an_epoch_are_its_batches_over_those_of_a_step(
     assert record.tokens == plain.tokens
 
 
+@pytest.mark.slow
 def test_a_run_computes_no_more_tokens_at_once_than_its_budget_and_measures_the_largest_part(
     backbones: Backbones, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +226,7 @@ def test_every_block_of_every_family_keeps_its_input_only(backbones: Backbones, 
     assert entered == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_checkpointed_run_gives_the_same_adapter_and_measures_no_activations(
     backbones: Backbones, toy: str, tmp_path: Path
 ) -> None:

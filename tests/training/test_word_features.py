@@ -124,6 +124,7 @@ def test_the_memory_of_a_training_on_words_is_foreseen(backbones: Backbones, fam
     assert foreseen.counts.head == (32 + 1) * OBJECTIVE.width
 
 
+@pytest.mark.slow
 def test_a_batch_in_which_no_word_is_read_changes_no_weight(gpt2: Backbone) -> None:
     batches = loader(gpt2, 2, batch_size=2)
     assert isinstance(batches.labels, Encoded)
