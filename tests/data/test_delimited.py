@@ -33,6 +33,16 @@ def test_what_pandas_and_csv_quoted_is_read_without_the_quotes(tmp_path: Path, q
     assert texts(tmp_path, written(quoting, end)) == SAID
 
 
+@pytest.mark.parametrize("mark", ["\n", "\r", "\r\n"])
+@pytest.mark.parametrize("before", ["", "\n"])
+def test_line_ends_in_some_texts_and_an_empty_first_line_are_read(tmp_path: Path, mark: str, before: str) -> None:
+    said = [f"first line{mark if index % 3 else ' '}second {index}" for index in range(12)]
+    file = io.StringIO(before, newline="")
+    file.seek(0, io.SEEK_END)
+    csv.writer(file, delimiter="\t").writerows([("text", "label"), *((text, "good") for text in said)])
+    assert texts(tmp_path, file.getvalue()) == said
+
+
 def test_a_spreadsheet_quotes_whatever_has_a_comma(tmp_path: Path) -> None:
     content = 'text\tlabel\n"warm, and good"\t1\ndull\t0\n"good, too"\t1\n'
     assert texts(tmp_path, content) == ["warm, and good", "dull", "good, too"]

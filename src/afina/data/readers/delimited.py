@@ -113,7 +113,7 @@ def _is_quoted(path: Path, encoding: str | None) -> bool:
                 marked = marked or number * ('"' in field)
                 stray = stray or number * ('"' in field and not whole)
                 if rows > 1 and field:
-                    seen.setdefault(column, set()).add((whole, _content(field[1:-1] if whole else field)))
+                    seen.setdefault(column, set()).add((whole, _content(field, whole)))
         else:
             if not marked or (stray and max(quoted.values()) <= rows / 2):
                 return False
@@ -127,8 +127,10 @@ def _is_quoted(path: Path, encoding: str | None) -> bool:
         return _quotes_fields(file.lines(western=True))
 
 
-def _content(text: str) -> str:
-    return "mark" if '"' in text else "comma" if "," in text else "plain"
+def _content(field: str, whole: bool) -> str:
+    if whole and ('"' in field[1:-1] or "\r" in field):
+        return "mark"
+    return "comma" if "," in field else "plain"
 
 
 def _quotes_fields(lines: Iterable[str]) -> bool:
@@ -150,7 +152,8 @@ def _quotes_fields(lines: Iterable[str]) -> bool:
         row = "".join(parts).rstrip("\r\n")
         parts, size = [], 0
         outside = _QUOTED.sub("", row)
-        tabs = outside.count("\t") if tabs is None else tabs
+        if row and tabs is None:
+            tabs = outside.count("\t")
         if '"' in outside or (row and outside.count("\t") != tabs):
             return False
     return marked and not is_open
