@@ -121,7 +121,7 @@ def without_cluster(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     monkeypatch.setattr(ray_task, "_next", _next)
     monkeypatch.setattr(ray_task.assets, "cache_directory", lambda: cache)
     monkeypatch.setattr(nodes, "living", lambda: NODES)
-    monkeypatch.setattr(nodes, "on_each", lambda of, work, *rest: {node.key: work(*rest) for node in of})
+    monkeypatch.setattr(nodes, "on_each", lambda of, work, *rest, **_: {node.key: work(*rest) for node in of})
 
 
 def on_places(executor: RayExecutor, places: Places) -> RayExecutor:

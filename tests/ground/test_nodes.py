@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+import ray
 
 from afina.cluster import connection, nodes
 from afina.cluster.nodes import Node, Room
@@ -49,6 +52,24 @@ def test_nodes_with_other_versions_are_named_with_their_versions(monkeypatch: py
         "node host-b (10.0.0.1, bbbbbbbb) has peft not installed",
     ]
     nodes.check_versions(there[:1])
+
+
+def test_a_node_that_does_not_answer_in_time_has_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait(refs: list[str], *, num_returns: int, timeout: float) -> tuple[list[str], list[str]]:
+        assert (num_returns, timeout) == (2, 2.0)
+        return refs[:1], refs[1:]
+
+    def get(ref: str) -> str:
+        assert ref == "of a"
+        return ref
+
+    task = SimpleNamespace(options=lambda scheduling_strategy, **_: task_on[scheduling_strategy])
+    task_on = {key * 16: SimpleNamespace(remote=lambda key=key: f"of {key}") for key in "ab"}
+    monkeypatch.setattr(nodes, "NodeAffinitySchedulingStrategy", lambda key, soft: key)
+    fake = SimpleNamespace(remote=lambda function: task, wait=wait, get=get, exceptions=ray.exceptions)
+    monkeypatch.setattr(nodes, "ray", fake)
+    there = [node(key, Room(1)) for key in "ab"]
+    assert nodes.on_each(there, lambda: None, timeout=2.0) == {"a" * 16: "of a"}
 
 
 def test_the_versions_of_this_machine_are_those_of_every_package_that_decides_results() -> None:

@@ -215,6 +215,46 @@ def test_a_host_that_cannot_read_the_inputs_says_so(own: dict[str, Any], places:
     assert end.of_cause["storage"] == str(storage)
 
 
+def test_a_node_whose_cache_directory_cannot_be_used_names_it(
+    own: dict[str, Any], tmp_path: Path, storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cache").write_text("no directory")
+    monkeypatch.setattr(ray_task.assets, "cache_directory", lambda: tmp_path / "cache")
+    (run,) = Study.parse(own, "remote").runs()
+    asked = CarryOut(run=run, out="out", study="remote")
+    (end,) = execute_order(RunOrder(asked, run.inputs(), str(storage), None, {}, "afina results", "without cache"))
+    assert isinstance(end, RunEnd)
+    assert (end.outcome, end.cause) == ("failed", "file.cannot-write")
+    assert f"run lora: {tmp_path / 'cache' / 'cluster'}" in end.error
+
+
+def test_a_study_disconnects_and_waits_only_a_moment_where_a_node_hangs(
+    executor: Callable[[], RayExecutor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_each(there: object, function: object, key: str, *, timeout: float) -> None:
+        assert timeout < 10
+        raise RuntimeError("the cluster has ended")
+
+    disconnected: list[object] = []
+    monkeypatch.setattr(ray_executor.nodes, "on_each", on_each)
+    monkeypatch.setattr(ray_executor, "disconnect", disconnected.append)
+    made = executor()
+    connection = made._connection
+    made.close()
+    assert disconnected == [connection]
+
+
+def test_a_task_that_is_cancelled_before_its_thread_starts_cancels_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    worker = Worker(None, None, None, environment={})
+    with pytest.raises(KeyboardInterrupt):
+        list(ray_task._messages(worker, None, is_first=True))  # type: ignore[arg-type]
+    assert worker.cancelled
+
+
 def test_machines_without_common_files_are_named(
     storage: Path, executor: Callable[[], RayExecutor], monkeypatch: pytest.MonkeyPatch
 ) -> None:

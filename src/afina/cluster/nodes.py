@@ -139,14 +139,22 @@ def versions_here() -> Versions:
     return _make_finder()()
 
 
-def on_each(nodes: Iterable[Node], function: Callable[..., Value], *arguments: object) -> dict[str, Value]:
-    """Call a function on several nodes at once; return the results by node id, without those of nodes that died."""
+def on_each(
+    nodes: Iterable[Node], function: Callable[..., Value], *arguments: object, timeout: float | None = None
+) -> dict[str, Value]:
+    """Call a function on several nodes at once; return the results by node id.
+
+    There is no result of a node that died, or that has not answered after `timeout` seconds. None: no limit.
+    """
     task, asked = ray.remote(function), {}
     for node in nodes:
         there = NodeAffinitySchedulingStrategy(node.key, soft=False)
         asked[node.key] = task.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(*arguments)
     found = {}
+    ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=timeout)
     for key, ref in asked.items():
+        if ref not in ready:
+            continue
         try:
             found[key] = ray.get(ref)
         except ray.exceptions.RayTaskError:

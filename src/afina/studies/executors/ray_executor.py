@@ -46,6 +46,9 @@ TASK = 160 << 20
 FRESH = 1.0
 """The number of slots is computed again from the cluster after this number of seconds."""
 
+CLEARED = 2.0
+"""At its end, a study waits for this number of seconds until the nodes have removed its files; a node may hang."""
+
 
 class RayExecutor(Executor):
     """An executor that executes each run in a new process on a node of a Ray cluster.
@@ -271,9 +274,11 @@ class RayExecutor(Executor):
             self._connection, self._key = None, secrets.token_hex(8)
             self._count, self._checked, self._opened = (0.0, 0), set(), None
         if connection is not None:
-            with suppress(ray.exceptions.RayError):  # the cluster may have ended
-                nodes.on_each(nodes.working(), remove_scratch, key)
-            disconnect(connection)
+            try:
+                with suppress(ray.exceptions.RayError, RuntimeError):  # the cluster may have ended
+                    nodes.on_each(nodes.working(), remove_scratch, key, timeout=CLEARED)
+            finally:
+                disconnect(connection)
 
 
 def _rounded(needed: int) -> int:

@@ -90,14 +90,16 @@ def execute_order(order: RunOrder) -> Iterator[RunEvent]:
     `ray.cancel` raises KeyboardInterrupt here, which ends the process of rank 0 after a checkpoint.
     """
     until = None if order.left is None else meter.now() + order.left
-    out = Path(tempfile.mkdtemp(prefix="out-", dir=_scratch_directory(order.executor)))
+    out: Path | None = None
     try:
+        out = _fresh_directory(order.executor, "out-")
         yield from _executed(order, out, until)
     except AfinaError as error:  # not every AfinaError can be sent to another process
         why = error.within(f"run {order.asked.run.title}: ").sentence
         yield RunEnd("failed", why, error.code, error.fields)
     finally:
-        shutil.rmtree(out, ignore_errors=True)
+        if out is not None:
+            shutil.rmtree(out, ignore_errors=True)
 
 
 def _executed(order: RunOrder, out: Path, until: float | None) -> Iterator[RunEvent]:
@@ -139,15 +141,16 @@ def _messages(worker: WorkerProcess, keeper: _Keeper | None, *, is_first: bool) 
             messages.put(None)
 
     thread = threading.Thread(target=receive, daemon=True)
-    thread.start()
     try:
+        thread.start()
         while (message := _next(messages)) is not None:
             yield message
             if keeper is not None and isinstance(message, Progressed):
                 yield from keeper.keep()
     except (KeyboardInterrupt, GeneratorExit):
         worker.cancel(at_once=not is_first)
-        thread.join()
+        if thread.is_alive():  # the interrupt may come before the start
+            thread.join()
         if keeper is not None:
             list(keeper.keep())
         raise
@@ -171,6 +174,14 @@ def _scratch_directory(executor: str) -> Path:
     return directory
 
 
+def _fresh_directory(executor: str, prefix: str) -> Path:
+    """Make a directory in this process's scratch directory. Raises CannotWrite."""
+    try:
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=_scratch_directory(executor)))
+    except OSError as error:
+        raise file_io.cannot_write(assets.cache_directory() / "cluster", error) from None
+
+
 def remove_scratch(executor: str) -> None:
     """Remove the scratch directories of an executor, none of whose runs is in progress, on this node."""
     for directory in (assets.cache_directory() / "cluster").glob(f"{file_io.TEMPORARY}run-{executor}-*"):
@@ -180,8 +191,7 @@ def remove_scratch(executor: str) -> None:
 @cache
 def _located(executor: str, inputs: RunInputs, storage: str) -> Located:
     """Fetch the inputs for this run and further ones of this process."""
-    place = Path(tempfile.mkdtemp(prefix="inputs-", dir=_scratch_directory(executor)))
-    return inputs.materialise(place, SharedStorage(storage).fetch)
+    return inputs.materialise(_fresh_directory(executor, "inputs-"), SharedStorage(storage).fetch)
 
 
 def _files(out: Path) -> dict[str, str]:
