@@ -225,6 +225,23 @@ def test_the_log_that_is_shown_is_the_end_of_it(tmp_path: Path) -> None:
     assert CommandProcess(tmp_path).log == "é" * TOLD
 
 
+@pytest.mark.parametrize(
+    ("output", "log", "said"),
+    [
+        ('{"error": {"parts": ["no such file"]}}', "reading\nError: another", "no such file"),
+        ("", "reading\nError: one\nreading\nError: two\nlines\n", "two\nlines"),
+        ("", "Traceback\n  File x\nKeyboardInterrupt\n", "KeyboardInterrupt"),
+        ("", "\n", "the command has ended without a message."),
+    ],
+)
+def test_a_command_that_left_no_error_is_explained_by_the_end_of_what_it_said(
+    tmp_path: Path, output: str, log: str, said: str
+) -> None:
+    for name, content in {"output": output, "log": log, "exit.json": '{"status": 2}'}.items():
+        (tmp_path / name).write_text(content)
+    assert CommandProcess(tmp_path).problem == said
+
+
 def test_an_answer_is_a_json_object_and_nothing_else(tmp_path: Path) -> None:
     process = CommandProcess(tmp_path)
     for content, found in (('{"a": 1}', {"a": 1}), ("[1]", {}), ("words", {}), ('{"a": 1}\n{"b": 2}', {}), ("", {})):

@@ -15,6 +15,7 @@ from afina.data.reading_options import OPTIONS
 from afina.sentence import Sentence
 from afina.studies.study import Study
 from afina.studio.folder import Project
+from afina.studio.kept_answer import KeptAnswer
 from afina.studio.option_labels import OPTION_LABELS, in_words
 from afina.studio.page import Studio
 from afina.studio.pages import data
@@ -143,6 +144,23 @@ def test_columns_of_the_file_are_the_choices_of_the_form(web: TestClient, projec
     assert [one["options"] for one in found["doubts"][0]["remedies"]] == [{"text": "title"}, {"text": "stars & more"}]
     page = web.get("/reviews/data").text
     assert '<option value="stars &amp; more">stars &amp; more</option>' in page
+
+
+def test_a_column_without_a_name_is_no_choice(web: TestClient, project: Make, answered: Any) -> None:
+    rows = enumerate(REVIEWS.splitlines()[1:])
+    read(answered, project(("\n".join([",text,label", *(f"{index},{row}" for index, row in rows)])).encode()))
+    page = web.get("/reviews/data").text
+    assert re.findall(r"recognised: (?:text|label)<", page) == ["recognised: text<", "recognised: label<"]
+    assert page.count(">none</option>") == 2
+
+
+def test_an_answer_that_is_gone_at_the_second_look_is_shown(
+    web: TestClient, project: Make, answered: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when another tab begins to read the texts again."""
+    looks = iter([read(answered, project(REVIEWS.encode()))])
+    monkeypatch.setattr(KeptAnswer, "found", property(lambda _: next(looks, None)))
+    assert web.get("/reviews/data").status_code == 200
 
 
 def test_a_task_with_fixed_columns_has_no_fields_for_columns(web: TestClient, studio: Studio) -> None:

@@ -21,6 +21,7 @@ from afina.studies.choosing.recommendation import Contender, Recommendation
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studio.command_process import LOCK, CommandProcess
 from afina.studio.folder import Project
+from afina.studio.kept_answer import KeptAnswer
 from afina.studio.page import Studio
 from afina.studio.server_process import PORTS, StudioServer
 from crowd import adapter
@@ -150,6 +151,10 @@ def test_two_versions_are_compared_in_settings_and_sizes(web: TestClient, review
     assert found["settings"][-1]["name"] == "size in bytes"
     page = web.get("/reviews/keep/diff?first=1&second=2").text
     assert "hyperparameters: r" in page
+    looks = iter([found["found"]])  # gone at the second look, as when another tab compares again
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KeptAnswer, "found", property(lambda _: next(looks, None)))
+        assert web.get("/reviews/keep/diff.json?first=1&second=2").json() == found
     assert web.get("/reviews/keep/diff?first=1&second=7").status_code == 404
     assert web.get("/reviews/keep/diff").status_code == 404
 

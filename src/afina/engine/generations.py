@@ -1,7 +1,4 @@
-"""Generation of texts for many adapters at once: one continuous batch for each frozen model.
-
-Memory under the limit.
-"""
+"""Generation of texts for many adapters at once: one continuous batch for each frozen model."""
 
 from __future__ import annotations
 

@@ -176,9 +176,9 @@ class CommandProcess:
         """Why the command has failed; empty if it runs or has not failed."""
         if self.is_running or self.status in (0, None):
             return Sentence()
-        if error := _read(self.directory / "error.json").get("error"):
+        if error := _read(self.directory / "error.json").get("error") or self.answer().get("error"):
             return Sentence.from_json(error["parts"])
-        return Sentence([self.log.strip() or "the command has ended without a message."])
+        return Sentence([_message_at_end(self.log) or "the command has ended without a message."])
 
     def interrupt(self) -> None:
         """Send what Ctrl-C sends: the command ends after it has saved a checkpoint."""
@@ -219,6 +219,12 @@ def _locked(file: IO[str], kind: int) -> bool:
 def texts(found: object) -> list[str]:
     """Return the texts of a list in a state file; empty if the file was damaged and there is no list."""
     return [str(one) for one in found] if isinstance(found, list) else []
+
+
+def _message_at_end(log: str) -> str:
+    """Return the last error in a log, else its last line: all that is known of a process that has left no error."""
+    _, error, message = log.rpartition("Error: ")
+    return message.strip() if error else log.strip().rpartition("\n")[2]
 
 
 def _read(path: Path) -> dict[str, Any]:

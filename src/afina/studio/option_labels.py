@@ -38,10 +38,7 @@ OTHER_WORDS: Mapping[str, str] = {
 
 
 def label(name: str) -> str:
-    """Return what the pages call an option, as an `afina.sentence.Namer`: its field's label in quotation marks.
-
-    Words.
-    """
+    """Return what the pages call an option, as an `afina.sentence.Namer`: its field's label in quotation marks."""
     known = OPTION_LABELS.get(name)
     return f"“{known}”" if known is not None else OTHER_WORDS.get(name, name.replace("_", " "))
 

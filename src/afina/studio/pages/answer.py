@@ -277,8 +277,8 @@ def _test(run: ProjectRun, test: int) -> tuple[str, KeptAnswer]:
 def _summary(run: ProjectRun, test: int) -> dict[str, Any]:
     name, kept = _test(run, test)
     words = "failed" if kept.problem else "in progress"
-    if kept.found is not None:
-        first = _figures(kept.found)[0]
+    if (found := kept.found) is not None:
+        first = _figures(found)[0]
         words = f"{first['name']} {first['value']}" + (f" ({first['interval']})" if first["interval"] else "")
     return {"number": test, "name": name, "words": words}
 

@@ -144,7 +144,8 @@ def data(visit: Visit, project: str) -> DataFacts:
     opened = visit.project(project)
     inspection = _inspection(opened)
     inspection.begin()
-    found = None if inspection.found is None else _in_words(opened, inspection.found)
+    answer = inspection.found
+    found = None if answer is None else _in_words(opened, answer)
     process = inspection.process
     is_reading = process.status is None
     return DataFacts(
@@ -206,8 +207,8 @@ def _choices(name: str, found: Mapping[str, Any] | None) -> dict[str, str]:
         return {}
     usual = "none" if name in ("text_pair", "target") else "recognise it"
     recognised = found["columns"].get(name)
-    columns = {column["name"]: column["name"] for column in found["file_columns"]}
-    return {"": f"recognised: {recognised}" if recognised else usual, **columns}
+    names = [column["name"] for column in found["file_columns"]]  # one is empty if pandas wrote its index
+    return {"": f"recognised: {recognised}" if recognised else usual, **{name: name for name in names if name}}
 
 
 @router.form("/{project}/data/options", data, TEMPLATE)

@@ -52,15 +52,16 @@ def diff(visit: Visit, project: str) -> DiffFacts:
     opened = visit.project(project)
     comparison = _comparison(visit, opened)
     comparison.begin()
+    found = comparison.found
     return DiffFacts(
         project=opened,
         command=comparison.command,
         first=int(visit.query["first"]),
         second=int(visit.query["second"]),
         with_texts=bool(visit.query.get("texts")),
-        found=comparison.found,
+        found=found,
         problem=comparison.problem.named(label),
-        settings=_settings(comparison.found) if comparison.found else [],
+        settings=_settings(found) if found else [],
     )
 
 
