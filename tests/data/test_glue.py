@@ -322,8 +322,9 @@ def test_a_directory_that_lacks_a_file_is_told_before_anything_is_read(tmp_path:
             f"task {address}: {directory}: no dev_mismatched.tsv. Found: dev_matched.tsv, train.tsv. Expected GLUE's "
             "train.tsv and dev_mismatched.tsv."
         )
-    with raises(NotFound, code="task.missing", path="gone"):
-        check_address(f"glue/cola:{tmp_path}/gone")
+    for place in (tmp_path / "gone", directory / "train.tsv"):
+        with raises(NotFound, code="task.missing", path=place.name, expected="train.tsv and dev.tsv"):
+            check_address(f"glue/cola:{place}")
 
 
 @pytest.mark.parametrize(

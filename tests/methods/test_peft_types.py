@@ -21,7 +21,7 @@ from afina import Adapter, Backbone, Predictor, Study
 from afina.errors import InvalidStudy, UnknownName
 from afina.methods import make
 from afina.methods.method import Method
-from afina.methods.peft_settings import NOT_TRAINED, TRAINED
+from afina.methods.peft_settings import COMMON, NOT_TRAINED, TRAINED
 from afina.methods.peft_types import PeftType
 from afina.models.architectures import is_head
 from afina.models.classifier import Classifier
@@ -233,6 +233,17 @@ def test_a_setting_that_peft_does_not_take_is_an_error(
 ) -> None:
     with raises(error, **fields):
         opened(llama, make("peft", {"type": "MISS", "settings": settings}))
+
+
+def test_a_common_setting_that_a_type_lacks_is_unknown_and_those_that_it_has_are_listed(llama: Backbone) -> None:
+    model = Classifier.open(llama, ("bad", "good"), 0).model
+    for kind, own in TRAINED.items():
+        there = {each.name for each in fields(PEFT_TYPE_TO_CONFIG_MAPPING[Known(kind)])}
+        known = sorted({*COMMON, *own} & there)
+        for name in {*COMMON} - there:
+            method = make("peft", {"type": kind, "settings": {name: 4}})
+            with raises(UnknownName, code="name.unknown", name=name, kind=f"setting of {kind}", known=known):
+                method.settings(model)
 
 
 def test_hyperparameters_make_the_same_method_again_and_those_of_peft_its_own() -> None:

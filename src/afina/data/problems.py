@@ -672,6 +672,7 @@ NO_FILE_OF_SPLIT = _task_missing(
 HUB_ADDRESS_MALFORMED = _task_missing(
     "no data set is called {found!r}. Expected hub:OWNER/NAME or hub:OWNER/NAME:CONFIG."
 )
+GLUE_DIRECTORY_MISSING = _task_missing("{path}: no such directory. Expected a directory with GLUE's {expected}.")
 PLACE_MISSING = _task_missing("{path}: no such file or directory.")
 BENCHMARK_FILE_MISSING = _task_missing("{path}: no {file}. Found: {found}. Expected {_expected}.")
 

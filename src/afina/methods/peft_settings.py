@@ -101,7 +101,7 @@ COMMON = (
     *("r", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
     *("init_weights", "bias"),
 )
-"""Settings that most types in `TRAINED` have; peft rejects those that a type lacks."""
+"""Settings that most types in `TRAINED` have; those that a type lacks are refused when a run begins."""
 
 NOT_TRAINED = {
     "LORA": _OWN.format("lora"),

@@ -64,15 +64,21 @@ class PeftType(PeftMethod):
             raise problems.PEFT_TYPE_NOT_TRAINED(reason=NOT_TRAINED[self.type], type=self.type)
         if self.type not in TRAINED:
             raise UnknownName("peft type", self.type, TRAINED, "method peft")
-        known = {*COMMON, *TRAINED[self.type]}
-        for key in self.given:
-            if key not in known:
-                raise UnknownName(f"setting of {self.type}", key, known, "method peft")
+        self._check_known(self._known)
         try:
             peft_settings.check(self._given)
         except InvalidStudy as error:
             raise error.within("method peft: ") from None
         object.__setattr__(self, "title", f"{self.type} (peft)")
+
+    @property
+    def _known(self) -> set[str]:
+        return {*COMMON, *TRAINED[self.type]}
+
+    def _check_known(self, known: set[str]) -> None:
+        for key in self.given:
+            if key not in known:
+                raise UnknownName(f"setting of {self.type}", key, known, "method peft")
 
     @property
     def _given(self) -> dict[str, Any]:
@@ -104,6 +110,7 @@ class PeftType(PeftMethod):
         if model.config.model_type not in (getattr(tuner, "target_module_mapping", None) or {}):
             settings.setdefault("target_modules", list(family.lora_targets))
         kind = PEFT_TYPE_TO_CONFIG_MAPPING[Known(self.type)]
+        self._check_known({each.name for each in fields(kind)} & self._known)
         try:
             peft_settings.check_booleans(kind, self.given)
             settings = peft_settings.resolved(settings, [name for name, _ in model.named_modules()])

@@ -217,10 +217,10 @@ CANNOT_MERGE = Problem(InvalidStudy, "peft.cannot-merge", "peft cannot merge it 
 
 _peft_settings_unusable = partial(Problem, InvalidStudy, "peft.settings-unusable")
 SETTINGS_UNUSABLE = _peft_settings_unusable("method {method}: {reason}")
-PEFT_SETTING_UNUSABLE = _peft_settings_unusable("the adapter's peft setting {setting} is {found!r}: {reason}.")
-PEFT_SETTINGS_UNUSABLE = _peft_settings_unusable("the adapter's peft settings cannot be used ({reason}).")
+PEFT_SETTING_UNUSABLE = _peft_settings_unusable("the peft setting {setting} is {found!r}: {reason}.")
+PEFT_SETTINGS_UNUSABLE = _peft_settings_unusable("the peft settings cannot be used ({reason}).")
 PEFT_VIRTUAL_TOKENS_INVALID = _peft_settings_unusable(
-    "the adapter's peft settings have num_virtual_tokens {found!r:.40} and num_transformer_submodules "
+    "the peft settings have num_virtual_tokens {found!r:.40} and num_transformer_submodules "
     "{submodules!r:.40}. Expected a number of tokens, and one module."
 )
 PEFT_TYPE_UNUSABLE = _peft_settings_unusable(
@@ -231,7 +231,7 @@ VOCABULARY_RESIZED = _peft_settings_unusable(
     "adapter. afina opens adapters of models whose vocabulary is that of their tokenizer's backbone."
 )
 PEFT_SETTING_UNKNOWN = _peft_settings_unusable(
-    "the adapter's peft setting {setting} is {found!r}: the installed peft does not know this setting of {type}, "
+    "the peft setting {setting} is {found!r}: the installed peft does not know this setting of {type}, "
     "and would ignore it. Install a later version of peft."
 )
 

@@ -135,7 +135,7 @@ def load_glue_files(name: str, directory: Path, labels: Sequence[str] | None = N
 def glue_files(name: str, directory: Path) -> list[Path]:
     form = GLUE[name]
     if not directory.is_dir():
-        raise problems.PLACE_MISSING(path=directory)
+        raise problems.GLUE_DIRECTORY_MISSING(expected=_listed(form), path=directory)
     names = ["train.tsv", form.dev]
     if name == "mrpc" and not (directory / names[0]).is_file():
         names = ["msr_paraphrase_train.txt", "msr_paraphrase_test.txt"]
