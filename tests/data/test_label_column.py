@@ -13,7 +13,7 @@ import pytest
 from pyarrow import parquet
 
 from afina import Task
-from afina.errors import AfinaError, UnknownName
+from afina.errors import AfinaError, InvalidData, UnknownName
 from fakes import write_csv
 from raises import raises
 
@@ -156,6 +156,16 @@ def test_a_label_that_is_in_the_evaluation_file_alone_is_told_with_its_row(tmp_p
     given = table_of(tmp_path, ["a;b", "b"] * 8)
     other = write_csv(tmp_path / "other.csv", [("new", "a"), ("newer", "a;z")])
     assert "other.csv, line 3: label 'z' is unknown" in refused(given, evaluation=str(other), kind="labels")
+
+
+def test_the_training_file_decides_how_the_other_is_read(tmp_path: Path) -> None:
+    given = table_of(tmp_path, NUMBERS)
+    whole = write_csv(tmp_path / "whole.csv", [("new", 1), ("newer", 2)])
+    task = Task.load(given, evaluation=str(whole))
+    assert task.evaluation.labels.tolist() == [1.0, 2.0]
+    text = write_csv(tmp_path / "text.csv", [("new", "good")])
+    with raises(InvalidData, code="data.number-malformed", where="text.csv, line 2: column 'label'", found="good"):
+        Task.load(given, evaluation=str(text))
 
 
 def test_of_several_labels_the_rarest_is_on_both_sides_of_a_cut(tmp_path: Path) -> None:

@@ -323,6 +323,12 @@ def test_missing_values_are_refused_with_their_rows_or_skipped_and_counted(
         Task.load(mine, missing="drop")
 
 
+@pytest.mark.parametrize("word", ["NaN", "nan", "<NA>"])
+def test_words_for_missing_values_are_classes_if_they_are_kept(tmp_path: Path, word: str) -> None:
+    mine = table_of(tmp_path, [word, "None"] * 10)
+    assert Task.load(mine, missing="keep").label_names == tuple(sorted((word, "None")))
+
+
 def test_lower_case_none_is_a_class_as_in_pandas(tmp_path: Path) -> None:
     assert Task.load(table_of(tmp_path, ["none", "some"] * 8)).label_names == ("none", "some")
 

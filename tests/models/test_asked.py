@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from afina import Backbone, Predictor
+from afina import Adapter, Backbone, Predictor
 from afina.data.batch import pack
 from afina.data.template import Template
 from afina.data.tokenize import encode
@@ -188,6 +189,29 @@ def asked(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
         run = runs.run(family, method).model_copy(update={"ask": ASK})
         found[method] = out / run.execute(out).adapter
     return found
+
+
+@torch.inference_mode()
+def theirs(model: Any, path: Path) -> torch.Tensor:
+    """Logits by the model's own forward of the texts in the template, padded by the tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    texts = [Template(TEMPLATE).render(text) for text in TEXTS]
+    batch = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
+    return model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+
+
+# peft asks transformers for a property that transformers has renamed.
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+def test_peft_opens_a_lora_that_began_in_words_with_the_same_logits(
+    asked: dict[str, Path], backbones: Backbones
+) -> None:
+    base = AutoModelForSequenceClassification.from_pretrained(backbones.path("llama"), num_labels=2)
+    expected = theirs(PeftModel.from_pretrained(base, asked["lora"]), backbones.path("llama"))
+    found = torch.from_numpy(Predictor.load(asked["lora"]).outputs(TEXTS))
+    assert difference(found, expected) <= TOLERANCE
+    assert Adapter.load(asked["lora"]).tensors["base_model.model.score.weight"].shape == (2, 32)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
