@@ -190,7 +190,7 @@ def test_the_memory_of_a_worker_is_measured_in_one_of_the_server_that_is_prepare
     assert measured < alone < 1.5 * measured
 
 
-def test_each_environment_has_a_server_of_its_own(
+def test_each_environment_has_a_server_of_its_own_and_two_at_most_stay(
     servers: fork_server._Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[dict[str, str]] = []
@@ -206,13 +206,19 @@ def test_each_environment_has_a_server_of_its_own(
         def is_ready(self, wanted: Callable[[], bool]) -> bool:
             return wanted()
 
+        def close(self) -> None:
+            started.remove({})
+
     monkeypatch.setattr(fork_server, "ForkServer", Fake)
-    one, two = ({}, {"OMP_NUM_THREADS": "1"})
+    one, two, three = ({}, {"OMP_NUM_THREADS": "1"}, {"OMP_NUM_THREADS": "2"})
     first = fork_server.server_for(one, lambda: True)
     assert fork_server.server_for(one, lambda: True) is first
     assert fork_server.server_for(two, lambda: False) is None
     assert started == [one, two]
+    fork_server.server_for(three, lambda: True)
+    assert started == [two, three]
     servers.by_surroundings.clear()
+    servers.closed.clear()
 
 
 @pytest.mark.slow

@@ -396,6 +396,22 @@ def test_a_tuned_study_runs_each_seed_at_the_chosen_setting(
 
 
 @pytest.mark.slow
+def test_what_is_held_out_has_no_part_in_the_choice(gpt2: Backbone, noting: Noting, tmp_path: Path) -> None:
+    rows = [(text, ("bad", "good")[label]) for text, label in sentences(120)]
+    made = []
+    for name, flip in (("true", False), ("false", True)):
+        where = tmp_path / name
+        where.mkdir()
+        write_csv(where / "train.csv", rows[:80])
+        other = {"bad": "good", "good": "bad"}
+        write_csv(where / "dev.csv", [(text, other[label] if flip else label) for text, label in rows[80:]])
+        made.append(tune(study(gpt2, str(where)), where, noting, "full"))
+    one, two = [[(c.setting, c.steps, c.value) for c in each.trials] for each in made]
+    assert one == two
+    assert made[0].setting == made[1].setting
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "dtype"), [("full", "bfloat16"), ("lora", "float32")])
 def test_pausing_for_scores_changes_nothing_in_training(gpt2: Backbone, toy: str, method: str, dtype: str) -> None:
     from afina.studies.runs.execute import try_out

@@ -29,6 +29,9 @@ from typing import IO, Any
 from afina import allocator, openmp
 from afina.errors import AfinaError
 
+MOST = 2
+"""The largest number of fork servers that one process has at the same time."""
+
 IDLE = 60.0
 """A fork server ends after this number of seconds without a worker."""
 
@@ -136,6 +139,10 @@ class ForkServer:
             return None
         return ForkedWorker(int(pid), handles[0], link, (to_worker, from_worker))
 
+    def close(self) -> None:
+        """Let the server end when its workers have ended; a thread that waits for it starts its worker alone."""
+        self.control.shutdown(socket.SHUT_WR)
+
 
 class _Servers:
     """The fork servers of this process, by the environment variables and other state that workers inherit."""
@@ -143,6 +150,7 @@ class _Servers:
     def __init__(self) -> None:
         self.lock, self.owner = threading.Lock(), os.getpid()
         self.by_surroundings: dict[object, ForkServer] = {}
+        self.closed: list[ForkServer] = []
         self.refused: set[object] = set()
 
     def of(self, environment: Mapping[str, str]) -> ForkServer | None:
@@ -151,18 +159,24 @@ class _Servers:
         with self.lock:
             if surroundings in self.refused:
                 return None
-            server = self.by_surroundings.get(surroundings)
+            for ended in [one for one in self.closed if one.process.poll() is not None]:
+                ended.control.close()
+                self.closed.remove(ended)
+            server = self.by_surroundings.pop(surroundings, None)
             if server is not None and server.process.poll() is not None:  # it was idle, or was killed
                 server.control.close()
                 server = None
-            self.by_surroundings[surroundings] = server = server or ForkServer(environment)
+            self.by_surroundings[surroundings] = server = server or ForkServer(environment)  # the latest comes last
+            for oldest in [*self.by_surroundings][:-MOST]:
+                self.closed.append(self.by_surroundings.pop(oldest))
+                self.closed[-1].close()
             return server
 
     def end(self) -> None:
         """Kill the servers at the end of this process; the workers end by themselves."""
         if os.getpid() != self.owner:  # a fork of this process that ends
             return
-        for server in self.by_surroundings.values():
+        for server in (*self.by_surroundings.values(), *self.closed):
             server.control.close()
             server.process.kill()
             server.process.wait()

@@ -253,7 +253,9 @@ def _try_out(request: TryOut, reporter: _Reporter, replies: queue.SimpleQueue[Me
         ends = score.step >= min(last, score.steps) or score.value is None
         reporter.send(Scored(score=score, last=ends))
         if not ends:
-            replies.get()  # wait, so that a candidate which is stopped has taken no step after its last score
+            # On this machine, the executor answers after the pruner has decided, so that a candidate which is stopped
+            # has taken no step after its last score; on a node of a Ray cluster, the task answers at once.
+            replies.get()
 
 
 def _foresee(request: Foresee, reporter: _Reporter) -> None:
