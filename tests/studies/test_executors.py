@@ -337,16 +337,19 @@ def test_the_loss_of_a_machine_is_not_a_fault_of_the_run_until_it_is_the_twentie
     assert tries == [NODES]
 
 
+@pytest.mark.slow
 def test_a_run_that_loses_every_machine_keeps_its_checkpoint(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
-    results = small(gpt2, toy, "lora").run(tmp_path, executor=Losing(TRIES, 0))
+    losing, scribe = Losing(TRIES, 1), Scribe()
+    results = small(gpt2, toy, "lora").run(tmp_path, executor=losing)
     (failure,) = results.failed
     assert failure.error == (
         f"run lora: the process of this run was lost (the node went away), {TRIES} times in all. Start again; the run "
         "continues from its last checkpoint."
     )
-    assert checkpoints(tmp_path) == {"lora"}
-    results = small(gpt2, toy, "lora").run(tmp_path, executor=HereExecutor())
+    assert losing.steps == [1, 2, 2, 3, 3, 4]
+    results = small(gpt2, toy, "lora").run(tmp_path, scribe, executor=HereExecutor())
     assert len(results.records) == 1
+    assert scribe.steps == [4, 5, 6]
 
 
 # With real workers
