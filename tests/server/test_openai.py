@@ -18,6 +18,7 @@ import pytest
 import torch
 from jsonschema import Draft202012Validator
 from openai import OpenAI
+from openai.types import CompletionChoice
 
 from afina import Adapter, Backbone
 from afina.data.batch import pack
@@ -187,23 +188,36 @@ CHANGED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"min_p": 0.4, "temperature": 1.5, "seed": 3},
     ),
     "length": ({"min_tokens": 12, "ignore_eos": True}, {"min_new_tokens": 12, "ignore_eos": True}),
-    "stop token": ({"stop_token_ids": [97]}, {"stop_token_ids": (97,)}),
 }
 
 
-@pytest.mark.parametrize("name", CHANGED)
-def test_what_changes_the_logits_gives_the_answer_of_the_adapter_alone(
-    served: Served, client: OpenAI, name: str
-) -> None:
-    body, decoding = CHANGED[name]
+def completed(served: Served, client: OpenAI, body: dict[str, Any], decoding: dict[str, Any]) -> CompletionChoice:
+    """A completion of the prompt, which is that of the adapter alone and whose receipt has the decoding."""
     raw = client.completions.with_raw_response.create(model="acme/told", prompt=PROMPT, max_tokens=12, extra_body=body)
     (choice,) = raw.parse().choices
     assert choice.text == alone(served, "acme/told@1", PROMPT, max_new_tokens=12, **decoding)
     facts = Receipt.parse(raw.headers["Afina-Receipt"]).generation
     assert facts is not None
     assert facts.model_dump(exclude_defaults=True) == {"max_new_tokens": 12, **decoding}
+    return choice
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_what_changes_the_logits_gives_the_answer_of_the_adapter_alone(
+    served: Served, client: OpenAI, name: str
+) -> None:
+    choice = completed(served, client, *CHANGED[name])
     usual = alone(served, "acme/told@1", PROMPT, max_new_tokens=12)
-    assert choice.text != usual or name in ("length", "stop token")
+    assert choice.text != usual or name == "length"
+
+
+def test_a_stop_token_of_the_usual_answer_ends_it_early(served: Served, client: OpenAI) -> None:
+    usual = alone(served, "acme/told@1", PROMPT, max_new_tokens=12)
+    token = served.backbone.tokenizer(usual)["input_ids"][-2]
+    choice = completed(served, client, {"stop_token_ids": [token]}, {"stop_token_ids": (token,)})
+    assert choice.finish_reason == "stop"
+    assert usual.startswith(choice.text)
+    assert choice.text != usual
 
 
 def test_prompts_of_token_ids_are_taken_as_they_are(served: Served, client: OpenAI) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import json
 import re
@@ -11,18 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doubts_of_studios import found
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from afina.errors import CannotWrite, InvalidData, Refused
+from afina.pages.html import inline, spans
+from afina.pages.marked_text import Mark, MarkedText
 from afina.report.plots.race import EndedTraining, race
+from afina.studies.labelling.doubts import DoubtfulLabel
 from afina.studio import access
 from afina.studio.access import HEADERS, MOST_SESSIONS, SESSION_DAYS, TRIES, Access, set_password
 from afina.studio.app import PAGES, make_app
 from afina.studio.command_process import LOCK
-from afina.studio.folder import StudioFolder
+from afina.studio.folder import Project, StudioFolder
 from afina.studio.page import Studio, _drawn, _environment
+from afina.studio.pages.data import inspect_arguments, inspection_of
 from afina.studio.run_queue import RunQueue
+from afina.studio.server_process import StudioServer
 from full_disk import no_file_above
 from pages import ROOT
 from raises import raises
@@ -338,6 +345,9 @@ def test_a_path_that_leads_elsewhere_is_no_page(studio: Studio, web: TestClient,
         assert "root:" not in answer.text
 
 
+UNQUOTED = re.compile(r"<[a-zA-Z][^<>]*[\s}][\w-]+=[^\s\"'<>]*\{\}")
+"""A tag with an expression in an attribute without quotes; each expression and statement is written `{}`."""
+
 MARKUP = "<script>alert('x')</script>\"'><img src=x onerror=y>"
 
 
@@ -348,6 +358,32 @@ def test_every_template_escapes_texts_and_only_reports_and_plots_are_markup() ->
         "answer.html.j2",
         "run_live.html.j2",
     }
+    for name, text in templates.items():
+        assert "autoescape" not in text, name
+        assert not UNQUOTED.search(re.sub(r"\{\{.*?\}\}|\{%.*?%\}", "{}", text, flags=re.DOTALL)), name
+    marked = MarkedText(MARKUP, (Mark(0, len(MARKUP) - 1, MARKUP, MARKUP),))
+    for shown in (inline(f"`{MARKUP}` {MARKUP}"), spans(marked)):
+        assert "<script" not in shown
+        assert "<img" not in shown
+
+
+@pytest.mark.parametrize("path", ["/", "/reviews/data", "/reviews/doubts", "/reviews/try"])
+def test_a_hostile_text_is_shown_as_text(
+    web: TestClient, reviews: Project, answered: Any, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    web.post("/", data={"address": MARKUP, "title": MARKUP})
+    rows = [[f"{MARKUP} {row}", f"{MARKUP} {row % 2}"] for row in range(8)]
+    with (reviews.data / "reviews.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["text", "label"], *rows])
+    answered(inspection_of(reviews), [*inspect_arguments(reviews), "--json"])
+    named = {"text": MARKUP, "label": MARKUP, "suggested": f"no {MARKUP}", "reason": MARKUP}
+    found(reviews, DoubtfulLabel(file="reviews.csv", row=2, training=True, **named))
+    monkeypatch.setattr(StudioServer, "start", lambda server, backbone: None)
+    asked = web.post("/reviews/try", data={"text": MARKUP, "ask-studio/reviews@1": "yes"}).headers["location"]
+    page = web.get(asked if path == "/reviews/try" else path).text
+    assert "&lt;script&gt;alert" in page
+    assert "<script>alert" not in page
+    assert "<img" not in page
 
 
 def test_an_error_is_a_sentence_and_a_browser_that_is_not_signed_in_gets_no_link(
