@@ -73,7 +73,7 @@ class StrictNumbers:
 def _check_numbers(schema: Any, handler: GetCoreSchemaHandler) -> None:
     """Add the check to each number in a core schema, which is changed, also within fields that are dataclasses."""
     for key, part in schema.items() if isinstance(schema, dict) else enumerate(schema):
-        if key in ("default", "metadata", "serialization", "config"):
+        if key in ("default", "metadata", "serialization", "config", "keys_schema"):  # keys of JSON are strings
             continue
         if isinstance(part, dict) and part.get("type") == "definition-ref":
             found = handler.resolve_ref_schema(cast(CoreSchema, part))

@@ -243,7 +243,9 @@ def test_pairs_of_texts_are_trained_on_and_predicted(afina: Command, gpt2: Backb
 def test_an_adapter_that_asks_of_one_text_takes_no_pairs(afina: Command, trained: Path) -> None:
     Path("new.jsonl").write_text('{"text": "a warm play", "text_pair": "a dull one"}\n', encoding="utf-8")
     told = afina("predict", trained, "--file", "new.jsonl").error
-    assert told.endswith("trained on single texts, but pairs are given. Name the only column to read with --text.")
+    assert told.endswith(
+        "trained on single texts, but pairs are given. Give one text, or name the only column to read with --text."
+    )
     (line,) = afina("predict", trained, "--file", "new.jsonl", "--text", "text_pair").lines()
     assert line["text"] == "a dull one"
 

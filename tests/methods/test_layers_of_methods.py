@@ -51,7 +51,7 @@ def test_the_default_is_in_no_key_and_in_no_manifest() -> None:
         assert runs[0].key == runs[1].key != runs[2].key
         assert make(name, {"layers": 3}).hyperparameters["layers"] == 3
     assert set(make("adapter").hyperparameters) == {"kind", "reduction", "scale"}
-    assert set(make("ia3").hyperparameters) == {"targets", "feedforward"}
+    assert set(make("ia3").hyperparameters) == {"feedforward"}
 
 
 @pytest.mark.slow
