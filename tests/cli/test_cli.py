@@ -235,7 +235,9 @@ def test_pairs_of_texts_are_trained_on_and_predicted(afina: Command, gpt2: Backb
     assert [(line["text"], line["text_pair"]) for line in lines] == [(one["text"], one["text_pair"]) for one in asked]
     assert lines[0]["probabilities"] != lines[1]["probabilities"]
     told = afina("predict", adapter, "the soup was bright").error
-    assert told.startswith(f"{adapter}: trained on pairs of texts, but single texts are given. Give a --file with")
+    assert told.startswith(
+        f"{adapter}: trained on pairs of texts, but single texts are given. Give both texts with --pair, or a --file with"
+    )
     alone = Path("results/train") / single.adapter
     assert afina("predict", alone, "the soup was bright").code == 0
 
