@@ -236,7 +236,7 @@ def test_pairs_of_texts_are_trained_on_and_predicted(afina: Command, gpt2: Backb
     assert lines[0]["probabilities"] != lines[1]["probabilities"]
     told = afina("predict", adapter, "the soup was bright").error
     assert told.startswith(
-        f"{adapter}: trained on pairs of texts, but single texts are given. Give both texts with --pair, or a --file with"
+        f"{adapter}: trained on pairs of texts, but single texts are given. Give both texts with --pair, or "
     )
     alone = Path("results/train") / single.adapter
     assert afina("predict", alone, "the soup was bright").code == 0
