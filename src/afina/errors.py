@@ -198,7 +198,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def same_name(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that differs only in case and punctuation, or is a usual synonym; None if there is none.
+    """Return the known name that differs only in case and punctuation, or is a usual synonym, or None.
 
     A key such as `train.lr` is compared by its last part with the keys of the same table.
     """

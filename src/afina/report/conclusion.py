@@ -145,6 +145,11 @@ def _field(arms: Sequence[Arm], verdicts: Verdicts) -> _Field:
     return _Field(leader, tuple(arm for arm in ground if arm is not leader), verdicts)
 
 
+def undefined(metric: str) -> str:
+    """Return the reason why no method is named, without its first word."""
+    return f"method can be called best: {METRICS[metric].words} is undefined, because it needs {METRICS[metric].needs}"
+
+
 def _rank(arm: Arm) -> tuple[float, bool, int]:
     return (-arm.gain, not arm.trained, arm.record.trainable)
 
@@ -165,7 +170,7 @@ class _Field:
         arm, name = self.leader, self.leader.record.metric
         metric = METRICS[name]
         if isnan(arm.headline):
-            return f"No method can be called best: {metric.words} is undefined, because it needs {metric.needs}."
+            return f"No {undefined(name)}."
         figure = figure_with_interval(name, arm.headline, arm.interval(name))
         if not self.others:
             return f"{arm.label}: {metric.words} {figure}"

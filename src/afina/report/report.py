@@ -169,9 +169,9 @@ class Report:
             return "" if made.adapter else "the recommended method has no adapter"
         if not self.arms:
             return "no run has finished"
-        text, (best, *others) = self._leading
+        _, (best, *others) = self._leading
         if others and isnan(best.headline):
-            return f"{text[0].lower()}{text[1:].removesuffix('.')}"
+            return f"no {conclusion.undefined(best.record.metric)}"
         return "" if best.record == self.of_use else f"the best method, {best.label}, has no adapter to use"
 
     @cached_property

@@ -97,32 +97,31 @@ class LabelDecisions:
             raise problems.DECISIONS_DAMAGED(path=self.path)
         return made
 
-    def decide(self, found: Doubts, label: DoubtfulLabel, decision: str, names: Sequence[str]) -> None:
+    def decide(
+        self, found: Doubts, label: DoubtfulLabel, decision: str, names: Sequence[str], *, seen: str | None = None
+    ) -> None:
         """Keep the decision about a doubtful label, in place of an earlier one; `names` are the project's labels.
 
-        Raises Conflict if the project leaves out the texts of another list, and InvalidData if the suggestion cannot be
-        written as a correction.
+        `seen`: the decision that a page has shown, empty for none. None: any. Raises Conflict if the present decision is
+        not `seen`, or if the project leaves out the texts of another list. Raises InvalidData if the suggestion cannot
+        be written as a correction.
         """
         with _lock:
+            decided, key = self.read(), key_of(label)
+            _check_seen(decided.get(key), seen)
             if decision != KEPT and label.training:
                 self._check_list()
             answer = _answer(found, label, names) if decision == TAKEN else ""
-            decided, key = self.read(), key_of(label)
             self._forget(decided.pop(key, None))
             if decision == TAKEN:
                 Corrections(self.project).add(Correction(label.text, answer, label.text_pair or ""), found.kind)
             self._write({**decided, key: DecidedLabel(label, decision, found.kind, answer)})
 
-    def check_seen(self, key: str, seen: str) -> None:
-        """Raise Conflict unless the decision about a label is the one that a page has shown; empty: none."""
-        found = self.read().get(key)
-        if (found.decision if found else "") != seen:
-            raise problems.DECIDED_MEANWHILE(found=found.decision if found else "the decision was taken back")
-
-    def undo(self, key: str) -> None:
+    def undo(self, key: str, *, seen: str | None = None) -> None:
         """Forget a decision; the correction that it made is removed. Nothing is done without such a decision."""
         with _lock:
             decided = self.read()
+            _check_seen(decided.get(key), seen)
             self._forget(decided.pop(key, None))
             self._write(decided)
 
@@ -149,6 +148,12 @@ class LabelDecisions:
             self.project.with_options({WITHOUT: None})
         with suppress(FileNotFoundError):
             self.left_out.unlink()
+
+
+def _check_seen(decided: DecidedLabel | None, seen: str | None) -> None:
+    now = decided.decision if decided else ""
+    if seen not in (None, now):
+        raise problems.DECIDED_MEANWHILE(found=now or "the decision was taken back")
 
 
 def _answer(found: Doubts, label: DoubtfulLabel, names: Sequence[str]) -> str:

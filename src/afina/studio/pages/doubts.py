@@ -172,14 +172,13 @@ def decide(visit: Visit, form: Form, project: str) -> str:
     """Keep the decision about a doubtful label, or take an earlier one back."""
     opened, key, decision = visit.project(project), form["key"], form["decision"]
     found, decisions = _found(opened), LabelDecisions(opened)
-    if (seen := form.fields.get("seen")) is not None:  # of another tab, perhaps
-        decisions.check_seen(key, seen)
+    seen = form.fields.get("seen")  # another tab may have decided since
     if decision == UNDO:
-        decisions.undo(key)
+        decisions.undo(key, seen=seen)
         return f"/{project}/doubts#decided"
     label = None if found is None else next((one for one in found.labels if key_of(one) == key), None)
     if found is None or label is None or decision not in DECISIONS:
         raise problems.DOUBT_MISSING(project=opened.name)
     names = [one["label"] for one in inspection_of(opened).answer().get("labels") or ()]
-    decisions.decide(found, label, decision, names)
+    decisions.decide(found, label, decision, names, seen=seen)
     return f"/{project}/doubts#doubts"
