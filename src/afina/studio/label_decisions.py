@@ -102,9 +102,9 @@ class LabelDecisions:
     ) -> None:
         """Keep the decision about a doubtful label, in place of an earlier one; `names` are the project's labels.
 
-        `seen`: the decision that a page has shown, empty for none. None: any. Raises Conflict if the present decision is
-        not `seen`, or if the project leaves out the texts of another list. Raises InvalidData if the suggestion cannot
-        be written as a correction.
+        `seen`: the decision that a page has shown, empty for none. None: any. Raises Conflict if the present decision
+        is not `seen`, or if the project leaves out the texts of another list. Raises InvalidData if the suggestion
+        cannot be written as a correction.
         """
         with _lock:
             decided, key = self.read(), key_of(label)
