@@ -197,6 +197,9 @@ def test_a_tie_is_called_one() -> None:
         "LoRA and zero-shot have the same accuracy: 0.98 (0.96 to 0.99) on 400 evaluation texts. It is undecided "
         "whether LoRA (0.9800) is better than zero-shot (0.9800) or full fine-tuning (0.9700)."
     )
+    headline = Report.of(results([answering("full", range(20)), answering("lora", range(15, 40))])).headline
+    assert headline is not None
+    assert headline.text == "full fine-tuning has the highest accuracy: 0.95 (0.92 to 0.97), undecided against LoRA"
     below = told(answering("full", range(90)), answering("lora", range(8)), answering("zero-shot", range(2, 10)))
     assert "LoRA (0.9800) is better than full fine-tuning (0.7750)." in below
     headline = Report.of(results([answering("zero-shot", []), answering("lora", [])])).headline

@@ -75,7 +75,7 @@ def test_verdicts_of_several_kinds_are_separated_by_semicolons() -> None:
 @pytest.mark.parametrize(
     ("left_out", "said"),
     [
-        (["lora-0.003-on-minilm"], "More minutes would also train LoRA at 0.003 on minilm"),
+        (["lora-0.003-on-minilm"], "More minutes would also train LoRA at learning rate 0.003 on minilm"),
         (["zero-shot-on-embedded"], "More minutes would also try zero-shot on embedded"),
         (["head", "zero-shot-16-shots"], "also try head only and zero-shot with 16 examples in the prompt"),
     ],
@@ -104,3 +104,17 @@ def test_a_prompt_without_label_words_is_not_called_asking_in_words() -> None:
     assert [each for each in notes if each.startswith("Asked in words")] == [
         'Asked in words: texts stand in "{text}?"; the head begins as the output embeddings of words (a: " a").'
     ]
+
+
+def test_the_headline_names_the_methods_that_may_be_as_good_and_each_share_has_its_interval() -> None:
+    one = made({"full": 80, "lora": 82, "ia3": 30, "head": 20}, recommended="full")
+    assert recommendation.headline(one) == "Use full fine-tuning: accuracy 0.80, undecided against LoRA"
+    assert recommendation.sentences(one)[0] == (
+        "Use full fine-tuning: accuracy 0.80 on 100 held-out texts, undecided against LoRA."
+    )
+    table = recommendation.evidence(one)
+    assert [column.heading for column in table.columns][1:3] == ["Accuracy", "95 % of accuracy"]
+    assert table.rows[0][:3] == ("full fine-tuning", "0.8000", "0.7112 to 0.8666")
+    many = made({"full": 80, "lora": 82, "ia3": 81, "head": 79, "prelayer": 78, "dora": 77})
+    assert recommendation.headline(many).endswith(", undecided against LoRA, (IA)³, head only and 2 more")
+    assert recommendation.headline(made({"full": 80, "ia3": 30})) == "Use full fine-tuning: accuracy 0.80"

@@ -758,12 +758,13 @@ def test_it_recommends_in_sentences_with_evidence_and_an_adapter(plenty: Plenty)
     made = plenty.made
     assert made.contender(made.recommended).method == "full"
     which, why, costs, sure, minutes, labels = sentences(made)
-    assert re.match(r"Use full fine-tuning( at 3\.33e-05)?: accuracy 1\.00 on ", which)
+    assert re.match(r"Use full fine-tuning( at learning rate 3\.33e-05)?: accuracy 1\.00 on ", which)
     assert re.match(
-        r"Full fine-tuning( at 3\.33e-05)? was best on the validation texts(, level with .*)?\. Other ", why
+        r"Full fine-tuning( at learning rate 3\.33e-05)? was best on the validation texts(, level with .*)?\. Other ",
+        why,
     )
-    assert "LoRA 0.9" in why
-    assert re.match(r"Full fine-tuning( at 3\.33e-05)? trains [\d,]+ parameters ", costs)
+    assert "LoRA (0.9" in why
+    assert re.match(r"Full fine-tuning( at learning rate 3\.33e-05)? trains [\d,]+ parameters ", costs)
     assert " is better than " in sure
     assert "TF-IDF" in sure
     assert sure.endswith(ONE_SEED)
@@ -834,9 +835,9 @@ def test_each_learning_rate_has_a_row_and_the_best_is_compared(world: World) -> 
     compared = {name for one in made.comparisons for name in (one.first, one.second)}
     assert "lora-0.003" in compared
     assert "lora" not in compared
-    assert sentences(made)[0].startswith("Use LoRA at 0.003: accuracy ")
-    assert sentences(made)[1].startswith("LoRA at 0.003 was best")
-    (row,) = (row for row in evidence(made).rows if row[0] == "LoRA at 0.003")
+    assert sentences(made)[0].startswith("Use LoRA at learning rate 0.003: accuracy ")
+    assert sentences(made)[1].startswith("LoRA at learning rate 0.003 was best")
+    (row,) = (row for row in evidence(made).rows if row[0] == "LoRA at learning rate 0.003")
     assert row[-1].startswith("learning rate 0.003; accuracy 0.99")
 
 
@@ -1181,8 +1182,10 @@ def test_of_several_backbones_a_method_on_one_of_them_is_recommended(world: Worl
     assert {run.backbone for run in world.carried} == {"embedded", "gpt2"}
     compared = {name.partition("-on-")[2] for one in made.comparisons for name in (one.first, one.second)}
     assert compared == {"", "embedded", "gpt2"}
-    assert re.match(r"Use full fine-tuning( at 3\.33e-05)? on gpt2: accuracy 1\.00 on ", sentences(made)[0])
-    assert "Other methods on the held-out texts: LoRA on gpt2 0.9" in sentences(made)[1]
+    assert re.match(
+        r"Use full fine-tuning( at learning rate 3\.33e-05)? on gpt2: accuracy 1\.00 on ", sentences(made)[0]
+    )
+    assert "Other methods on the held-out texts: LoRA on gpt2 (0.9" in sentences(made)[1]
     assert "zero-shot on embedded" in [row[0] for row in evidence(made).rows]
     assert any(note.startswith("No training was recorded on gpt2: the order") for note in evidence(made).notes)
     told = as_json(made, tmp_path / "out")

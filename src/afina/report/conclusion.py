@@ -30,7 +30,7 @@ from afina.report.formatting import (
     span,
 )
 from afina.report.headline import fee_per_1000, figures_of
-from afina.report.verdicts import ONE_SEED, SIGNIFICANT, Verdicts, alike, learning_curve_sentences
+from afina.report.verdicts import ONE_SEED, SIGNIFICANT, Verdicts, alike, learning_curve_sentences, undecided_clause
 from afina.stats.comparison import Comparison
 from afina.stats.metrics import METRICS
 from afina.studies.baselines import MeasuredBaseline
@@ -57,7 +57,7 @@ def sentences(
         return []
     field = _field(arms, verdicts)
     if isnan(field.leader.headline):
-        return [field.headline()]
+        return [field.best()]
     ground = [field.leader, *field.others]
     compared = field.compared() if field.others or not against else f"{against[0].sentence}."
     faster = faster_sentence(field.leader, field.others, verdicts)
@@ -167,6 +167,10 @@ class _Field:
     verdicts: Verdicts
 
     def headline(self) -> str:
+        """The best method and its figure, with the methods against which the verdict is undecided."""
+        return f"{self.best()}{undecided_clause([arm.label for arm in self.of('undecided') if arm not in self.tied])}"
+
+    def best(self) -> str:
         arm, name = self.leader, self.leader.record.metric
         metric = METRICS[name]
         if isnan(arm.headline):
@@ -183,7 +187,7 @@ class _Field:
 
     def answer(self) -> str:
         seeds = f" (mean of {len(self.leader.seeds)} seeds)" if len(self.leader.seeds) > 1 else ""
-        return f"{self.headline()} on {counted(self.leader.record.examples, 'evaluation text')}{seeds}."
+        return f"{self.best()} on {counted(self.leader.record.examples, 'evaluation text')}{seeds}."
 
     def compared(self) -> str:
         arm, better, level, open_ = self.leader, self.of("better"), self.of("equivalent"), self.of("undecided")

@@ -19,8 +19,7 @@ from afina.report.formatting import (
 )
 from afina.report.recommendation import Interval
 from afina.report.tables import measured_on_gpu
-from afina.stats.intervals import wilson
-from afina.stats.metrics import METRICS
+from afina.stats.intervals import FEWEST
 from afina.studies.choosing.recommendation import Contender, Recommendation
 from afina.studies.runs.record import Record
 
@@ -56,10 +55,7 @@ def interval(choice: Recommendation, arms: Sequence[Arm]) -> Interval:
     """
     if arm := _arm(choice, arms):
         return arm.interval(choice.metric)
-    value = choice.contender(choice.recommended).metrics[choice.metric]
-    if not METRICS[choice.metric].counted or isnan(value):
-        return None
-    return wilson(round(value * choice.examples), choice.examples).ends
+    return recommendation.counted_interval(choice, choice.contender(choice.recommended))
 
 
 def _arm(choice: Recommendation, arms: Sequence[Arm]) -> Arm | None:
@@ -67,9 +63,19 @@ def _arm(choice: Recommendation, arms: Sequence[Arm]) -> Arm | None:
     return next((arm for arm in arms if key in {record.key for record in arm.records}), None)
 
 
-def _first(metric: str, value: float, found: Interval, texts: str) -> Figure:
+def _first(metric: str, value: float, found: Interval, texts: str, why_none: str) -> Figure:
     shown, _, between = figure_with_interval(metric, value, found).partition(" ")
-    return Figure(metric_heading(metric), shown, f"95 % interval {between.strip('()')}; {texts}" if found else texts)
+    interval = f"95 % interval {between.strip('()')}" if found else f"no interval: {why_none}"
+    return Figure(metric_heading(metric), shown, f"{interval}; {texts}")
+
+
+def _why_none(arm: Arm) -> str:
+    """Return why the headline metric of a method has no interval."""
+    if isnan(arm.headline):
+        return "the metric is undefined"
+    if arm.record.examples < FEWEST:
+        return f"there are fewer than {FEWEST} evaluation texts"
+    return "these texts do not show how far the metric may vary"
 
 
 def fee_per_1000(record: Record) -> float | None:
@@ -82,7 +88,7 @@ def figures_of(arm: Arm) -> tuple[Figure, ...]:
     record = arm.record
     seeds = f"mean of {len(arm.seeds)} seeds" if len(arm.seeds) > 1 else "one seed"
     texts = f"{count(record.examples)} evaluation texts, {seeds}"
-    figures = [_first(record.metric, arm.headline, arm.interval(record.metric), texts)]
+    figures = [_first(record.metric, arm.headline, arm.interval(record.metric), texts, _why_none(arm))]
     where = record.place
     trained = arm.mean(lambda one: one.seconds.train) if arm.trained else None
     time = NOTHING if trained is None else seconds_in_words(trained)
@@ -102,8 +108,9 @@ def figures_of(arm: Arm) -> tuple[Figure, ...]:
 
 def _of_contender(choice: Recommendation, chosen: Contender, found: Interval) -> tuple[Figure, ...]:
     """The figures of a recommended baseline without a language model, which has no run."""
+    texts = f"{count(choice.examples)} held-out texts"
     return (
-        _first(choice.metric, chosen.metrics[choice.metric], found, f"{count(choice.examples)} held-out texts"),
+        _first(choice.metric, chosen.metrics[choice.metric], found, texts, recommendation.NOT_KEPT),
         Figure("Training time", "seconds", "fitted without a language model"),
         Figure("Memory", "not measured", "no language model is loaded"),
     )

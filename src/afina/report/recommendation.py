@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import inf, isnan, nan
 
@@ -17,6 +17,7 @@ from afina.report.formatting import (
     capitalised,
     count,
     figure_with_interval,
+    interval_heading,
     listed,
     metric_heading,
     metric_name,
@@ -24,11 +25,13 @@ from afina.report.formatting import (
     number_of_texts,
     share,
     size,
+    span,
     too_few,
 )
 from afina.report.tables import EVIDENCE, Column, Table, columns_of
-from afina.report.verdicts import ONE_SEED, SIGNIFICANT
+from afina.report.verdicts import ONE_SEED, SIGNIFICANT, undecided_clause
 from afina.stats.comparison import Comparison, difference_text
+from afina.stats.intervals import wilson
 from afina.stats.metrics import METRICS
 from afina.studies.backbones import ON
 from afina.studies.choosing import floors
@@ -57,7 +60,8 @@ def sentences(choice: Recommendation, interval: Interval = None) -> tuple[str, .
         said = _of_endpoint(choice, chosen, chosen.endpoint)
     else:
         said = _of_method(choice, chosen) if chosen.trained else _of_simple(choice, chosen)
-    answer = f"{_nothing_trained(choice)}{headline(choice, interval)} on {choice.examples:,} held-out texts."
+    answer = f"{_nothing_trained(choice)}{_best(choice, interval)} on {choice.examples:,} held-out texts"
+    answer += f"{_undecided(choice)}."
     answer += _speed(choice, chosen)
     unasked = [no_words_note(choice.unasked, choice.train_examples)] if choice.unasked else []
     told = (*second_answer(choice), *_of_few(choice), *said, *_of_rival(choice))
@@ -138,7 +142,19 @@ def _speed(choice: Recommendation, chosen: Contender) -> str:
 
 
 def headline(choice: Recommendation, interval: Interval = None) -> str:
-    """Return the recommended method in about ten words, such as `Use LoRA: accuracy 0.88 (0.78 to 0.95)`."""
+    """Return the recommended method, such as `Use LoRA: accuracy 0.88 (0.78 to 0.95), undecided against TF-IDF`."""
+    return f"{_best(choice, interval)}{_undecided(choice)}"
+
+
+def _undecided(choice: Recommendation) -> str:
+    """Return a clause on the methods that may be as good as the recommended one, the best first."""
+    mine = [one for one in choice.comparisons if choice.recommended in (one.first, one.second)]
+    names = {name for one in mine if one.verdict == "undecided" for name in (one.first, one.second)}
+    rivals = [one for one in choice.contenders if one.name in names - {choice.recommended}]
+    return undecided_clause([title(one.name) for one in sorted(rivals, key=lambda one: -_gain(choice, one))])
+
+
+def _best(choice: Recommendation, interval: Interval) -> str:
     chosen = choice.contender(choice.recommended)
     if chosen.endpoint is not None:
         use = f"{chosen.name} at {chosen.endpoint.host}"
@@ -217,7 +233,7 @@ def _of_method(choice: Recommendation, chosen: Contender) -> tuple[str, str, str
     for one in sorted(others, key=lambda one: -_gain(choice, one)):
         if _gain(choice, one) > -inf:  # its best rate
             figure = share(one.metrics[choice.metric])
-            best.setdefault(_way(one) if one.method else one.name, f"{title(one.name)} {figure}")
+            best.setdefault(_way(one) if one.method else one.name, f"{title(one.name)} ({figure})")
     beside = ", ".join([*best.values()][:MOST])
     memory = f" and {size(chosen.memory)} of memory" if chosen.memory else ""
     products = f", with products in {choice.products}" if _lowers_products(choice, chosen) else ""
@@ -424,13 +440,27 @@ _VERDICT_WORDS = {
 }
 
 
+NOT_KEPT = "the single answers of a baseline are not kept"
+
+
+def counted_interval(choice: Recommendation, one: Contender) -> Interval:
+    """Return Wilson's interval of a share of right answers; None for another metric and without a figure."""
+    value = one.metrics.get(choice.metric, nan)
+    if not METRICS[choice.metric].counted or isnan(value):
+        return None
+    return wilson(round(value * choice.examples), choice.examples).ends
+
+
 def evidence(choice: Recommendation) -> Table:
     names = _metrics(choice)
-    headings = (*map(metric_heading, names), "Trained on", "Steps", "Training (s)", "Process, peak")
+    counted = METRICS[choice.metric].counted
+    between = [interval_heading(choice.metric)] if counted else []
+    headline, *further = map(metric_heading, names)
+    headings = (headline, *between, *further, "Trained on", "Steps", "Training (s)", "Process, peak")
     lines = [
         (
             title(one.name),
-            *(NOTHING if figure is None else share(figure) for figure in map(one.metrics.get, names)),
+            *_figures(choice, one, names),
             *(NOTHING if figure is None else count(figure) for figure in (one.examples, one.steps, one.seconds)),
             NOTHING if one.memory is None else size(one.memory),
             (setting_note(one, choice.metric) or one.setting or _asked(one))
@@ -444,6 +474,7 @@ def evidence(choice: Recommendation) -> Table:
         f"Figures are of {choice.examples:,} {part}held-out texts. These texts do not select a setting, unless a "
         "difference on them is significant or a method without training is better. Trained on: how many of the "
         f"{choice.train_examples:,} training texts a method was trained on.",
+        *([] if counted else [_NO_INTERVALS]),
         *([f"Figures on {number_of_texts(choice.examples)}{few}."] if few else []),
         *([_VALIDATION] if any(one.validation is not None for one in choice.contenders) else []),
         *([_GUESS] if choice.kind not in RECORDED and any(one.trained for one in choice.contenders) else []),
@@ -459,6 +490,21 @@ def evidence(choice: Recommendation) -> Table:
     columns = (*columns_of([""], headings), Column("Note", "left"))
     return Table(EVIDENCE, columns, tuple(lines), tuple(notes), details=tuple(details))
 
+
+def _figures(choice: Recommendation, one: Contender, names: Sequence[str]) -> Iterator[str]:
+    """Yield the figures of a row, the headline metric with its interval if answers are counted."""
+    for name in names:
+        figure = one.metrics.get(name)
+        yield NOTHING if figure is None else share(figure)
+        if name == choice.metric and METRICS[name].counted:
+            found = counted_interval(choice, one)
+            yield NOTHING if found is None else span(found)
+
+
+_NO_INTERVALS = (
+    f"This table has no intervals, because {NOT_KEPT}. The report has the intervals of the trained methods, and those "
+    "of all differences."
+)
 
 _GUESS = (
     "No training on a task of this kind was recorded, so the order in which the settings were trained is a guess: it "
@@ -584,5 +630,9 @@ def title(name: str) -> str:
         rate = name.removeprefix(f"{method}-")
         if rate != name and rate[:1].isdigit():
             shots = rate.removesuffix(SHOTS)
-            return f"{kind.title} at {rate}" if shots == rate else f"{kind.title} with {shots} examples in the prompt"
+            return (
+                f"{kind.title} at learning rate {rate}"
+                if shots == rate
+                else f"{kind.title} with {shots} examples in the prompt"
+            )
     return name

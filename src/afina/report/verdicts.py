@@ -39,6 +39,9 @@ SIGNIFICANT = (
     "Better and worse mean a significant difference: p is below 0.05 after Holm's correction for the number of pairs."
 )
 
+MOST_NAMED = 3
+"""The most undecided methods that a headline names."""
+
 ONE_SEED = "One seed was run, so the verdicts do not say how other seeds would do."
 
 
@@ -106,6 +109,12 @@ def _compare(alike: Sequence[Arm]) -> list[Comparison]:
     margin, scores = metric.margin(alike[0].targets), scores_by_seed(alike)
     unit = alike[0].results[0].answered.unit
     return compare(scores, metric=metric, margin=margin, references=references, unit=unit)
+
+
+def undecided_clause(names: Sequence[str]) -> str:
+    """Return the clause of a headline on methods that may be as good, with its comma; empty if there are none."""
+    more = [f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
+    return f", undecided against {listed([*names[:MOST_NAMED], *more])}" if names else ""
 
 
 def scores_by_seed(alike: Sequence[Arm]) -> dict[str, np.ndarray]:
