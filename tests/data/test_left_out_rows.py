@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from afina import Study, Task
-from afina.data.readers.further_files import leave_out
+from afina.data.readers.further_files import change_rows
 from afina.data.readers.splitting import TaskData
 from afina.data.split import Split
 from afina.data.text_hashes import TextHashes
@@ -174,7 +174,7 @@ def test_texts_that_are_no_labelled_rows_of_files_are_refused(tmp_path: Path) ->
         Task.load(answers, kind="text", label="target", without=path)
     split = Split(["one", "two"], np.array([0, 1]))
     with raises(InvalidData, code="data.option-inapplicable", task="snippets:pairs"):
-        leave_out("snippets:pairs", path, TaskData(("bad", "good"), split, split), split, ())
+        change_rows("snippets:pairs", path, TaskData(("bad", "good"), split, split), split, {})
 
 
 def test_a_run_has_the_list_in_its_key_and_no_other_key_without_it(task: Path, gpt2: Any) -> None:
@@ -203,3 +203,56 @@ def test_left_out_rows_are_no_new_texts_for_the_adapter(task: Path) -> None:
     train = Task.load(task).train
     found = Task.load(task, without=written(task.parent / "doubts.csv", listed(train, [0, 3])))
     assert TextHashes.of(found.known_texts).among(train).all()
+
+
+def test_rows_with_a_corrected_label_change_the_training_texts_and_no_held_out_text(task: Path) -> None:
+    whole = Task.load(task)
+    first, gone, held = *listed(whole.train, [0, 1]), *listed(whole.evaluation, [0])
+    other = {"good": "bad", "bad": "good"}
+    free = {"text": whole.train.texts[2].upper(), "corrected": other[("bad", "good")[whole.train.labels[2]]]}
+    rows = [first | {"corrected": other[first["label"]]}, gone, held | {"corrected": other[held["label"]]}, free]
+    rows += [{"text": "a new boat", "corrected": "bad"}, {"text": "A new boat!", "corrected": "good"}]
+    found = Task.load(task, without=written(task.parent / "corrected.csv", rows, (*HEADER, "corrected")))
+    assert found.evaluation.digest == whole.evaluation.digest
+    assert found.train.texts == [whole.train.texts[0], *whole.train.texts[2:], "A new boat!"]
+    changed = [1 - whole.train.labels[0], 1 - whole.train.labels[2], *whole.train.labels[3:], 1]
+    assert found.train.labels.tolist() == changed
+    assert found.left_out is not None
+    assert found.left_out.counts == {"training": 1, "evaluation": 1, "corrected": 2, "added": 1}
+    said = "1 row is left out of the training texts, 2 labels are corrected, 1 text is added to the training texts."
+    assert found.notes[-1].endswith(f"corrected.csv: {said} Kept: 1 in the evaluation split.")
+
+
+@pytest.mark.parametrize(
+    ("kind", "cells", "right", "expected"),
+    [
+        ("labels", ("loud;late", "late"), "loud, late", (1, 1)),
+        ("labels", ("loud;late", "late"), "none", (0, 0)),
+        ("number", ("1.5", "2.5"), "4", 4.0),
+        ("text", ("an answer", "another"), "The right one.", ("The right one.",)),
+        (
+            "entities",
+            ('[{"start": 0, "end": 4, "label": "WHO"}]', "[]"),
+            '[{"start": 5, "end": 6, "label": "WHO"}]',
+            ((5, 6, "WHO"),),
+        ),
+    ],
+)
+def test_each_kind_of_task_is_corrected(tmp_path: Path, kind: str, cells: Any, right: str, expected: Any) -> None:
+    rows = [(f"text {number}", cells[number % 2]) for number in range(20)]
+    task = write_csv(tmp_path / "texts.csv", rows, ("text", "label"))
+    asked: dict[str, Any] = {"kind": kind, "label": "label"}
+    whole = Task.load(task, **asked)
+    changed = [{"text": whole.train.texts[3], "corrected": right}, {"text": "text x", "corrected": right}]
+    found = Task.load(task, **asked, without=written(tmp_path / "right.csv", changed, ("text", "corrected")))
+    assert [found.train.labels.tolist()[place] for place in (3, -1)] == [
+        list(expected) if kind == "labels" else expected
+    ] * 2
+    assert len(found.train) == len(whole.train) + 1
+    assert found.evaluation.digest == whole.evaluation.digest
+
+
+def test_a_corrected_label_that_the_task_lacks_is_refused(task: Path) -> None:
+    without = written(task.parent / "a.csv", [{"text": "x", "corrected": "fine"}], ("text", "corrected"))
+    with raises(InvalidData, code="data.labels-mismatch", found=["fine"]):
+        Task.load(task, without=without)

@@ -70,7 +70,9 @@ class ReadingOptions:
         unlabelled: The file has columns, as a file of labelled texts, or one text a line. Texts that the task has
             already are left out.
         without: The file has columns `file`, `row` and `text`, and `text_pair` for pairs. A row is found by all of
-            them. Rows of the evaluation split, and of parts that are set aside, are kept and counted.
+            them. Rows of the evaluation split, and of parts that are set aside, are kept and counted. A row with a
+            label in a column `corrected` is not left out: training texts that equal its text get this label. If `file`
+            and `row` are empty and the task does not have the text, the text joins the training texts.
         validation: If a share for validation is given, the evaluation split of the task is not used at all.
         selection: The trained model is also scored on the texts that were set aside, so that the best model can be
             selected.
@@ -136,7 +138,8 @@ class ReadingOptions:
         measures=False,
     )
     without: str | None = _option(
-        "File of rows to leave out of the training texts, such as the list that 'afina doubts' writes.",
+        "File of rows to leave out of the training texts, such as the list that 'afina doubts' writes; rows with a "
+        "label in a column 'corrected' get this label instead.",
         metavar="FILE",
         measures=False,
     )

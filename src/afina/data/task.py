@@ -18,7 +18,7 @@ from afina.data.addresses import Origin, find, named
 from afina.data.kinds import CLASSES, WRITTEN, Kind, Long, columns_in_words
 from afina.data.readers import files, frames, splitting
 from afina.data.readers.formats import named_file
-from afina.data.readers.further_files import LeftOutRows, UnlabelledTexts, leave_out, read_unlabelled
+from afina.data.readers.further_files import LeftOutRows, UnlabelledTexts, change_rows, read_unlabelled
 from afina.data.readers.label_column import LabelFormat, OtherKind
 from afina.data.readers.splitting import TaskData
 from afina.data.readers.target_kinds import TARGETS, check_long
@@ -160,11 +160,11 @@ class Task(ReprCard):
             for name, part in aside.items():
                 aside[name], said = splitting.without_known(part, train, name)
                 found = replace(found, notes=(*found.notes, *said))
-        held_out = aside.get("validation", held_out)
         left_out = None
         if asked.without is not None:
-            train, left_out = leave_out(address, asked.without, found, train, aside.values())
+            train, aside, left_out = change_rows(address, asked.without, found, train, aside)
             found = replace(found, notes=(*found.notes, left_out.note))
+        held_out = aside.get("validation", held_out)
         TARGETS[found.kind].check_varied(address, found.label_names, train.labels)
         leaked = check_leakage(address, train, held_out, allow=asked.allow_leakage)
         told, long = _told(found, aside, asked), check_long(address, found.kind, asked.long)

@@ -1,4 +1,4 @@
-"""Files that a task has beside its labelled texts: texts without labels, and rows to leave out of the training texts.
+"""Files that a task has beside its labelled texts: texts without labels, and changes of the training texts.
 
 A student learns from texts without labels with its teacher. The texts that a task has already are left out, and so are
 repetitions. Two texts are equal if their normalised forms are equal (`splitting.identity`).
@@ -7,6 +7,10 @@ A row to leave out, such as a doubtful label that `afina doubts` lists, names a 
 is found by all three, so a list that was made of another version of the texts is refused. Paths are compared by their
 last part, because files may be moved. The evaluation split, and the parts that are set aside, keep all their rows.
 Otherwise they would lack the texts on which models are wrong.
+
+A row with a label in the column `corrected` is not left out: all equal training texts get this label. Such a row may
+name no file and row; if the task does not have its text, the text joins the training texts. The evaluation split never
+changes, so that models that were trained before and after a correction are measured on the same texts and labels.
 """
 
 from __future__ import annotations
@@ -14,20 +18,23 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from afina.data import problems
-from afina.data.kinds import How, columns_in_words
+from afina.data.kinds import LABELS, How, columns_in_words
 from afina.data.readers import formats
 from afina.data.readers.cells import is_empty, means_missing, text_of
 from afina.data.readers.columns import LABEL
 from afina.data.readers.formats import FileTable
-from afina.data.readers.splitting import TaskData, first, identity
-from afina.data.readers.target_kinds import TARGETS
+from afina.data.readers.label_column import Label, LabelFormat
+from afina.data.readers.source import counted
+from afina.data.readers.splitting import LabelledRows, TaskData, first, identity
+from afina.data.readers.target_kinds import NO_LABELS, TARGETS
 from afina.data.readers.texts import Row, chunks
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Example, Split
@@ -157,8 +164,11 @@ def _example(row: Row, how: How | None) -> Example | None:
 FILE, ROW, TEXT, TEXT_PAIR, LISTED = "file", "row", "text", "text_pair", "label"
 """The columns of the file that are read; `text_pair` only if the task has pairs, and `label` only if it is there."""
 
-TRAINING, EVALUATION, ASIDE, UNUSED = "training", "evaluation", "aside", "unused"
-"""The parts of a task in which a row of the file is found: keys of `LeftOutRows.counts`."""
+CORRECTED = "corrected"
+"""The column with the right label of a row that is not left out; also the key of `LeftOutRows.counts` of such rows."""
+
+TRAINING, EVALUATION, ASIDE, UNUSED, ADDED = "training", "evaluation", "aside", "unused", "added"
+"""The parts of a task in which a row of the file is found: keys of `LeftOutRows.counts`. ADDED: it was in none."""
 
 _KEPT = {
     EVALUATION: "in the evaluation split",
@@ -172,7 +182,8 @@ class LeftOutRows:
     """The training texts that the rows of a file leave out.
 
     `counts` is the number of rows of the file by the part of the task in which they are: TRAINING, EVALUATION, ASIDE or
-    UNUSED. Only the rows in TRAINING are left out.
+    UNUSED. Only the rows in TRAINING are left out. Rows whose texts have another label now are counted as CORRECTED,
+    and rows whose texts joined the training texts as ADDED.
     """
 
     path: str
@@ -181,28 +192,89 @@ class LeftOutRows:
 
     @property
     def note(self) -> str:
-        number = self.counts.get(TRAINING, 0)
+        gone, right, new = (self.counts.get(part, 0) for part in (TRAINING, CORRECTED, ADDED))
         kept = ", ".join(f"{self.counts[part]:,} {words}" for part, words in _KEPT.items() if part in self.counts)
-        rows = "1 row is" if number == 1 else f"{number:,} rows are"
-        return f"{self.path}: {rows} left out of the training texts." + (f" Kept: {kept}." if kept else "")
+        said = [f"{_are(gone, 'row')} left out of the training texts"] if gone or not (right or new) else []
+        said += [f"{_are(right, 'label')} corrected"] if right else []
+        said += [f"{_are(new, 'text')} added to the training texts"] if new else []
+        return f"{self.path}: {', '.join(said)}." + (f" Kept: {kept}." if kept else "")
 
 
-def leave_out(
-    address: str, file: str | os.PathLike[str], found: TaskData, train: Split, aside: Iterable[Split]
-) -> tuple[Split, LeftOutRows]:
-    """Return the training split without the rows that a file names, and these rows; `aside` was cut off the split.
+def _are(number: int, noun: str) -> str:
+    return f"{counted(number, noun)} {'is' if number == 1 else 'are'}"
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """A file of rows to leave out or to correct: its table, and the right labels of the rows that have one."""
+
+    table: FileTable
+    right: Split | None
+    corrected: Sequence[int]
+
+    @classmethod
+    def of(cls, address: str, path: Path, found: TaskData) -> _Listed:
+        table = formats.read(path)
+        cells = table.columns.get(CORRECTED, ())
+        corrected = [row for row, cell in enumerate(cells) if not is_empty(cell)]
+        if not corrected:
+            return cls(table, None, ())
+        needed = [TEXT, *([TEXT_PAIR] if found.train.pairs is not None else [])]
+        _check_columns(table, needed)
+        named = table.take(corrected)
+        named = replace(named, columns={name: list(map(_restored, cells)) for name, cells in named.columns.items()})
+        texts = [[_text(named, name, row) for row in range(len(corrected))] for name in needed]
+        kind, form = TARGETS[found.kind], LabelFormat(found.kind, keeps=True)
+        named, _ = kind.prepared(named, TEXT, [CORRECTED], form)
+        if found.kind == LABELS:
+            labels: list[Label] = [_several(str(cell), found) for cell in named.columns[CORRECTED]]
+        else:
+            labels = kind.parse(named, [CORRECTED], form)
+        pairs = texts[1] if len(needed) > 1 else None
+        rows = LabelledRows(texts[0], pairs, labels, named.where, found.kind, CORRECTED, rows=named.rows)
+        return cls(table, kind.matched(rows, found.label_names, whose=f"those of {address}"), corrected)
+
+    @property
+    def placed(self) -> list[int]:
+        """The rows that name a row of the task: all but corrected ones that name neither a file nor a row."""
+        free = {row for row in self.corrected if all(is_empty(_cell(self.table, name, row)) for name in (FILE, ROW))}
+        return [row for row in range(len(self.table.places)) if row not in free]
+
+
+def _cell(table: FileTable, name: str, row: int) -> Any:
+    return table.columns[name][row] if name in table.columns else None
+
+
+def _restored(cell: Any) -> Any:
+    return restored(cell) if isinstance(cell, str) else cell
+
+
+def _several(cell: str, found: TaskData) -> tuple[str, ...]:
+    """Return the labels in a cell, between the separator of the task, semicolons or commas; NO_LABELS: none."""
+    for mark in (found.separator, ";", ","):
+        parts = [part.strip() for part in cell.split(mark)] if mark else []
+        if parts and {*parts} <= {*found.label_names}:
+            return tuple(parts)
+    return () if cell.strip() == NO_LABELS else (cell.strip(),)
+
+
+def change_rows(
+    address: str, file: str | os.PathLike[str], found: TaskData, train: Split, aside: Mapping[str, Split]
+) -> tuple[Split, dict[str, Split], LeftOutRows]:
+    """Return the training split, and the parts `aside` that were cut off it, as the rows of a file change them.
 
     Raises NotFound. Raises InvalidData if the task does not have a row of the file, if a row has another text or label
-    than the task, or if no text of a label is left.
+    than the task, if no text of a label is left, or if a corrected label is none of the task.
     """
     path = formats.named_file("without", file)
-    if TARGETS[found.kind].written:
+    listed = _Listed.of(address, path, found)
+    table, placed = listed.table, listed.placed
+    if TARGETS[found.kind].written and {*range(len(table.places))} != {*listed.corrected}:
         raise problems.WITHOUT_OF_TEXTS(task=address, field="without")
-    if found.train.rows is None:
+    if found.train.rows is None and placed:
         raise problems.WITHOUT_ROWS(task=address, field="without")
-    table = formats.read(path)
-    wanted = _wanted(table, pairs=train.pairs is not None)
-    parts = {TRAINING: [train], ASIDE: [*aside], EVALUATION: [found.evaluation], UNUSED: [found.train]}
+    wanted = _wanted(table, placed, pairs=train.pairs is not None) if placed or not listed.corrected else {}
+    parts = {TRAINING: [train], ASIDE: [*aside.values()], EVALUATION: [found.evaluation], UNUSED: [found.train]}
     places = _places({name: [one for one in splits if one.rows] for name, splits in parts.items()}, wanted)
     gone, counts = list[int](), Counter[str]()
     for (name, number), (row, same) in wanted.items():
@@ -212,12 +284,61 @@ def leave_out(
             raise _unknown(address, table, row, (name, number), here, [found.train, found.evaluation])
         part, split, index = place
         _check_label(table, found, row, split, index)
-        counts[part] += 1
-        gone += [index] if part == TRAINING else []
+        if row not in listed.corrected:
+            counts[part] += 1
+            gone += [index] if part == TRAINING else []
     rest = sorted({*range(len(train))} - {*gone})
     _check_rest(str(file), found, train, rest)
-    listed = {part: counts[part] for part in parts if counts[part]}
-    return train.take(rest), LeftOutRows(str(file), train.take(sorted(gone)), listed)
+    out, kept, made = train.take(sorted(gone)), train.take(rest), dict(aside)
+    if listed.right is not None:
+        kept, made, right = _corrected(listed.right, found, kept, aside, {identity(one) for one in out})
+        counts += right
+    order = [*parts, CORRECTED, ADDED]
+    return kept, made, LeftOutRows(str(file), out, {part: counts[part] for part in order if counts[part]})
+
+
+def _corrected(
+    right: Split, found: TaskData, train: Split, aside: Mapping[str, Split], gone: Set[str]
+) -> tuple[Split, dict[str, Split], Counter[str]]:
+    """Return the parts with the right labels, and the number of right labels by what became of them.
+
+    Of equal texts among the right ones, the last counts. `gone` are the texts that were left out, which may come back.
+    """
+    of_text = {identity(example): place for place, example in enumerate(right)}
+    known = {EVALUATION: {identity(one) for one in found.evaluation}}
+    known |= {UNUSED: {identity(one) for one in found.train} - gone}
+    counts, new, there = Counter[str](), list[int](), set[str]()
+    train, seen = _relabelled(train, right, of_text, found)
+    there |= seen
+    made = dict(aside)
+    for name, split in aside.items():
+        made[name], seen = _relabelled(split, right, of_text, found)
+        there |= seen
+    for same, place in of_text.items():
+        part = CORRECTED if same in there else next((name for name in known if same in known[name]), ADDED)
+        counts[part] += 1
+        new += [place] if part == ADDED else []
+    return _joined(train, right.take(new)) if new else train, made, counts
+
+
+def _relabelled(split: Split, right: Split, of_text: Mapping[str, int], found: TaskData) -> tuple[Split, set[str]]:
+    """Return a split with the right labels of its texts, and the texts that have one.
+
+    Entities have places in the text as it stands in the file of corrections, so they bring their text.
+    """
+    labels, texts, seen = split.labels.copy(), list(split.texts), set[str]()
+    for index, example in enumerate(split):
+        if (place := of_text.get(same := identity(example))) is not None:
+            labels[index] = right.labels[place]
+            texts[index] = right.texts[place] if TARGETS[found.kind].of_words else texts[index]
+            seen.add(same)
+    return replace(split, labels=labels, texts=texts), seen
+
+
+def _joined(train: Split, new: Split) -> Split:
+    """Return the training split with new texts, each of which is a group of its own."""
+    groups = None if train.groups is None else [*train.groups, *new.texts]
+    return replace(Split.joined([train, new]), groups=groups)
 
 
 _Key = tuple[str, int]
@@ -227,14 +348,18 @@ _Place = tuple[str, Split, int]
 """A part of a task, a split of this part, and the index of a text in the split."""
 
 
-def _wanted(table: FileTable, *, pairs: bool) -> dict[_Key, tuple[int, str]]:
-    needed = [FILE, ROW, TEXT, *([TEXT_PAIR] if pairs else [])]
+def _check_columns(table: FileTable, needed: Sequence[str]) -> None:
     if lacking := [name for name in needed if name not in table.columns]:
         raise problems.WITHOUT_COLUMNS(path=table.path, found=list(table.columns), expected=needed, missing=lacking)
+
+
+def _wanted(table: FileTable, rows: Sequence[int], *, pairs: bool) -> dict[_Key, tuple[int, str]]:
+    needed = [FILE, ROW, TEXT, *([TEXT_PAIR] if pairs else [])]
+    _check_columns(table, needed)
     if not table.places:
         raise problems.WITHOUT_EMPTY(path=table.path, field="without")
     wanted: dict[_Key, tuple[int, str]] = {}
-    for row in range(len(table.places)):
+    for row in rows:
         cells = {name: _text(table, name, row) for name in needed if name != ROW}
         number = _whole(table.columns[ROW][row])
         if number is None:

@@ -234,7 +234,7 @@ class NumberTargets(TargetKind):
         found = self.matched(train), self.matched(evaluation)
         return TaskData((train.column,), *found, self.kind)
 
-    def matched(self, rows: LabelledRows, *_: object) -> Split:
+    def matched(self, rows: LabelledRows, *_: object, **named: object) -> Split:
         """Return the rows as a split; unlike classes, numbers need not be matched with an adapter's label names."""
         return split_of(rows, np.array(rows.labels, dtype=np.float64))
 

@@ -72,7 +72,7 @@ class TextTargets(TargetKind):
         found = single(_split(train)), self.grouped(_split(evaluation))
         return TaskData((train.column,), *found, train.kind)
 
-    def matched(self, rows: LabelledRows, *_: object) -> Split:
+    def matched(self, rows: LabelledRows, *_: object, **named: object) -> Split:
         """Return a split with a row for each input; unlike classes, texts need not be matched with label names."""
         return self.grouped(_split(rows))
 

@@ -167,13 +167,16 @@ class LeftOutCounts(Frozen):
     """The number of rows of the file `without` by the part of the task in which they are.
 
     Only those in `training` were left out. `aside`: set aside for validation, selection or calibration. `unused`: among
-    the training texts that the run did not use.
+    the training texts that the run did not use. `corrected`: with another label than in the task's file. `added`: with
+    a label, and not in the task's file.
     """
 
     training: Count = 0
     evaluation: Count = 0
     aside: Count = 0
     unused: Count = 0
+    corrected: Count = 0
+    added: Count = 0
 
 
 class UnlabelledCounts(Frozen):
