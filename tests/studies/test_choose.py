@@ -774,7 +774,7 @@ def test_it_recommends_in_sentences_with_evidence_and_an_adapter(plenty: Plenty)
     assert (plenty.out / (made.adapter or "nowhere")).is_dir()
     assert [one.name for one in made.contenders][:3] == [floors.MAJORITY, floors.TFIDF, "zero-shot"]
     assert {one.method for one in made.contenders[3:]} == {"full", "lora", "prelayer"}
-    assert f"zero-shot {made.contenders[2].metrics['accuracy']:.4f}" in why
+    assert f"zero-shot ({made.contenders[2].metrics['accuracy']:.4f})" in why
     assert all(one.metrics and one.validation is not None for one in made.contenders[3:])
     path = OutputDirectory(plenty.out).recommendation
     assert Recommendation.model_validate_json(path.read_text(encoding="utf-8")) == made

@@ -81,6 +81,16 @@ def test_the_answer_is_computed_once_and_again_when_the_results_change(
     assert [one[0] for one in started] == ["report", "report"]
 
 
+def test_the_list_of_runs_has_the_headline_with_what_is_undecided(
+    web: TestClient, run: ProjectRun, started: list[list[str]]
+) -> None:
+    headline = unescape(re.findall(r"<h1>(.*)</h1>", web.get("/reviews/runs/1/answer").text)[0])
+    assert "accuracy" in headline
+    assert web.get("/reviews/runs.json").json()["runs"][0]["answer"] == headline
+    assert headline in unescape(web.get("/reviews/runs").text)
+    assert [one[0] for one in started] == ["report"], "the list shows what is kept"
+
+
 def test_every_link_of_the_page_leads_somewhere(
     web: TestClient, run: ProjectRun, started: list[list[str]], afina: Command
 ) -> None:

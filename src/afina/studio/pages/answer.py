@@ -79,13 +79,13 @@ def _inputs(found: ProjectRun) -> str:
     return digest.of_json([__version__, seen, stamp(project.address, project.options.get("evaluation"))])
 
 
-def _content(found: ProjectRun) -> KeptAnswer:
-    """The page of a run, which its process computes."""
+def content_of(found: ProjectRun) -> KeptAnswer:
+    """Return the content of the answer's page of a run, which a process computes."""
     process = found.project.process(f"answer-{found.number}")
     return KeptAnswer(process, ["report", str(found.out.absolute()), "--content"], _inputs(found))
 
 
-def _has_results(found: ProjectRun) -> bool:
+def has_results(found: ProjectRun) -> bool:
     return found.state in ENDED and OutputDirectory(found.out).holds_results
 
 
@@ -95,9 +95,9 @@ def answer(visit: Visit, project: str, number: str) -> AnswerFacts:
     """Return what a run has found; begin to compute the page if it was not computed yet."""
     run = run_of(visit.project(project), number)
     command = f"afina show {run.out.absolute()}"
-    if not _has_results(run):
+    if not has_results(run):
         return AnswerFacts(run.project, run.number, command, run.state, False)
-    content = _content(run)
+    content = content_of(run)
     content.begin()
     found = content.found
     return AnswerFacts(
@@ -137,7 +137,7 @@ def _printed(run: ProjectRun, name: str, *options: str) -> Mapping[str, Any]:
 def _answered(visit: Visit, project: str, number: str) -> ProjectRun:
     """Return a run that has results. Raises NotFound, or Conflict if it has none."""
     run = run_of(visit.project(project), number)
-    if not _has_results(run):
+    if not has_results(run):
         raise problems.NO_ANSWER(run=run.number, found=run.state)
     return run
 
@@ -165,7 +165,7 @@ def study_file(visit: Visit, project: str, number: str) -> Response:
 def adapter_file(visit: Visit, project: str, number: str) -> Response:
     """Return the adapter to use as a zip file, which is written while it is sent."""
     run = _answered(visit, project, number)
-    adapter = _adapter(run, _content(run).waited_for())
+    adapter = _adapter(run, content_of(run).waited_for())
     return _attached(zipped(adapter), "application/zip", f"{project}-{adapter.name}.zip")
 
 
@@ -324,7 +324,7 @@ def adapter_test(visit: Visit, project: str, number: str, test: str) -> AdapterT
 def begin_test(visit: Visit, form: Form, project: str, number: str) -> str:
     """Measure the adapter to use on the uploaded file, or on the texts at an address."""
     run = _answered(visit, project, number)
-    adapter = _adapter(run, _content(run).found)
+    adapter = _adapter(run, content_of(run).found)
     test = max(_tests(run), default=0) + 1
     if form.upload is not None:
         name = safe_name(form.upload.name)

@@ -22,6 +22,7 @@ from afina.studies.runs.output_directory import OutputDirectory
 from afina.studio.folder import MINUTES, Project
 from afina.studio.forms import Form
 from afina.studio.page import PageRouter, Visit
+from afina.studio.pages.answer import content_of, has_results
 from afina.studio.pages.data import arguments_of, study_arguments
 from afina.studio.run_queue import ENDED, ProjectRun, State, run_of, runs_of
 
@@ -44,7 +45,8 @@ class RunsFacts:
     """The runs of a project, the newest first, and the choices of the form that starts another one.
 
     Attributes:
-        runs: `number`, `command`, `state` and `asked` (when) of each.
+        runs: `number`, `command`, `state` and `asked` (when) of each; its `answer` as a headline, empty if there is
+            none yet; and whether the answer `is_computed` now.
     """
 
     project: Project
@@ -92,12 +94,25 @@ class RunFacts:
 def runs(visit: Visit, project: str) -> RunsFacts:
     """Return the runs of a project."""
     opened = visit.project(project)
-    found = [
-        {"number": run.number, "command": run.command, "state": run.state, "asked": run.asked}
-        for run in runs_of(opened)
-    ]
+    found: list[dict[str, Any]] = []
+    for run in runs_of(opened):
+        is_free = not any(one["is_computed"] for one in found)
+        facts = {"number": run.number, "command": run.command, "state": run.state, "asked": run.asked}
+        found.append(facts | _answer(run, begins=is_free))
     command = shlex.join(["afina", "choose", *arguments_of(opened)])
     return RunsFacts(opened, command, found, minutes=asked_minutes(opened, visit.query.get("minutes", "")))
+
+
+def _answer(run: ProjectRun, *, begins: bool) -> dict[str, Any]:
+    """Return a run's answer as a headline, and whether the answer is being computed; `begins`: compute it if needed."""
+    kept = content_of(run) if has_results(run) else None
+    if kept is not None and begins and kept.found is None and not kept.problem:
+        kept.begin()
+    found = kept.found if kept is not None else None
+    return {
+        "answer": found["headline"] if found else "",
+        "is_computed": kept is not None and kept.process.is_running,
+    }
 
 
 def asked_minutes(project: Project, given: str) -> int:
