@@ -96,9 +96,9 @@ OWNERS = {
     "cleanlab": "stats.label_issues",
     "pycrfsuite": "studies.choosing.taggers",
     "threadpoolctl": "studies.executors.fork_server",
-    "uvicorn": "server.running studio.app",
+    "uvicorn": "server.running server.connections studio.app",
     "opentelemetry": "server.logs_and_traces",
-    "h11": "server.running",
+    "h11": "server.connections",
     "prometheus_client": "server.metrics",
     "openai": "endpoints.client",
 }

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from afina import Adapter, Backbone
+from afina.server.connections import CHUNK_BYTES, CHUNKS, ConnectionLimit
 from afina.server.http import gate
 from afina.server.protocols import bulk
-from afina.server.running import CHUNK_BYTES, CHUNKS, ConnectionLimit
 from afina.server.settings import Places
 from servers import Listening, listening, logged, within
 
@@ -133,7 +133,7 @@ def test_lines_that_never_end_are_given_up_though_something_comes(
 
 @pytest.mark.slow
 def test_who_does_not_read_what_it_asked_for_is_let_go(listen: Callable[..., Listening], monkeypatch: Any) -> None:
-    monkeypatch.setattr("afina.server.running.UNREAD", 0.3)
+    monkeypatch.setattr("afina.server.connections.UNREAD", 0.3)
     enter = ConnectionLimit.enter
 
     def with_little_room(doors: ConnectionLimit, new: Any) -> None:

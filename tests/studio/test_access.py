@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import http.client
 import json
 import re
+import socket
 import threading
+from contextlib import ExitStack, suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ import pytest
 from doubts_of_studios import found
 from starlette.routing import Route
 from starlette.testclient import TestClient
+from visitors import answering
+from waiting import free_port
 
 from afina.errors import CannotWrite, InvalidData, Refused
 from afina.pages.html import inline, spans
@@ -521,3 +526,35 @@ def test_a_stranger_cannot_fill_the_disk_by_the_form_of_the_password(open_to_oth
     )
     assert chunks.status_code == 422
     assert not [path for path in (open_to_others.folder.own / "uploads").glob("*") if path.is_file()]
+
+
+def test_connections_that_say_nothing_keep_nobody_out_and_cut_no_live_page(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("afina.studio.app.CONNECTIONS", 16)
+    monkeypatch.setattr("afina.server.settings.Settings.head_seconds", 0.5)
+    studio.access.port = port = free_port()
+    run = studio.queue.add(studio.folder.create("reviews", "sst2"), ["choose"])
+    cookie = {"Cookie": f"{studio.access.cookie}={studio.access.open_session()}"}
+    with ExitStack() as stack:
+        fcntl.flock(stack.enter_context((run.process.directory / LOCK).open("w")), fcntl.LOCK_EX)  # as if it ran
+        stack.enter_context(answering(studio))
+
+        def asked(path: str) -> http.client.HTTPResponse:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            stack.callback(connection.close)
+            connection.request("GET", path, headers=cookie)
+            return connection.getresponse()
+
+        live = asked("/reviews/runs/1/live")
+        assert live.readline().startswith(b"data:")
+        flood = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 20)) for _ in range(60)]
+        for one in flood:
+            with suppress(ConnectionError):
+                one.sendall(b"GET / HT")
+        assert asked("/reviews/runs").status == 200
+        for one in flood:  # the oldest made room, and the others are slow
+            with suppress(ConnectionError):
+                assert one.recv(100) == b""
+        studio.closing = True
+        live.read()  # IncompleteRead if it was cut

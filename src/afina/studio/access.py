@@ -235,6 +235,7 @@ STATUS = {
     "studio.upload-too-large": 413,
     "studio.tries-exhausted": 429,
     "studio.ends": 503,
+    "studio.connections-full": 503,
 }
 """HTTP status by the code of an error; others by class (`status_of`)."""
 

@@ -24,6 +24,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from afina.errors import AfinaError
 from afina.pages import html
+from afina.server.connections import ADMIT, ConnectionLimit
+from afina.server.settings import Places, Settings
 from afina.server.sockets import bind, refusal
 from afina.studio import pages, problems
 from afina.studio.access import HEADERS, SESSION_DAYS, status_of
@@ -40,8 +42,11 @@ OPEN = {"/static/style.css", "/static/script.js", "/login"}
 LOGIN_BYTES = 4096
 """The most bytes of the form with the password, which anybody can send."""
 
-QUEUE = 128
+QUEUE = 2048
 """Connections that may wait to be accepted."""
+
+CONNECTIONS = 512
+"""Open connections. A browser has at most six."""
 
 THREADS = 64
 """Functions of pages that run at once; some of them wait for a server."""
@@ -76,6 +81,8 @@ class AccessMiddleware:
             answer = self._refusal(request)
         except AfinaError as error:
             answer = error_answer(request, error, inside=False)
+        if not scope.get(ADMIT, lambda known: True)(known=answer is None and path_of(request) not in OPEN):
+            answer = error_answer(request, problems.CONNECTIONS_FULL())
         try:
             await (answer or self._app)(scope, receive, secured)
         except asyncio.CancelledError:  # of uvicorn: an upload or a download did not end in CLOSE_SECONDS
@@ -212,6 +219,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for listener in sockets or []:  # uvicorn's `backlog` also limits asyncio's accepts per turn; more may queue
+            listener.listen(QUEUE)
         self._listening()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -226,15 +235,18 @@ class _Server(uvicorn.Server):
 
 def server(studio: Studio, listening: Callable[[], None]) -> uvicorn.Server:
     """Return a server of the studio that has not been started. `listening` is called when it answers requests."""
+    places = Places.of(CONNECTIONS)
+    limit = ConnectionLimit(places, Settings.head_seconds)
     config = uvicorn.Config(
         make_app(studio),
-        http="h11",
+        http=limit.protocol(),
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        backlog=places.accepted,
         timeout_graceful_shutdown=CLOSE_SECONDS,
     )
     return _Server(config, studio, listening)

@@ -25,6 +25,9 @@ NO_ADAPTER = _studio_missing(
 PAGE_MISSING = _studio_missing("there is no page at this address.")
 
 STUDIO_ENDS = Problem(Busy, "studio.ends", "the studio ends, so this was not done. Start it again, and try again.")
+CONNECTIONS_FULL = Problem(
+    Busy, "studio.connections-full", "the studio answers too many pages at once. Close some of them, and try again."
+)
 UPLOAD_TOO_LARGE = Problem(
     Refused,
     "studio.upload-too-large",

@@ -22,6 +22,7 @@ from afina.engine.mixed_batches import Prediction
 from afina.errors import AfinaError
 from afina.predicting.reading import Truncation
 from afina.server.administration import Administration
+from afina.server.connections import LEFT
 from afina.server.core import LOADING, Core
 from afina.server.http.bodies import Body, parse_body
 from afina.server.http.refusals import GONE, Refusal
@@ -40,12 +41,6 @@ SPARE = 1.0
 """Seconds that are added to a request's timeout, so that texts which are being computed at its end are answered."""
 
 TURN = 0.5  # seconds between checks whether the client has closed its connection, or the server is shutting down
-
-LEFT = "afina.left"
-"""The key of a flag in a request's ASGI scope; the flag is true once the client's connection was closed.
-
-The flag is needed while a response is sent and nothing is read from the connection.
-"""
 
 UNANSWERED = "afina.unanswered"
 """The key, in a request's ASGI scope, of the number of texts that adapters did not answer since they were not sure."""

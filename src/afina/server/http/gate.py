@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from afina import meter
 from afina.errors import Busy
 from afina.server import logs_and_traces
+from afina.server.connections import ADMIT
 from afina.server.core import Core
 from afina.server.http import encodings
 from afina.server.http.calls import UNANSWERED
@@ -73,14 +74,6 @@ SLOWED = 500
 """The largest number of requests without a valid key whose responses are delayed at the same time.
 
 A connection whose response is delayed can be closed during the delay.
-"""
-
-ADMIT = "afina.admit"
-"""The key, in a request's ASGI scope, of the method `ConnectionLimit.admit` for the request's connection.
-
-The middleware calls `ConnectionLimit.admit` with the argument `known` (whether the request has a valid key).
-`ConnectionLimit.admit` returns False if no connection is left for clients. If a request's scope does not have the key
-`ADMIT`, connections are not limited.
 """
 
 _ALWAYS = [(name.lower().encode(), value.encode()) for name, value in ALWAYS.items()]
