@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from afina.studio.corrections import Correction, Corrections
 from afina.studio.folder import Project
 from afina.studio.label_decisions import LabelDecisions, key_of
 from afina.studio.pages import doubts
-from afina.studio.pages.data import arguments_of, inspection_of
+from afina.studio.pages.data import arguments_of, inspect_arguments, inspection_of
 from raises import raises
 
 Make = Callable[..., Project]
@@ -47,10 +48,10 @@ def options(project: Project) -> dict[str, Any]:
 
 
 def listed(project: Project) -> list[int]:
-    """The rows of the list of texts to leave out."""
-    path = LabelDecisions(project).left_out
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [int(row["row"]) for row in csv.DictReader(lines)]
+    """The rows that the list of the project's commands leaves out."""
+    path = options(project).get("without")
+    lines = Path(path).read_text().splitlines() if path else []
+    return [int(row["row"]) for row in csv.DictReader(lines) if row["row"]]
 
 
 @pytest.fixture
@@ -94,21 +95,22 @@ def test_a_decision_about_each_label_changes_what_trainings_read_and_no_file_of_
     rows = [label(number, training=number in numbers[:3]) for number in numbers]
     found(reviews, *rows)
     page = web.get("/reviews/doubts").text
-    assert page.count('value="taken"') == 5
-    assert page.count('value="out"') == 3, "a held-out text is not left out"
-    for one, decision in zip(rows, ("taken", "out", "kept", "taken", "out"), strict=True):
-        assert decide(web, one, decision).status_code == 303
-    assert Corrections(reviews).read() == [Correction(one.text, one.suggested) for one in (rows[0], rows[3])]
-    assert listed(reviews) == numbers[:2]
-    own = str(LabelDecisions(reviews).left_out.absolute())
+    assert page.count('value="taken"') == page.count('value="out"') == 3, "a held-out text does not change"
+    for one, decision in zip(rows, ("taken", "out", "kept", "taken", "kept"), strict=True):
+        assert decide(web, one, decision).status_code == (409 if one is rows[3] else 303)
+    assert Corrections(reviews).read() == [Correction(rows[0].text, rows[0].suggested)]
+    assert listed(reviews) == [rows[1].row]
+    made = facts(web)
+    own = made["changes"].pop("list")
     assert options(reviews) == {"without": own}
     assert arguments_of(Project.read(reviews.directory))[-2:] == ["--without", own]
-    made = facts(web)
-    assert (made["undecided"], made["decisions"], made["left_out"], made["state"]) == (0, 5, 2, "found")
+    assert (made["undecided"], made["decisions"], made["state"]) == (1, 4, "found")
+    assert made["changes"] == {"left_out": 1, "corrected": 1, "used": True, "reads_list": True}
     assert "--without" not in made["command"], "what is left out is looked at too"
     task = Task.load(reviews.address, without=own)
-    assert {*whole.train.texts} - {*task.train.texts} == {rows[0].text, rows[1].text}
-    assert task.evaluation.texts == whole.evaluation.texts
+    assert {*whole.train.texts} - {*task.train.texts} == {rows[1].text}
+    assert task.label_names[task.train.labels[task.train.texts.index(rows[0].text)]] == rows[0].suggested
+    assert task.evaluation.digest == whole.evaluation.digest
     assert (reviews.data / "reviews.csv").read_text() == REVIEWS
 
 
@@ -125,8 +127,10 @@ def test_a_decision_is_changed_and_taken_back(web: TestClient, reviews: Project)
     assert Corrections(reviews).read() == [Correction(one.text, "fine")], "that of the page Try is another one"
     assert listed(reviews) == [6]
     decide(web, other, "undo")
-    assert (listed(reviews), options(reviews), facts(web)["undecided"]) == ([], {}, 2)
+    assert (listed(reviews), facts(web)["undecided"]) == ([], 2)
+    Corrections(reviews).remove(Correction(one.text, "fine"), "classes")
     assert decide(web, other, "undo").status_code == 303
+    assert options(reviews) == {}
 
 
 def test_a_decision_that_another_tab_has_made_is_not_replaced(web: TestClient, reviews: Project) -> None:
@@ -142,7 +146,7 @@ def test_a_decision_that_another_tab_has_made_is_not_replaced(web: TestClient, r
 def test_the_list_of_texts_to_leave_out_is_harmless_in_a_spreadsheet(web: TestClient, reviews: Project) -> None:
     found(reviews, label(3, label="=1+1"))
     decide(web, label(3, label="=1+1"), "out")
-    assert "'=1+1" in LabelDecisions(reviews).left_out.read_text()
+    assert "'=1+1" in Path(options(reviews)["without"]).read_text()
 
 
 def test_a_list_of_the_users_own_is_not_replaced(web: TestClient, reviews: Project) -> None:
@@ -188,3 +192,48 @@ def test_damaged_decisions_are_said(web: TestClient, reviews: Project, content: 
     with pytest.raises(CorruptAdapter):
         LabelDecisions(reviews).read()
     assert web.get("/reviews/doubts").status_code >= 400
+
+
+def test_changes_are_used_or_not_by_one_press_and_each_list_is_another_reading(
+    web: TestClient, reviews: Project, answered: Any
+) -> None:
+    rows = [label(row) for row in Task.load(reviews.address).train.rows.numbers[:3]]
+    found(reviews, *rows)
+    counts, trained = [], []
+    for one in rows[:2]:
+        decide(web, one, "out")
+        now = Project.read(reviews.directory)
+        answered(inspection_of(now), [*inspect_arguments(now), "--json"])
+        counts.append(web.get("/reviews/data.json").json()["found"]["train"])
+        trained.append(len(Task.load(now.address, without=now.options["without"]).train))
+    assert counts == trained == [31, 30], "the page counts what the next run reads"
+    web.post("/reviews/data/changes", data={"use": ""})
+    assert options(reviews) == {}
+    decide(web, rows[2], "taken")
+    assert options(reviews) == {}, "who reads the file without changes goes on to do so"
+    assert "Use the changes in the next run" in web.get("/reviews/doubts").text
+    web.post("/reviews/data/changes", data={"use": "yes"})
+    assert len(listed(reviews)) == 2
+    assert facts(web)["changes"]["corrected"] == 1
+
+
+def test_the_changes_of_an_earlier_version_are_used_after_a_press(web: TestClient, reviews: Project) -> None:
+    old = reviews.directory / "left-out.csv"
+    old.write_text(f"file,row,text\nreviews.csv,3,{TEXTS[1]}\n")
+    reviews.with_options({"without": str(old.absolute())})
+    Corrections(reviews).add(Correction(TEXTS[1], "bad"), "classes")
+    changes = facts(web)["changes"]
+    assert (changes["used"], changes["reads_list"]) == (False, True)
+    assert web.post("/reviews/data/changes", data={"use": "yes"}).status_code == 303
+    assert facts(web)["changes"]["used"]
+
+
+def test_a_suggestion_that_is_no_label_of_the_project_is_refused(web: TestClient, reviews: Project) -> None:
+    inspection = inspection_of(reviews)
+    inspection.directory.mkdir(parents=True)
+    (inspection.directory / "output").write_text(json.dumps({"labels": [{"label": "bad"}, {"label": "good"}]}))
+    one = label(3, suggested="fine")
+    found(reviews, one)
+    answer = decide(web, one, "taken")
+    assert answer.status_code == 422
+    assert "no text of the project has the label" in answer.text.lower()

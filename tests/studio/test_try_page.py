@@ -13,6 +13,7 @@ from stores_of_studios import TEXT, finished_run, publish, served
 
 from afina import AdapterStore, Backbone
 from afina.data.entities import with_texts
+from afina.data.task import Task
 from afina.errors import InvalidData
 from afina.models.objective import ANSWERS_NOTHING
 from afina.pages.marked_text import MarkedText
@@ -356,8 +357,8 @@ def test_a_cell_is_harmless_in_a_spreadsheet_and_read_as_it_was(cell: str) -> No
     assert harmless("=1") == "'=1"
 
 
-def test_a_wrong_answer_becomes_a_row_of_the_corrections_and_a_new_project(
-    web: TestClient, studio: Studio, reviews: Project, url: str
+def test_a_wrong_answer_becomes_a_row_of_the_corrections_and_a_training_text_of_the_next_run(
+    web: TestClient, reviews: Project, url: str
 ) -> None:
     address = ask(web, "=cmd()")
     form = {"asked": address.partition("=")[2], "text": "=cmd()", "label": "good"}
@@ -371,18 +372,21 @@ def test_a_wrong_answer_becomes_a_row_of_the_corrections_and_a_new_project(
     assert download.headers["content-disposition"] == 'attachment; filename="reviews-corrections.csv"'
     assert download.text == Corrections(reviews).path.read_text()
     assert "2 texts with the right answer" in web.get("/reviews/try").text
-    made = web.post("/reviews/try/corrections/project")
-    assert made.headers["location"] == "/reviews-corrections/data"
-    new = studio.folder.project("reviews-corrections")
-    assert Path(new.address).read_text() == 'text,label\n=cmd(),good\n"a ""b"",\nc",bad\n'
-    assert new.options == {"text": "text", "label": "label", "kind": "classes"}
+    without = Project.read(reviews.directory).options["without"]
+    task = Task.load(reviews.address, evaluation=reviews.address, allow_leakage=True, without=without)
+    assert dict(zip(task.train.texts, task.train.labels.tolist(), strict=True)) == {
+        "a": 0,
+        "b": 1,
+        "=cmd()": 1,
+        'a "b",\nc': 0,
+    }
 
 
 def test_without_a_right_answer_nothing_is_kept(web: TestClient, reviews: Project, url: str) -> None:
     assert web.post("/reviews/try/corrections", data={"text": "a"}).status_code == 422
     assert web.post("/reviews/try/corrections", data={"label": "good"}).status_code == 422
     assert web.get("/reviews/try/corrections.csv").status_code == 404
-    assert web.post("/reviews/try/corrections/project").status_code == 404
+    assert web.post("/reviews/try/corrections", data={"text": "a", "label": "fine"}).status_code == 422
     assert not Corrections(reviews).path.exists()
 
 
@@ -394,8 +398,6 @@ def test_a_correction_of_several_labels_has_them_in_one_cell(
     web.post("/reviews/try/corrections", data={"text": "a", "label-0": "yes", "label-2": "yes"})
     (kept,) = Corrections(made).read()
     assert kept.answer == ",".join((TAGS["labels"][0], TAGS["labels"][2]))
-    made = studio.folder.project(web.post("/reviews/try/corrections/project").headers["location"].split("/")[1])
-    assert made.options == {"text": "text", "label": "label", "kind": "labels", "separator": ","}
 
 
 # Entities

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from afina.data.kinds import CLASSES, ENTITIES, LABELS, NUMBER, TEXT
 
@@ -29,13 +28,6 @@ class AnswerKind:
     is_number: bool = False
     marks_text: bool = False
     can_be_asked_untrained: bool = False
-
-    def options(self, kind: str, separator: str) -> dict[str, Any]:
-        """Return the reading options of a file of corrections; `separator` stands between the labels of a text."""
-        if self.writes:
-            return {"text": "text", "target": self.column}
-        several = {"separator": separator} if self.has_several else {}
-        return {"text": "text", "label": self.column, "kind": kind, **several}
 
 
 ANSWER_KINDS: Mapping[str, AnswerKind] = {

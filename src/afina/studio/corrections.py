@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,31 +48,22 @@ class Corrections:
         """Keep a correction; it takes the place of an earlier one of the same text."""
         with _lock:
             others = [one for one in self.read() if (one.text, one.pair) != (made.text, made.pair)]
-            file_io.write_text(self.path, written([*others, made], kind, harmless))
+            file_io.write_text(self.path, written([*others, made], kind))
 
     def remove(self, made: Correction, kind: str) -> None:
         """Remove the correction of this text with this answer, if the file has this correction."""
         with _lock:
             found = self.read()
             if made in found:
-                file_io.write_text(self.path, written([one for one in found if one != made], kind, harmless))
-
-    def write_plain(self, path: Path, kind: str) -> None:
-        """Write the corrections as they were given, for a reader that takes no cell for a formula."""
-        file_io.write_text(path, written(self.read(), kind, str))
+                file_io.write_text(self.path, written([one for one in found if one != made], kind))
 
 
-def columns(kind: str, pairs: bool) -> list[str]:
-    """Return the columns of a file of corrections."""
-    return ["text", *(["text_pair"] if pairs else []), ANSWER_KINDS[kind].column]
-
-
-def written(found: Sequence[Correction], kind: str, cell: Callable[[str], str]) -> str:
-    """Return corrections as csv, with each cell as `cell` returns it."""
+def written(found: Sequence[Correction], kind: str) -> str:
+    """Return corrections as csv, in which no cell is a formula for a spreadsheet."""
     pairs = any(one.pair for one in found)
     content = io.StringIO()
     writer = csv.writer(content, lineterminator="\n")
-    writer.writerow(columns(kind, pairs))
+    writer.writerow(["text", *(["text_pair"] if pairs else []), ANSWER_KINDS[kind].column])
     rows = ([one.text, *([one.pair] if pairs else []), one.answer] for one in found)
-    writer.writerows([cell(value) for value in row] for row in rows)
+    writer.writerows([harmless(value) for value in row] for row in rows)
     return content.getvalue()

@@ -1,7 +1,6 @@
-"""LabelDecisions: what a person has decided about doubtful labels, and the texts that trainings leave out for it.
+"""LabelDecisions: what a person has decided about doubtful labels, in a file of the project.
 
-No file of texts is changed. The decisions are a file of the project, and so is the list of texts to leave out, which is
-a reading option (`without`) of every command of the project. Suggestions that are taken are corrections.
+Suggestions that are taken are corrections. `text_changes.py` lets the commands of the project follow the decisions.
 """
 
 from __future__ import annotations
@@ -9,16 +8,15 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from afina import digest, file_io
-from afina.data.kinds import KINDS
+from afina.data.kinds import CLASSES, KINDS
 from afina.data.readers.target_kinds import NO_LABELS
-from afina.studies.labelling.doubts import DoubtfulLabel, Doubts, as_csv
+from afina.studies.labelling.doubts import DoubtfulLabel, Doubts
 from afina.studio import problems
 from afina.studio.answer_kinds import ANSWER_KINDS
 from afina.studio.corrections import Correction, Corrections
@@ -27,15 +25,12 @@ from afina.studio.folder import Project
 TAKEN, OUT, KEPT = "taken", "out", "kept"
 """The decisions about a label.
 
-- TAKEN: the suggested label is right. It becomes a correction, and trainings leave out the text with the old label.
+- TAKEN: the suggested label is right. It becomes a correction.
 - OUT: trainings leave out the text.
 - KEPT: the label is right.
 """
 
 DECISIONS = (TAKEN, OUT, KEPT)
-
-WITHOUT = "without"
-"""The reading option with the list of texts to leave out."""
 
 _lock = threading.RLock()
 
@@ -61,7 +56,7 @@ class DecidedLabel:
     @property
     def is_left_out(self) -> bool:
         """Whether trainings leave out the text; evaluation texts are never left out."""
-        return self.label.training and self.decision in (TAKEN, OUT)
+        return self.label.training and self.decision == OUT
 
 
 @dataclass(frozen=True)
@@ -73,11 +68,6 @@ class LabelDecisions:
     @property
     def path(self) -> Path:
         return self.project.directory / "label-decisions.json"
-
-    @property
-    def left_out(self) -> Path:
-        """The list of texts to leave out, as `afina doubts` writes lists of texts; missing without such texts."""
-        return self.project.directory / "left-out.csv"
 
     def read(self) -> dict[str, DecidedLabel]:
         """Return the decisions by the key of the label, the oldest first. Raises CorruptAdapter."""
@@ -103,14 +93,14 @@ class LabelDecisions:
         """Keep the decision about a doubtful label, in place of an earlier one; `names` are the project's labels.
 
         `seen`: the decision that a page has shown, empty for none. None: any. Raises Conflict if the present decision
-        is not `seen`, or if the project leaves out the texts of another list. Raises InvalidData if the suggestion
-        cannot be written as a correction.
+        is not `seen`. Raises InvalidData if the suggestion cannot be written as a correction, or a held-out text would
+        change.
         """
         with _lock:
             decided, key = self.read(), key_of(label)
             _check_seen(decided.get(key), seen)
-            if decision != KEPT and label.training:
-                self._check_list()
+            if decision != KEPT and not label.training:
+                raise problems.DECISION_HELD_OUT()
             answer = _answer(found, label, names) if decision == TAKEN else ""
             self._forget(decided.pop(key, None))
             if decision == TAKEN:
@@ -130,24 +120,9 @@ class LabelDecisions:
             made = Correction(before.label.text, before.answer, before.label.text_pair or "")
             Corrections(self.project).remove(made, before.kind)
 
-    def _check_list(self) -> None:
-        given = self.project.options.get(WITHOUT)
-        if given not in (None, str(self.left_out.absolute())):
-            raise problems.OTHER_TEXTS_LEFT_OUT(project=self.project.name, path=given, field=WITHOUT)
-
     def _write(self, decided: Mapping[str, DecidedLabel]) -> None:
-        """Write the decisions and the list of texts to leave out, and let the project's commands read the list."""
         content = {key: {**asdict(one), "label": one.label.model_dump(mode="json")} for key, one in decided.items()}
         file_io.write_text(self.path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-        rows, own = [one.label for one in decided.values() if one.is_left_out], str(self.left_out.absolute())
-        if rows:
-            file_io.write_text(self.left_out, as_csv(rows))
-            self.project.with_options({WITHOUT: own})
-            return
-        if self.project.options.get(WITHOUT) == own:
-            self.project.with_options({WITHOUT: None})
-        with suppress(FileNotFoundError):
-            self.left_out.unlink()
 
 
 def _check_seen(decided: DecidedLabel | None, seen: str | None) -> None:
@@ -159,6 +134,8 @@ def _check_seen(decided: DecidedLabel | None, seen: str | None) -> None:
 def _answer(found: Doubts, label: DoubtfulLabel, names: Sequence[str]) -> str:
     """Return the suggestion as corrections have it. Raises InvalidData for several labels that cannot be told apart."""
     if not ANSWER_KINDS[found.kind].has_several:
+        if found.kind == CLASSES and names and label.suggested not in names:
+            raise problems.LABEL_MISSING(label=label.suggested, expected=list(names)[:20])
         return label.suggested
     separator = found.data.separator or ","
     several = [] if label.suggested == NO_LABELS else label.suggested.split(", ")

@@ -23,7 +23,7 @@ OPTION_LABELS: Mapping[str, str] = {
     "sheet": "Sheet",
     "encoding": "Encoding",
     "evaluation": "File to evaluate on",
-    "without": "File of texts to leave out of the training texts",
+    "without": "File of texts to leave out or to correct",
     "allow_leakage": "Accept held-out texts that also occur in the training split",
 }
 """The label of a field, by reading option."""
@@ -46,4 +46,5 @@ def label(name: str) -> str:
 def in_words(project: Project, sentence: str) -> str:
     """Return a sentence of the library with labels of fields, and with the bare name of the project's uploaded file."""
     text = sentence.named(label) if isinstance(sentence, Sentence) else sentence
-    return text.replace(f"{project.data.absolute()}/", "") if project.uploaded else text
+    text = text.replace(f"{project.data.absolute()}/", "") if project.uploaded else text
+    return text.replace(f"{project.directory.absolute()}/", "")

@@ -125,8 +125,19 @@ DECISIONS_DAMAGED = _studio_damaged(
 OTHER_TEXTS_LEFT_OUT = Problem(
     Conflict,
     "studio.other-texts-left-out",
-    "project {project} already leaves out the texts of {path}. Empty the field {field} of the page Data first; its "
-    "list can be one or the other.",
+    "project {project} already leaves out the texts of {path}. Empty the field `{field}` of the page Data first; "
+    "its list can be one or the other.",
+)
+DECISION_HELD_OUT = Problem(
+    Conflict,
+    "studio.decision-held-out",
+    "this text is held out: every run is measured on its label, so the label is neither changed nor left out here. If "
+    "the label is wrong, correct it in your file, and make a new project of the file.",
+)
+LABEL_MISSING = Problem(
+    InvalidData,
+    "studio.label-missing",
+    "no text of the project has the label {label!r:.80}. Choose one of {expected}.",
 )
 SUGGESTION_AMBIGUOUS = Problem(
     InvalidData,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from afina.data.addresses import named
@@ -22,6 +22,7 @@ from afina.studio.forms import Form
 from afina.studio.kept_answer import KeptAnswer
 from afina.studio.option_labels import OPTION_LABELS, in_words
 from afina.studio.page import ComputedFacts, PageRouter, Visit
+from afina.studio.text_changes import TextChanges
 
 TEMPLATE = "data.html.j2"
 
@@ -87,6 +88,7 @@ class DataFacts(ComputedFacts):
             read.
         fields: The fields of the form by legend.
         share: The share of the file that was read; None if not known.
+        changes: The facts of `TextChanges`.
     """
 
     project: Project
@@ -96,6 +98,7 @@ class DataFacts(ComputedFacts):
     fields: Mapping[str, Sequence[Field]]
     said: str = ""
     share: float | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def has_doubts(self) -> bool:
@@ -156,6 +159,7 @@ def data(visit: Visit, project: str) -> DataFacts:
         fields=_fields(opened, found),
         said=in_words(opened, process.last_words) if is_reading else "",
         share=process.share_done if is_reading else None,
+        changes=TextChanges(opened).facts(),
     )
 
 
@@ -243,6 +247,14 @@ def _changes(form: Form) -> dict[str, Any]:
         changes[name] = bool(value) if OPTIONS[name].default is False else value
     changes["labels"] = [one.strip() for one in form.get("labels").split(",") if one.strip()] or None
     return changes
+
+
+@router.form("/{project}/data/changes", data, TEMPLATE)
+def use_changes(visit: Visit, form: Form, project: str) -> str:
+    """Let the next run read the texts with the decisions and corrections, or as they stand in the file."""
+    changes = TextChanges(visit.project(project))
+    changes.use() if form.get("use") else changes.withdraw()
+    return f"/{project}/data#changes"
 
 
 @router.form("/{project}/data/again", data, TEMPLATE)

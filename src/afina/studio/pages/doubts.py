@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from afina.studio import problems
 from afina.studio.command_process import CommandProcess
 from afina.studio.folder import Project
 from afina.studio.forms import Form
-from afina.studio.label_decisions import DECISIONS, WITHOUT, LabelDecisions, key_of
+from afina.studio.label_decisions import DECISIONS, KEPT, LabelDecisions, key_of
 from afina.studio.option_labels import in_words
 from afina.studio.page import PageRouter, Visit
 from afina.studio.pages.data import arguments_of, inspection_of
+from afina.studio.text_changes import WITHOUT, TextChanges, changing
 
 TEMPLATE = "doubts.html.j2"
 
@@ -52,7 +53,7 @@ class DoubtsFacts:
         state: "none" if nothing has looked for doubtful labels yet, "running", "failed", or "found".
         waiting: The first doubtful labels without a decision, the most doubtful first, of `undecided` ones.
         decided: The latest of `decisions` decisions.
-        left_out: The number of texts that trainings leave out, which are in the file `list`.
+        changes: The facts of `TextChanges`.
     """
 
     project: Project
@@ -65,8 +66,7 @@ class DoubtsFacts:
     undecided: int = 0
     decided: Sequence[Mapping[str, Any]] = ()
     decisions: int = 0
-    left_out: int = 0
-    list: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_final(self) -> bool:
@@ -108,8 +108,7 @@ def doubts(visit: Visit, project: str) -> DoubtsFacts:
         "none",
         decided=rows[: -LATEST - 1 : -1],
         decisions=len(decided),
-        left_out=sum(one.is_left_out for one in decided.values()),
-        list=str(LabelDecisions(opened).left_out) if any(one.is_left_out for one in decided.values()) else "",
+        changes=TextChanges(opened).facts(),
     )
     if not process.was_started:
         return made
@@ -174,11 +173,15 @@ def decide(visit: Visit, form: Form, project: str) -> str:
     found, decisions = _found(opened), LabelDecisions(opened)
     seen = form.fields.get("seen")  # another tab may have decided since
     if decision == UNDO:
-        decisions.undo(key, seen=seen)
+        with changing(opened):
+            decisions.undo(key, seen=seen)
         return f"/{project}/doubts#decided"
     label = None if found is None else next((one for one in found.labels if key_of(one) == key), None)
     if found is None or label is None or decision not in DECISIONS:
         raise problems.DOUBT_MISSING(project=opened.name)
     names = [one["label"] for one in inspection_of(opened).answer().get("labels") or ()]
-    decisions.decide(found, label, decision, names, seen=seen)
+    if decision != KEPT:
+        TextChanges(opened).check()
+    with changing(opened):
+        decisions.decide(found, label, decision, names, seen=seen)
     return f"/{project}/doubts#doubts"

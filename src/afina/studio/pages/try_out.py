@@ -34,7 +34,7 @@ from afina.studio.folder import Project
 from afina.studio.forms import Form, arriving, safe_name
 from afina.studio.option_labels import label
 from afina.studio.page import PageRouter, Visit, download, studio_of
-from afina.studio.pages.data import arguments_of, inspection_of
+from afina.studio.pages.data import arguments_of
 from afina.studio.published import (
     UNTRAINED,
     PublishedVersion,
@@ -47,6 +47,7 @@ from afina.studio.published import (
 )
 from afina.studio.questions import FileAnswers, Question, Questions, in_words, is_answered
 from afina.studio.server_process import StudioServer
+from afina.studio.text_changes import changing
 
 TEMPLATE = "try.html.j2"
 
@@ -444,9 +445,13 @@ def correct(visit: Visit, form: Form, project: str) -> str:
         right = newest.separator.join(one for number, one in enumerate(newest.labels) if form.get(f"label-{number}"))
     elif not right:
         raise problems.FIELD_MISSING(field="label")
+    elif newest.kind == CLASSES and newest.labels and right not in newest.labels:
+        raise problems.LABEL_MISSING(label=right, expected=list(newest.labels))
     if answered.marks_text:
         right = _entities(right, _lined(form["text"]), newest.labels)
-    Corrections(opened).add(Correction(_lined(form["text"]), _lined(right), _lined(form.get("pair"))), newest.kind)
+    made = Correction(_lined(form["text"]), _lined(right), _lined(form.get("pair")))
+    with changing(opened):
+        Corrections(opened).add(made, newest.kind)
     asked = form.get("asked")
     return f"/{project}/try{f'?asked={asked}' if Questions(opened).find(asked) else ''}#corrections"
 
@@ -478,19 +483,3 @@ def corrections_file(visit: Visit, project: str) -> Response:
     if not kept.path.is_file():
         raise problems.NO_CORRECTIONS(project=project)
     return download(kept.path, f"{project}-corrections.csv")
-
-
-@router.form("/{project}/try/corrections/project", try_out, TEMPLATE)
-def new_project(visit: Visit, form: Form, project: str) -> str:
-    """Make a project of the corrections."""
-    opened = visit.project(project)
-    kept, newest = Corrections(opened), _newest(versions_of(visit.folder, opened.adapters))
-    if not kept.read():
-        raise problems.NO_CORRECTIONS(project=opened.name)
-    kind = newest.kind if newest else inspection_of(opened).answer().get("kind") or CLASSES
-    separator = newest.separator if newest else opened.options.get("separator") or ","
-    path = visit.folder.upload()
-    kept.write_plain(path, kind)
-    made = visit.folder.create(f"{opened.title}: corrections", "corrections.csv", path)
-    made.with_options(ANSWER_KINDS[kind].options(kind, separator))
-    return f"/{made.name}/data"
