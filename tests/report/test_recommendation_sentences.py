@@ -72,6 +72,15 @@ def test_verdicts_of_several_kinds_are_separated_by_semicolons() -> None:
     assert any("is better than (IA)³ and head only; undecided against LoRA." in one for one in found), found
 
 
+def test_a_method_that_was_trained_again_on_more_texts_than_its_rivals_is_said_beside_the_verdicts() -> None:
+    one = made({"full": 80, "lora": 82})
+    full, lora = one.contenders
+    changed = one.model_copy(update={"contenders": (full.model_copy(update={"examples": 184}), lora)})
+    said = "Not all methods were trained on the same texts: full fine-tuning on 184; LoRA on 10 texts."
+    assert any(said in each for each in recommendation.sentences(changed))
+    assert not any("the same texts" in each for each in recommendation.sentences(one))
+
+
 @pytest.mark.parametrize(
     ("left_out", "said"),
     [

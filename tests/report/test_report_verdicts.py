@@ -6,7 +6,8 @@ import numpy as np
 
 from afina.report.arms import arms
 from afina.report.examples.disagreements import WITHHELD, EvaluationTexts, disagreement_table, disagreements
-from afina.report.report import Report
+from afina.report.report import ANSWER, Report
+from afina.report.tables import PERFORMANCE
 from afina.report.verdicts import Verdicts, verdict_table
 from afina.studies.runs.record import Result
 from records import TEXTS, answering, environment, results
@@ -58,6 +59,18 @@ def test_runs_on_other_texts_or_with_other_seeds_are_not_compared_and_the_reason
     assert table is not None
     assert table.rows == (("full fine-tuning", "LoRA", "not comparable", "–", "–", "–"),)
     assert "full fine-tuning and LoRA cannot be compared: their seeds differ: 0 against 0, 1." in table.notes
+
+
+def test_methods_that_were_trained_on_different_numbers_of_texts_are_said_in_charts_and_verdicts() -> None:
+    said = "Not all methods were trained on the same texts: full fine-tuning on 184; LoRA on 149 texts."
+    made = report(answering("full", range(20), train_examples=184), answering("lora", range(9), train_examples=149))
+    table = verdict_table(made.verdicts)
+    assert table is not None
+    assert said in table.notes[-1]
+    plots = made._plots((ANSWER, PERFORMANCE))
+    assert [said in plots[title][0].caption for title in (ANSWER, PERFORMANCE)] == [True, True]
+    assert "full fine-tuning, on 184 texts" in plots[ANSWER][0].svg
+    assert not report(answering("full", range(20)), answering("lora", range(9))).verdicts.trained_on
 
 
 def test_one_run_alone_has_no_verdicts() -> None:

@@ -287,9 +287,15 @@ def _texts(size: int) -> str:
     return f"{size:,} texts"
 
 
+def _rate(record: Record, name: str) -> str:
+    """Return the learning rate of a candidate of `choose`, such as `lora-0.003`, in words; empty for other names."""
+    rate, used = name.removeprefix(f"{record.method}-"), record.training.get("learning_rate")
+    return f"learning rate {rate}" if isinstance(used, float) and rate == f"{used:.3g}" else ""
+
+
 def _label(record: Record, name: str) -> str:
-    """Return a run's label: the method's title, the run's `name` if it is not the method's, and `train_head` if set."""
-    remarks = [] if name == record.method else [name]
+    """Return a run's label: the method's title, what the run's `name` adds to the method's, and `train_head` if set."""
+    remarks = [] if name == record.method else [_rate(record, name) or name]
     train_head = record.hyperparameters.get("train_head")
     if train_head is False:
         remarks.append("head frozen")

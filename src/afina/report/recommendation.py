@@ -29,7 +29,7 @@ from afina.report.formatting import (
     too_few,
 )
 from afina.report.tables import EVIDENCE, Column, Table, columns_of
-from afina.report.verdicts import ONE_SEED, SIGNIFICANT, undecided_clause
+from afina.report.verdicts import ONE_SEED, SIGNIFICANT, trained_on_sentence, undecided_clause
 from afina.stats.comparison import Comparison, difference_text
 from afina.stats.intervals import wilson
 from afina.stats.metrics import METRICS
@@ -248,7 +248,7 @@ def _of_method(choice: Recommendation, chosen: Contender) -> tuple[str, str, str
         f"{name} trains {chosen.trainable:,} parameters ({100 * chosen.trainable / chosen.total:.3g} % of the model) "
         f"and took {chosen.seconds:,.0f} s of training on {chosen.examples:,} texts{products}{memory}."
         + (f" {name} took only {_steps(chosen)}, and may be better with more." if choice.is_short(chosen) else ""),
-        _sure(mine, title(chosen.name)),
+        _sure(choice, mine, title(chosen.name)),
     )
 
 
@@ -343,7 +343,7 @@ def _of_simple(choice: Recommendation, chosen: Contender) -> tuple[str, str, str
         compared = [
             one for one in choice.comparisons if name in (one.first, one.second) and adapted & {one.first, one.second}
         ]
-        settle = _sure(compared, title(name))
+        settle = _sure(choice, compared, title(name))
     else:
         short = ", ".join(f"{title(one.name)} took {_steps(one)}" for one in tried)
         why = (
@@ -376,7 +376,7 @@ def _of_endpoint(choice: Recommendation, chosen: Contender, use: EndpointUse) ->
         f"{title(other.name)} would be recommended: {metric_name(choice.metric)} "
         f"{share(other.metrics[choice.metric])}{saved}.",
         f"{_costs(use)} Nothing was trained, so there is no adapter, and every text is sent to {use.host}.",
-        _sure(mine, chosen.name),
+        _sure(choice, mine, chosen.name),
     )
 
 
@@ -421,15 +421,24 @@ def _simple(choice: Recommendation) -> list[Contender]:
     return [one for one in choice.contenders if not one.trained and one.name not in same and one.metrics]
 
 
-def _sure(compared: Sequence[Comparison], name: str) -> str:
+def trained_on(choice: Recommendation) -> dict[str, int]:
+    """Return the training texts of each compared method, by its title."""
+    compared = {name for one in choice.comparisons for name in (one.first, one.second)}
+    return {title(one.name): one.examples for one in choice.contenders if one.name in compared and one.examples}
+
+
+def _sure(choice: Recommendation, compared: Sequence[Comparison], name: str) -> str:
     if not compared:
         return ONE_SEED
     against: dict[str, list[str]] = {verdict: [] for verdict in _VERDICT_WORDS}
     for one in map(titled, compared):
         against[one.seen_from(name)].append(one.second if one.first == name else one.first)
     said = [f"{_VERDICT_WORDS[verdict]} {listed(names)}" for verdict, names in against.items() if names]
-    meant = f" {SIGNIFICANT}" if against["better"] or against["worse"] else ""
-    return f"On the held-out texts, {name} is {'; '.join(said)}.{meant} {ONE_SEED}"
+    meant = [SIGNIFICANT] if against["better"] or against["worse"] else []
+    names = {name for one in map(titled, compared) for name in (one.first, one.second)}
+    sizes = {one: size for one, size in trained_on(choice).items() if one in names}
+    notes = [*meant, *filter(None, [trained_on_sentence(sizes)]), ONE_SEED]
+    return f"On the held-out texts, {name} is {'; '.join(said)}. {' '.join(notes)}"
 
 
 _VERDICT_WORDS = {

@@ -312,9 +312,10 @@ class Report:
     def _forest(self) -> Plot | None:
         made = self.results.recommendation
         if made:
-            return comparison.forest(title(made.recommended), list(map(titled, made.comparisons)))
+            compared = list(map(titled, made.comparisons))
+            return comparison.forest(title(made.recommended), compared, recommendation.trained_on(made))
         _, (leader, *_) = self._leading
-        return comparison.forest(leader.label, self.verdicts.compared)
+        return comparison.forest(leader.label, self.verdicts.compared, self.verdicts.trained_on)
 
     def _plots(self, titles: Sequence[str] = ()) -> dict[str, list[Plot]]:
         """The plots of the report by the title of their section; `titles` selects sections (default: all)."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from math import isnan, nan
 
@@ -40,7 +40,7 @@ SIGNIFICANT = (
 )
 
 MOST_NAMED = 3
-"""The most undecided methods that a headline names."""
+"""The most methods that a headline or a note names of each group."""
 
 ONE_SEED = "One seed was run, so the verdicts do not say how other seeds would do."
 
@@ -54,10 +54,15 @@ class NotComparable:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """The verdicts on all pairs of a study's methods: the pairs that were compared, and the pairs that cannot be."""
+    """The verdicts on all pairs of a study's methods: the pairs that were compared, and the pairs that cannot be.
+
+    Attributes:
+        trained_on: The training texts by the label of a method, if compared methods have different numbers of them.
+    """
 
     compared: tuple[Comparison, ...] = ()
     not_comparable: tuple[NotComparable, ...] = ()
+    trained_on: Mapping[str, int] = field(default_factory=dict)
 
     def between(self, first: str, second: str) -> Comparison | None:
         """Return the comparison of two methods, in either order; None if they were not compared."""
@@ -72,10 +77,12 @@ def verdicts(arms: Sequence[Arm]) -> Verdicts:
         for first, second in combinations(arms, 2)
         if (reason := _why_apart(first, second)) and not (curve and first.size != second.size)
     ]
-    compared = [one for found in alike(arms) if len(found) > 1 for one in _compare(found)]
+    groups = [found for found in alike(arms) if len(found) > 1]
+    compared = [one for found in groups for one in _compare(found)]
+    trained_on = {name: size for found in groups for name, size in unequal_sizes(found).items()}
     untrained = {arm.label for arm in arms if not arm.trained}
     compared.sort(key=lambda one: one.first in untrained or one.second in untrained)
-    return Verdicts(tuple(compared), tuple(apart))
+    return Verdicts(tuple(compared), tuple(apart), trained_on)
 
 
 def alike(arms: Sequence[Arm]) -> list[list[Arm]]:
@@ -113,8 +120,33 @@ def _compare(alike: Sequence[Arm]) -> list[Comparison]:
 
 def undecided_clause(names: Sequence[str]) -> str:
     """Return the clause of a headline on methods that may be as good, with its comma; empty if there are none."""
+    return f", undecided against {_shortened(names)}" if names else ""
+
+
+def _shortened(names: Sequence[str]) -> str:
     more = [f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
-    return f", undecided against {listed([*names[:MOST_NAMED], *more])}" if names else ""
+    return listed([*names[:MOST_NAMED], *more])
+
+
+def unequal_sizes(arms: Sequence[Arm]) -> dict[str, int]:
+    """Return the training texts of each trained method; empty if all have as many, or if all labels say how many."""
+    trained = [arm for arm in arms if arm.trained]
+    sizes = {arm.label: arm.size for arm in trained}
+    return {} if all(arm.whatever_size != arm.label for arm in trained) or len({*sizes.values()}) < 2 else sizes
+
+
+def trained_on_sentence(sizes: Mapping[str, int]) -> str:
+    """Return a sentence on methods that were trained on different numbers of texts; empty if the numbers are equal."""
+    by_size: dict[int, list[str]] = {}
+    for name, size in sizes.items():
+        by_size.setdefault(size, []).append(name)
+    groups = [f"{_shortened(by_size[size])} on {count(size)}" for size in sorted(by_size, reverse=True)]
+    if len(groups) < 2:
+        return ""
+    return (
+        f"Not all methods were trained on the same texts: {'; '.join(groups)} texts. A part of a difference may come "
+        "from the number of texts."
+    )
 
 
 def scores_by_seed(alike: Sequence[Arm]) -> dict[str, np.ndarray]:
@@ -238,7 +270,7 @@ def _notes(found: Verdicts) -> list[str]:
         f"Equivalent means that the difference is significantly smaller than {one.margin_in_words}. Undecided means "
         "that the results show none of these."
     )
-    return notes
+    return [*notes, *filter(None, [trained_on_sentence(found.trained_on)])]
 
 
 def _details(found: Verdicts) -> list[str]:

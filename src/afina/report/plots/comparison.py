@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from afina.report.answer_costs import milliseconds_a_text
 from afina.report.arms import Arm, Value, records_of
@@ -12,7 +12,7 @@ from afina.report.formatting import brief, metric_heading, share
 from afina.report.plots import svg
 from afina.report.plots.svg import Plot, canvas, finish, legend, rows_of, scatter
 from afina.report.tables import measured_on_gpu
-from afina.report.verdicts import by_method
+from afina.report.verdicts import by_method, trained_on_sentence, unequal_sizes
 from afina.stats.comparison import Comparison
 from afina.stats.metrics import METRICS
 
@@ -34,15 +34,18 @@ def headline(arms: Sequence[Arm]) -> Plot:
         metric_heading(metric),
         said,
         "Mean over the seeds; the lines are 95 % intervals. Overlapping intervals do not show that two methods are "
-        "equal: see Verdicts.",
+        f"equal: see Verdicts. {trained_on_sentence(unequal_sizes(arms))}".rstrip(),
     )
 
 
 ROWS = 10  # of a forest plot: the smallest differences
 
 
-def forest(name: str, compared: Sequence[Comparison]) -> Plot | None:
-    """Return a forest plot of the differences of the method `name` from the others; None without comparisons of it."""
+def forest(name: str, compared: Sequence[Comparison], trained_on: Mapping[str, int]) -> Plot | None:
+    """Return a forest plot of the differences of the method `name` from the others; None without comparisons of it.
+
+    `trained_on`: the training texts of methods, said where they differ from those of `name`.
+    """
     mine = sorted((one for one in compared if name in (one.first, one.second)), key=lambda one: abs(one.difference))
     if not mine:
         return None
@@ -53,7 +56,7 @@ def forest(name: str, compared: Sequence[Comparison]) -> Plot | None:
     figure, axes = canvas(0.9 + 0.42 * len(shown))
     axes.axvspan(-margin, margin, facecolor=svg.INK, alpha=0.1, edgecolor="none")
     axes.axvline(0, color=svg.INK, linewidth=0.8)
-    said, rows, digits = [], [], ".1f" if metric.points else ".4f"
+    said, rows, digits, sizes = [], [], ".1f" if metric.points else ".4f", dict[str, int]()
     for row, one in enumerate(shown):
         sign, other = (1, one.second) if one.first == name else (-1, one.first)
         middle = unit * sign * one.difference
@@ -64,7 +67,10 @@ def forest(name: str, compared: Sequence[Comparison]) -> Plot | None:
         axes.plot([middle], [row], "s", color=tone, markersize=6)
         middle, low, high = (round(value, 4) + 0.0 for value in (middle, low, high))  # + 0.0 turns -0.0 into 0.0
         text = f"{middle:+{digits}} ({low:+{digits}} to {high:+{digits}}), {verdict}".replace("-", "−")
-        rows.append(f"{brief(other, 34)}\n{text}")
+        size, own = trained_on.get(other), trained_on.get(name)
+        texts = f", on {size:,} texts" if size is not None and own is not None and size != own else ""
+        rows.append(f"{brief(other, 34)}{texts}\n{text}")
+        sizes = {one: trained_on[one] for one in (*sizes, name, other) if one in trained_on}
         said.append(f"{name} minus {other} {text}")
     rows_of(axes, rows)
     axes.set_xlabel(f"Difference{' (points)' * metric.points}")
@@ -76,7 +82,7 @@ def forest(name: str, compared: Sequence[Comparison]) -> Plot | None:
         said,
         f"Difference in {metric.words}. Right of 0, {brief(name)} is {'worse' if metric.lower else 'better'}. "
         f"Lines: {100 * first.level:g} % intervals on the same texts and seeds. Grey band: differences up "
-        f"to {first.margin_in_words}, which count as equivalent.{more}",
+        f"to {first.margin_in_words}, which count as equivalent.{more} {trained_on_sentence(sizes)}".rstrip(),
     )
 
 
