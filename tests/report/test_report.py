@@ -4,18 +4,22 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from afina.data.reading_options import ReadingOptions
 from afina.methods import METHODS
 from afina.report.arms import arms
+from afina.report.conclusion import of_one_method
 from afina.report.report import CSV, JSON, MARKDOWN, Report
 from afina.report.tables import Table
 from afina.report.writers.markdown import table as grid
 from afina.studies.descriptions import Failure
 from afina.studies.published import Published
-from afina.studies.runs.record import Result
+from afina.studies.runs.record import Abstention, AnsweredCounts, LeftOutCounts, Result, Selection
 from afina.studies.trials import Tuned
 from records import environment, every_result, memory, record, result, results
 
@@ -43,6 +47,35 @@ def markdown(name: str, made: list[Result], command: list[str] | None = None, fa
 
 def text_of(table: Table) -> str:
     return " ".join(table.notes)
+
+
+_CHOSEN = AnsweredCounts(texts=40, answered=30, errors=1)
+_PROMISED = Abstention(error=0.1, confidence=0.95, threshold=0.9, calibration=_CHOSEN, evaluation=_CHOSEN)
+
+
+@pytest.mark.parametrize(
+    ("changes", "trained", "aside", "read"),
+    [
+        ({}, 200, "", 200),
+        ({"abstention": _PROMISED}, 160, "40 set aside, ", 200),
+        ({"temperature_examples": 20}, 180, "20 set aside, ", 200),
+        ({"selection": Selection(value=0.5, loss=1, examples=25)}, 200, "25 set aside, ", 225),
+        ({"left_out": LeftOutCounts(training=5, aside=1)}, 200, "", 205),
+    ],
+)
+def test_sentences_count_the_texts_that_trained(changes: dict[str, Any], trained: int, aside: str, read: int) -> None:
+    distilled = {"epochs": 2, "learning_rate": 2e-4, "distil_temperature": 1, "distil_weight": 0.5}
+    changes |= {"task": "tickets.csv", "train_examples": 200, "truncated": 3, "teacher": "sha256:t"}
+    made = results([result("lora", training=distilled, **changes)])
+    found = Report.of(replace(made, data=ReadingOptions(train_examples=read)))
+    said = " ".join(found.markdown().split())
+    assert f" on {trained} texts, with the answers" in " ".join(of_one_method(found.arms[0], []))  # of `train`
+    assert f": {trained} training and" in " ".join(found._lead())
+    assert f"`tickets.csv`, {trained} training and" in said
+    assert f"3 of {trained + 872:,} texts cut" in said
+    assert f"tickets.csv: {trained} texts to train on, {aside}872 held out" in said
+    assert f"on {trained} labelled texts" in said
+    assert "asks for" not in said
 
 
 # What a study's tables hold

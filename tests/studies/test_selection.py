@@ -61,6 +61,7 @@ def test_a_temperature_is_fitted_beside_a_selection_split(gpt2: Backbone, toy: s
         tmp_path
     )
     assert record.selection is not None
+    assert record.trained_on == len(Task.load(toy, selection=0.25, calibration=True).train) < record.train_examples
     assert Adapter.load(tmp_path / record.adapter).manifest.objective["temperature"] != 1
 
 

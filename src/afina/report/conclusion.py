@@ -73,7 +73,7 @@ def unasked(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
         pairs = data.text_pair is not None or "text_pair" in record.columns
         by_steps = record.steps and record.fitted is None and _starts_from_words(record)
         if by_steps and needs_words(record.kind, record.label_names, pairs=pairs) and _is_decoder(record.backbone):
-            return [no_words_note(record.label_names, record.train_examples)]
+            return [no_words_note(record.label_names, record.trained_on)]
     return []
 
 
@@ -110,7 +110,7 @@ def of_one_method(arm: Arm, baselines: Sequence[MeasuredBaseline], against: Sequ
     if arm.trained:
         trained = f"{count(record.trainable)} parameters ({percent(100 * record.trainable / record.total)} %)"
         yield (
-            f"Trained {trained} on {count(record.train_examples)} texts{_taught(record)} in {time.value}; memory "
+            f"Trained {trained} on {count(record.trained_on)} texts{_taught(record)} in {time.value}; memory "
             f"{memory.value} ({memory.note})."
         )
 

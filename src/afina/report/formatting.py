@@ -248,9 +248,10 @@ def quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace("\n", "\\n") + '"'
 
 
-def split_of(task: str, train: int, held_out: int) -> str:
+def split_of(task: str, train: int, held_out: int, aside: int = 0) -> str:
     """Return the sizes of a file's split as text, such as `reviews.csv: 240 texts to train on, 60 held out`."""
-    return f"{Path(task).name}: {number_of_texts(train)} to train on, {count(held_out)} held out"
+    beside = f"{count(aside)} set aside, " if aside else ""
+    return f"{Path(task).name}: {number_of_texts(train)} to train on, {beside}{count(held_out)} held out"
 
 
 def texts_cut(truncated: int, texts: int, max_length: int | None) -> str:

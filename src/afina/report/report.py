@@ -276,7 +276,7 @@ class Report:
         first = self.arms[0].record
         backbones = listed([f"`{address}`" for address in self.backbone_names or (first.backbone,)])
         return [
-            f"{backbones} on `{first.task}`: {first.train_examples:,} training and {first.examples:,} "
+            f"{backbones} on `{first.task}`: {first.trained_on:,} training and {first.examples:,} "
             f"evaluation texts, {_presentation(self.arms).asked(first.label_names)}."
         ]
 

@@ -137,7 +137,7 @@ def _asked(arms: Sequence[Arm]) -> list[str]:
         "Task: "
         + each(
             lambda record: (
-                f"`{record.task}`, {record.train_examples:,} training and {record.examples:,} evaluation texts, "
+                f"`{record.task}`, {record.trained_on:,} training and {record.examples:,} evaluation texts, "
                 f"{PRESENTATIONS[record.kind].told_targets(record.label_names)}"
             )
         ),
@@ -166,9 +166,7 @@ def _lessons(arms: Sequence[Arm]) -> list[str]:
         settings = in_words({name: record.training[name] for name in DISTILLATION})
         texts = f" and {record.unlabelled.texts:,} texts without labels" if record.unlabelled else ""
         teacher = labels.get(record.teacher, f"the adapter {record.teacher:.19}")
-        notes.append(
-            f"{arm.label} learned from {teacher} ({settings}), on {record.train_examples:,} labelled texts{texts}"
-        )
+        notes.append(f"{arm.label} learned from {teacher} ({settings}), on {record.trained_on:,} labelled texts{texts}")
     return notes
 
 
@@ -297,18 +295,25 @@ def notes(arms: Sequence[Arm], data: ReadingOptions, found: int = 0, told: Seque
 
 def _on_texts(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
     records = records_of(arms)
-    files = {(one.task, one.train_examples, one.examples) for one in records if named(one.task) is None}
+    files = {(one.task, one.trained_on, one.examples, one.set_aside) for one in records if named(one.task) is None}
     made = [f"{split_of(*one)}." for one in sorted(files)]
     made += dict.fromkeys(f"Columns: {columns_in_words(one.columns)}." for one in records if one.columns)
     made += _of_reading(arms)
     made += _cut_and_few(arms)
     for field, asked, there in (
-        ("train_examples", data.train_examples, max(one.train_examples for one in records)),
+        ("train_examples", data.train_examples, max(_read_to_train(one, data) for one in records)),
         ("evaluation_examples", data.evaluation_examples, max(one.examples for one in records)),
     ):
         if asked is not None and there < asked:
             made.append(f"data.{field} asks for {count(asked)} texts; there are {count(there)}, and all were used.")
     return made
+
+
+def _read_to_train(record: Record, data: ReadingOptions) -> int:
+    """Return the number of texts of the training split, with those that were set aside or left out afterwards."""
+    left_out = record.left_out.training if record.left_out else 0
+    validation = record.examples if data.validation is not None else 0  # these are then a part of the training split
+    return record.trained_on + record.set_aside + left_out + validation
 
 
 def _of_reading(arms: Sequence[Arm]) -> list[str]:
@@ -329,7 +334,7 @@ def _cut_and_few(arms: Sequence[Arm]) -> list[str]:
     records = records_of(arms)
     several = has_several_backbones(arms)
     cut = {
-        (one.truncated, one.train_examples, one.examples, one.training.get("max_length"), one.backbone * several)
+        (one.truncated, one.trained_on, one.examples, one.training.get("max_length"), one.backbone * several)
         for one in records
     }
     made = [

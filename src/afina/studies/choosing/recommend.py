@@ -400,14 +400,14 @@ def with_fewer_texts(trainings: CandidateTrainings, metric: Metric, margin: floa
     if any(np.isnan(scores).any() for scores in values.values()):
         return None
     (compared,) = compare(values, metric=metric, margin=margin, unit=again.answered.unit)
-    return Fewer(name=best, examples=half.record.train_examples, metrics=half.record.metrics, comparison=compared)
+    return Fewer(name=best, examples=half.record.trained_on, metrics=half.record.metrics, comparison=compared)
 
 
 def with_measurements(contender: Contender, result: Result) -> Contender:
     made = result.record
     figures = {
         "metrics": made.metrics,
-        "examples": made.train_examples if made.steps else None,
+        "examples": made.trained_on if made.steps else None,
         "steps": made.steps or None,
         "seconds": made.seconds.train if made.steps else None,
         "memory": made.memory.rss_peak,

@@ -41,7 +41,7 @@ class StepTime:
         """Return the step time of a finished run; that of a linear probe is the time to read one training text."""
         seen, texts = made.seconds, made.examples + (made.selection.examples if made.selection else 0)
         opening = max(0.0, seconds - seen.train - seen.evaluate)
-        steps = made.steps if made.training["learning_rate"] is not None else made.steps * made.train_examples
+        steps = made.steps if made.training["learning_rate"] is not None else made.steps * made.trained_on
         return cls(opening, seen.train / max(1, steps), seen.evaluate / texts)
 
     def seconds(self, steps: float, texts: float) -> float:

@@ -207,7 +207,7 @@ def _answer(found: Result, taught_by: Result, pupil: _Pupil, metric: Metric, mar
         comparison=comparison,
         milliseconds=pupil.milliseconds,
         of_teacher=pupil.of_teacher,
-        examples=record.train_examples,
+        examples=record.trained_on,
         unlabelled=record.unlabelled.texts if record.unlabelled else 0,
         steps=record.steps,
         seconds=record.seconds.train,

@@ -161,6 +161,7 @@ def record_fields(run: RunSpec, study: str, task: Task | EncodedTask, objective:
         "objective": objective.settings,
         "ceiling": dict(task.ceiling),
         "train_examples": len(task.train) + len(task.calibration or ()) + len(task.abstention or ()),
+        "temperature_examples": None if task.calibration is None else len(task.calibration),
         "examples": len(task.evaluation),
         "leaked": task.leaked,
         "data_digest": run.data_digest,

@@ -317,7 +317,8 @@ class Record(ReprCard, Sealed):
         signatures: sacrebleu's signatures of BLEU and chrF. None: the run has no such metric.
         selection: The metric and loss on the validation set on which a model is selected, if the run has one.
         ceiling: The metrics of one human annotator against the others on the evaluation texts, if known.
-        train_examples: The number of texts of the training split that were used, including calibration texts.
+        train_examples: The number of texts of the training split that were used, including calibration texts. Sentences
+            and tables print `trained_on`.
         examples: The number of texts in the evaluation split.
         trainable: The number of trainable parameters, including those of the head.
         total: The number of parameters of the classifier without the adapter.
@@ -351,6 +352,8 @@ class Record(ReprCard, Sealed):
         pairs: The numbers of pairs of training texts. None: the run did not train on pairs.
         abstention: How the threshold was chosen below which the adapter leaves a text unanswered. None: the adapter
             answers every text.
+        temperature_examples: The number of texts that were set aside to fit the temperature. None: no text was, or an
+            earlier version of afina made the record.
         endpoint: Facts about the answers of a model behind an API. None: the answers were computed on this machine.
         devices: The processes that computed the run together. None: one process computed the run.
     """
@@ -412,8 +415,24 @@ class Record(ReprCard, Sealed):
     trunk: dict[str, Any] | None = None
     pairs: TextPairs | None = None
     abstention: Abstention | None = None
+    temperature_examples: Count | None = None
     endpoint: EndpointUse | None = None
     devices: Devices | None = None
+
+    @property
+    def calibration_examples(self) -> int:
+        """The number of texts of `train_examples` that chose the temperature or the threshold of abstention."""
+        return (self.temperature_examples or 0) + (self.abstention.calibration.texts if self.abstention else 0)
+
+    @property
+    def trained_on(self) -> int:
+        """The number of labelled texts on which the run was trained."""
+        return self.train_examples - self.calibration_examples
+
+    @property
+    def set_aside(self) -> int:
+        """The number of texts of the training split on which the run was not trained."""
+        return self.calibration_examples + (self.selection.examples if self.selection else 0)
 
     @property
     def place(self) -> str:
