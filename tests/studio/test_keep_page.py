@@ -190,18 +190,22 @@ def test_predictions_are_compared_whatever_the_reading_options_of_a_training(
 # Keys
 
 
-def test_a_new_key_is_in_the_answer_of_the_form_and_nowhere_else(
+def test_a_new_key_is_shown_once_and_nowhere_else_and_loading_the_page_again_makes_no_other(
     web: TestClient, studio: Studio, reviews: Project
 ) -> None:
-    answer = web.post("/reviews/keep/keys", data={"name": "web", "scope-predict": "yes", "expires": "90d"})
-    assert answer.status_code == 200
+    sent = web.post("/reviews/keep/keys", data={"name": "web", "scope-predict": "yes", "expires": "90d"})
+    assert sent.status_code == 303
+    assert web.head(sent.headers["location"]).status_code == 200
+    answer = web.get(sent.headers["location"])
     secret = answer.text.partition("<pre>")[2].partition("</pre>")[0]
     assert secret.startswith("afina_")
     (key,) = facts(web)["keys"]
     assert (key["name"], key["scopes"], key["state"]) == ("web", ["predict"], "valid")
     assert key["id"] == secret.split("_")[1]
     assert key["expires"]
-    assert secret not in web.get("/reviews/keep").text
+    for path in ("/reviews/keep", sent.headers["location"]):
+        assert secret not in web.get(path).text
+    assert len(facts(web)["keys"]) == 1
     files = [path for path in studio.folder.root.rglob("*") if path.is_file()]
     assert not [path for path in files if secret.encode() in path.read_bytes()]
 
@@ -215,10 +219,10 @@ def test_a_page_is_loaded_again_without_a_script_but_not_the_answer_to_a_form(
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert 'http-equiv="refresh"' in web.get("/reviews/keep").text
         for data in ({"scope-predict": "yes"}, {}):
-            answer = web.post("/reviews/keep/keys", data=data).text
+            answer = web.post("/reviews/keep/keys", data=data, follow_redirects=True).text
             assert 'http-equiv="refresh"' not in answer
             assert '<a href="/reviews/keep">load it</a>' in answer
-    assert "load it" not in web.post("/reviews/keep/keys", data={"scope-predict": "yes"}).text
+    assert "load it" not in web.post("/reviews/keep/keys", data={"scope-predict": "yes"}, follow_redirects=True).text
 
 
 @pytest.mark.parametrize("data", [{}, {"scope-predict": "yes", "expires": "soon"}])

@@ -9,7 +9,8 @@ import typer.main
 
 from afina import cli
 from afina.cli.studio import MOST_MB
-from afina.studio import access, forms
+from afina.server.settings import Settings
+from afina.studio import access, app, forms
 from afina.studio.folder import MOST_TITLE, STEM
 from afina.studio.run_queue import TRIES, State
 from pages import ROOT
@@ -27,6 +28,8 @@ def rows(heading: str) -> list[tuple[str, str]]:
 def test_limits_are_those_of_the_code() -> None:
     first_numbers = [re.findall(r"[\d,]+", value)[0].replace(",", "") for _, value in rows("Limits")]
     assert [int(one) for one in first_numbers] == [
+        app.CONNECTIONS,
+        Settings.head_seconds,
         MOST_MB,
         forms.STALL_SECONDS,
         forms.MOST_FIELDS,

@@ -136,10 +136,25 @@ class Access:
 
     def has_session(self, cookies: str) -> bool:
         """Return whether a request's header `Cookie` has the secret of a session; malformed cookies are left out."""
-        parts = (part.strip().partition("=") for part in cookies.split(";"))
-        given = [value for name, _, value in parts if name == self.cookie][:MOST_COOKIES]
+        given = self._digests(cookies)
         known = self._opened() if given else {}
-        return any(_among(_digest(value), known) for value in given)
+        return any(_among(one, known) for one in given)
+
+    def _digests(self, cookies: str) -> list[str]:
+        parts = (part.strip().partition("=") for part in cookies.split(";"))
+        return [_digest(value) for name, _, value in parts if name == self.cookie][:MOST_COOKIES]
+
+    def close_sessions(self, cookies: str) -> None:
+        """Sign a browser out, by a request's header `Cookie`. Raises CannotWrite."""
+        given = self._digests(cookies)
+        with self._lock:
+            kept = {key: at for key, at in self._opened().items() if key not in given}
+            file_io.write_text(self._sessions, json.dumps({"sessions": kept}))
+
+    def new_token(self) -> str:
+        """Return a token for another browser; an earlier token no longer works."""
+        self.token = secrets.token_urlsafe(24)
+        return self.token
 
     def is_token(self, token: str) -> bool:
         """Return whether this is the token, and it was not used."""

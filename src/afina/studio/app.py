@@ -98,7 +98,7 @@ class AccessMiddleware:
         access.check_host(host)
         if not reads:
             access.check_origin(request.headers.get("origin"), host, request.url.scheme)
-        token = request.query_params.get("token") if path == "/" and request.method == "GET" and access.local else None
+        token = request.query_params.get("token") if path == "/" and request.method == "GET" else None
         if access.has_session(request.headers.get("cookie", "")):
             if token is None:
                 return None
@@ -140,6 +140,14 @@ async def _try_password(request: Request) -> Response:
     return _signed_in(studio, studio.access.open_session())
 
 
+async def _sign_out(request: Request) -> Response:
+    access = studio_of(request).access
+    await asyncio.to_thread(access.close_sessions, request.headers.get("cookie", ""))
+    answer = RedirectResponse("/" if access.local else "/login", 303)
+    answer.delete_cookie(access.cookie)
+    return answer
+
+
 async def _style(request: Request) -> Response:
     return Response(style(), media_type="text/css")
 
@@ -166,6 +174,7 @@ def make_app(studio: Studio) -> ASGIApp:
         Route("/static/script.js", _script),
         Route("/login", _login),
         Route("/login", _try_password, methods=["POST"]),
+        Route("/login/out", _sign_out, methods=["POST"]),
         *(route for one in PAGES for route in one.router.routes),
     ]
     app = Starlette(routes=routes, lifespan=lifespan)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -37,6 +38,9 @@ from afina.studio.run_queue import RunQueue
 LIVE_SECONDS = 0.7
 """Seconds between two looks at what a live part shows."""
 
+MOST_ONCE = 20
+"""Answers of forms that wait to be shown once."""
+
 STEPS = {"data": "Data", "plan": "Plan", "runs": "Runs", "try": "Try", "keep": "Keep and serve"}
 """The titles of the pages of a project, in the order of the way; each page is at `/PROJECT/STEP`."""
 
@@ -50,6 +54,8 @@ class Studio:
     queue: RunQueue
     upload_limit: int
     closing: bool = False
+    once: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What a page shows once, such as a new key, by the random name in the address of the page."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ class LiveFacts(Facts, Protocol):
 
 @dataclass(frozen=True)
 class ShownOnce:
-    """The answer of a form that is shown on the form's page and at no address, such as a new key."""
+    """The answer of a form that its page shows once, such as a new key: loading the page anew does not show it."""
 
     values: Mapping[str, Any]
 
@@ -122,7 +128,11 @@ class PageRouter:
 
         def added(show: Show) -> Show:
             async def html(request: Request) -> Response:
-                return HTMLResponse(render(template, request, await _shown(request, show)))
+                facts, once = await _shown(request, show), None
+                if request.method == "GET":
+                    once = studio_of(request).once.pop(request.query_params.get("once", ""), None)
+                again = "" if once is None else path_of(request)
+                return HTMLResponse(render(template, request, facts, again=again, **(once or {})))
 
             async def facts(request: Request) -> Response:
                 return json_answer(asdict(await _shown(request, show)))
@@ -138,9 +148,8 @@ class PageRouter:
     def form(self, path: str, page: Show, template: str) -> Callable[[Act], Act]:
         """Return a decorator of the function that does what a form asks for, and returns the address to go on at.
 
-        A function that returns ShownOnce is answered with the page of the form, whose template gets its values.
-        That page is not loaded again by itself, which would send the form a second time. `page` and `template`
-        are those of the page with the form, which is shown again with an error.
+        A function that returns ShownOnce leads to the page of the form, whose template gets the values once. `page` and
+        `template` are those of the page with the form, which is shown again with an error.
         """
         where = self._paths[page]
 
@@ -152,8 +161,9 @@ class PageRouter:
                     form = await read_form(request, studio.folder, studio.upload_limit)
                     found = await asyncio.to_thread(act, _visit(request), form, **request.path_params)
                     if isinstance(found, ShownOnce):
-                        facts = await _shown(request, page)
-                        return HTMLResponse(render(template, request, facts, again=again, **found.values))
+                        name = secrets.token_urlsafe(16)
+                        studio.once = dict([*studio.once.items(), (name, found.values)][-MOST_ONCE:])
+                        found = f"{again}?once={name}"
                 except AfinaError as error:
                     facts = await _shown(request, page)
                     text = render(template, request, facts, problem=error.said(label), again=again)
@@ -266,10 +276,11 @@ def render(
 ) -> str:
     """Return a page as HTML. Characters that UTF-8 does not have, as in some names of files, become `?`.
 
-    `again`: the address of the page if this is the answer to a form of the page; else empty.
+    `again`: the address of the page if this is the answer to a form of the page, or shown once; else empty.
     """
     path = path_of(request).strip("/").split("/")
     values = {"facts": facts, "problem": _sentence(problem), "again": again, "path": path, "steps": STEPS, **more}
+    values["base"] = str(request.base_url)
     return _encodable(_environment().get_template(template).render(values))
 
 

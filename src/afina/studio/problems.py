@@ -57,11 +57,15 @@ ORIGIN_REFUSED = _studio_refused(
 )
 SIGNED_OUT = _studio_refused(
     "this browser is not signed in. Open the address that `afina studio` printed when it started. Its token works "
-    "once: start the studio again for a new token."
+    "once: a browser that is signed in shows a link with another, and the studio prints one when it starts again."
 )
-PASSWORD_ASKED = _studio_refused("this browser is not signed in. Open the studio's page and give its password.")
+PASSWORD_ASKED = _studio_refused(
+    "this browser is not signed in. Open the studio's page and give its password, or the link of "
+    "a browser that is signed in."
+)
 TOKEN_USED = _studio_refused(
-    "this token was used, or is not of this studio. Start `afina studio` again for a new token."
+    "this token was used, or is not of this studio. A browser that is signed in shows a link with a new one, and "
+    "`afina studio` prints one when it starts."
 )
 PASSWORD_WRONG = _studio_refused("the password is wrong.")
 TOO_MANY_TRIES = Problem(

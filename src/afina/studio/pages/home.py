@@ -10,7 +10,7 @@ from afina.data.readers.source import COMPRESSED
 from afina.studio import problems
 from afina.studio.folder import Project
 from afina.studio.forms import SUFFIXES, Form, safe_name
-from afina.studio.page import PageRouter, Visit
+from afina.studio.page import PageRouter, ShownOnce, Visit
 from afina.studio.run_queue import runs_of
 
 EXAMPLE = "snippets:movies"
@@ -61,3 +61,9 @@ def new_project(visit: Visit, form: Form) -> str:
     else:
         raise problems.NO_FILE()
     return f"/{made.name}/data"
+
+
+@router.form("/login/link", home, "home.html.j2")
+def link_for_another_browser(visit: Visit, form: Form) -> ShownOnce:
+    """Show a link that signs one more browser in, once."""
+    return ShownOnce({"token": visit.studio.access.new_token()})
