@@ -47,7 +47,7 @@ def _differences() -> Plot | None:
     """The differences of the method with the highest accuracy from the other methods."""
     compared, found = _recorded("example"), verdicts(_recorded("example"))
     _, (best, *_) = conclusion.leading(compared, found)
-    return comparison.forest(best.label, found.compared)
+    return comparison.forest(best.label, found.compared, found.trained_on)
 
 
 PICTURES: dict[str, Callable[[], Plot | None]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -63,6 +64,20 @@ def test_an_adapter_of_a_finished_run_becomes_a_version_with_its_message(
     assert (version["number"], version["message"]) == (1, "first <b>")
     assert store(studio).show(made.adapters).manifest["method"] == "lora"
     assert "first &lt;b&gt;" in web.get("/reviews/keep").text
+
+
+@pytest.mark.parametrize(("wanted", "status"), [(False, 130), (True, 2)])
+def test_a_run_that_ended_early_keeps_the_adapters_of_its_ended_trainings(
+    web: TestClient, project: Make, runs: Runs, at_once: None, wanted: bool, status: int
+) -> None:
+    finished_run(made := project(b"text,label\na,bad\n"), runs)
+    process = made.process("run-1").directory
+    request = json.loads((process / "request.json").read_text(encoding="utf-8"))
+    (process / "request.json").write_text(json.dumps(request | {"wanted": wanted}), encoding="utf-8")
+    (process / "exit.json").write_text(json.dumps({"status": status}), encoding="utf-8")
+    (offered,) = facts(web)["adapters"]
+    assert web.post("/reviews/keep/publish", data={"adapter": offered["place"], "message": ""}).status_code == 303
+    assert len(facts(web)["versions"]) == 1
 
 
 def test_a_recommended_baseline_without_a_record_is_offered(web: TestClient, project: Make, runs: Runs) -> None:

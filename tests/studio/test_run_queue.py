@@ -51,6 +51,7 @@ class Invented:
 
     def start(self, process: CommandProcess, arguments: Any, environment: Any = None) -> None:
         self.started.append(process.directory.name)
+        process.directory.mkdir(parents=True, exist_ok=True)
         (process.directory / "command.json").write_text(json.dumps({"arguments": [*arguments]}), encoding="utf-8")
         (process.directory / "exit.json").unlink(missing_ok=True)
 
@@ -126,6 +127,61 @@ def test_why_a_run_has_failed_is_shown_on_its_page(studio: Studio, web: TestClie
         page = web.get(f"/{made.name}/runs/{run.number}")
         assert page.status_code == 200
         assert words in page.text
+
+
+def test_a_failure_that_would_repeat_is_said_beside_go_on(studio: Studio, web: TestClient, invented: Invented) -> None:
+    made = studio.folder.create("reviews", "sst2")
+    of_data, of_memory = (ends(studio.queue.add(made, COMMAND), 2) for _ in range(2))
+    for run, kind, words in ((of_data, "InvalidData", "no column."), (of_memory, "OutOfMemory", "no room.")):
+        run.process.directory.joinpath("command.json").write_text(json.dumps({"arguments": COMMAND}), encoding="utf-8")
+        error = json.dumps({"error": {"class": kind, "parts": [words]}})
+        run.process.directory.joinpath("error.json").write_text(error, encoding="utf-8")
+    assert "would fail again" in web.get(f"/{made.name}/runs/1").text
+    page = web.get(f"/{made.name}/runs/2").text
+    assert "no room." in page
+    assert "fail again" not in page
+    of_memory.resume()
+    assert of_memory.would_repeat == ""
+    ends(of_memory, 2)
+    assert "failed twice for the same reason" in web.get(f"/{made.name}/runs/2").text
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"what": "choose", "minutes": "abc"}, "The field Minutes is &#39;abc&#39;, not a number."),
+        ({"what": "choose", "minutes": "-3"}, "The field Minutes is -3. Give a number above 0 and up to 1440."),
+        ({"what": "choose", "minutes": "0"}, "The field Minutes is 0."),
+        (
+            {"what": "study", "preset": "../../etc"},
+            "The field Study is &#39;../../etc&#39;. Expected one of: quickstart",
+        ),
+        ({"what": "else"}, "The field What to find out is &#39;else&#39;."),
+    ],
+)
+def test_a_form_with_values_that_cannot_be_is_refused_when_it_is_sent(
+    studio: Studio, web: TestClient, fields: dict[str, str], said: str
+) -> None:
+    made = studio.folder.create("reviews", "sst2")
+    answer = web.post(f"/{made.name}/runs", data=fields)
+    assert answer.status_code == 422
+    assert said in answer.text
+    assert runs_of(made) == []
+
+
+def test_a_task_of_texts_to_write_offers_no_encoder_and_refuses_one(
+    studio: Studio, web: TestClient, invented: Invented
+) -> None:
+    made = studio.folder.create("reviews", "pairs.csv").with_options({"target": "answer"})
+    for page in ("plan", "runs"):
+        text = web.get(f"/{made.name}/{page}").text
+        assert 'name="backbone-embedded"' in text
+        assert 'name="backbone-minilm"' not in text
+    for path, fields in (("runs", {"what": "choose"}), ("plan/backbones", {})):
+        answer = web.post(f"/{made.name}/{path}", data={**fields, "others": "minilm"})
+        assert answer.status_code == 422
+        assert "minilm is an encoder, which cannot write texts" in answer.text
+    assert runs_of(made) == []
 
 
 def test_a_run_that_is_stopped_is_not_started_and_goes_on_when_it_is_asked_to(

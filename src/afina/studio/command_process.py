@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -176,9 +176,14 @@ class CommandProcess:
         """Why the command has failed; empty if it runs or has not failed."""
         if self.is_running or self.status in (0, None):
             return Sentence()
-        if error := _read(self.directory / "error.json").get("error") or self.answer().get("error"):
+        if error := self.error:
             return Sentence.from_json(error["parts"])
         return Sentence([_message_at_end(self.log) or "the command has ended without a message."])
+
+    @property
+    def error(self) -> Mapping[str, Any]:
+        """The error with which the command has ended, as `AfinaError.as_json`; empty if the command left none."""
+        return _read(self.directory / "error.json").get("error") or self.answer().get("error") or {}
 
     def interrupt(self) -> None:
         """Send what Ctrl-C sends: the command ends after it has saved a checkpoint."""

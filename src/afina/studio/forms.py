@@ -25,6 +25,7 @@ from afina import file_io
 from afina.data.readers import conll, source
 from afina.studio import problems
 from afina.studio.folder import StudioFolder
+from afina.studio.option_labels import label
 
 MOST_FIELD_BYTES = 2**21
 """The most bytes of all fields of a form that are no file."""
@@ -72,7 +73,7 @@ class Form:
             value = float(found) if found else None
             if value is None or isfinite(value):
                 return value
-        raise problems.NOT_A_NUMBER(field=name, found=found)
+        raise problems.NOT_A_NUMBER(field=label(name), found=found)
 
     def drop(self) -> None:
         """Remove the uploaded file, unless it was moved."""

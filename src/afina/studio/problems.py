@@ -48,6 +48,20 @@ ENTITIES_MALFORMED = Problem(
     "the entities are {found!r:.100}. Expected a JSON list of objects with start, end and label, "
     "whose labels are among {expected}, and whose places are in the text and do not overlap.",
 )
+CHOICE_UNKNOWN = Problem(
+    InvalidData, "studio.choice-unknown", "the field {field} is {found!r:.60}. Expected one of: {expected}."
+)
+OUT_OF_RANGE = Problem(
+    InvalidData,
+    "studio.out-of-range",
+    "the field {field} is {found:g}. Give a number above {least:g} and up to {most:g}.",
+)
+ENCODER_CHOSEN = Problem(
+    InvalidData,
+    "studio.encoder-chosen",
+    "{backbone} is an encoder, which cannot write texts, and this project learns to write texts. Choose a language "
+    "model, such as embedded.",
+)
 NOT_A_NUMBER = Problem(InvalidData, "studio.not-a-number", "the field {field} is {found!r:.40}, not a number.")
 
 _studio_refused = partial(Problem, Refused, "studio.refused")

@@ -12,6 +12,7 @@ from typing import Any
 from afina.data.kinds import CLASSES
 from afina.errors import AfinaError, NotFound
 from afina.report.formatting import in_words, metric_figure, value_in_words
+from afina.report.recommendation import title
 from afina.store.adapter_store import AdapterStore
 from afina.store.versions import Version
 from afina.studies.descriptions import read_recommendation
@@ -19,7 +20,7 @@ from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
 from afina.studio.command_process import CommandProcess
 from afina.studio.folder import Project, StudioFolder
-from afina.studio.run_queue import runs_of
+from afina.studio.run_queue import ENDED, runs_of
 
 _PAIR = "{text_pair}"
 """The place of a second text in a template, as in `afina.data.tokenize`, which imports transformers."""
@@ -134,7 +135,7 @@ def finished_adapters(project: Project) -> list[FinishedAdapter]:
     """Return the adapters of a project's finished runs: of the newest run first, the recommended one before others."""
     found: list[FinishedAdapter] = []
     for run in runs_of(project):
-        if run.state == "done":
+        if run.state in ENDED:  # one that was stopped or has failed keeps the trainings that have ended
             with suppress(AfinaError):  # a damaged results directory is the matter of the page of the run
                 results = OutputDirectory(run.out)
                 files = [path for path in (results.records, results.recommendation) if path.is_file()]
@@ -162,8 +163,10 @@ def _of_results(out: Path, number: int, changed: tuple[int, ...]) -> Sequence[Fi
 
 def _words(number: int, one: Record) -> str:
     value = one.metrics[one.metric]
-    title = one.title if one.name == one.method else f"{one.title} ({one.name})"
-    return f"Run {number}: {title}, seed {one.seed}, {metric_figure(one.metric, value, one.label_names)}"
+    named = one.title
+    if one.name != one.method:
+        named = f"{one.title} ({one.name})" if title(one.name) == one.name else title(one.name)
+    return f"Run {number}: {named}, seed {one.seed}, {metric_figure(one.metric, value, one.label_names)}"
 
 
 def publish(folder: StudioFolder, project: Project, directory: Path, message: str, name: str) -> None:

@@ -31,6 +31,11 @@ ENDED: tuple[State, ...] = ("done", "failed", "stopped")
 INTERRUPTED = (130, 143, -2, -15)
 """Exit statuses of a command that SIGINT or SIGTERM has ended."""
 
+REPEATING = frozenset(
+    {"InvalidData", "Leakage", "InvalidStudy", "UnknownName", "InvalidName", "WrongBackbone", "Diverged"}
+)
+"""Classes of errors whose cause is in the data and the settings, so that the same command fails again."""
+
 TRIES = 5
 """How often a run is started whose process is lost each time."""
 
@@ -51,12 +56,14 @@ class _Request:
         wanted: Whether the run is to be carried out; False: it was stopped.
         starts: How often its process was started since the run was asked for or continued.
         asked: When the run was asked for, as ISO 8601 text: the order of the queue.
+        before: Why the run had failed when it was continued; empty if it was not.
     """
 
     arguments: Sequence[str] = ()
     wanted: bool = False
     starts: int = 0
     asked: str = ""
+    before: str = ""
 
     @classmethod
     def read(cls, path: Path) -> _Request:
@@ -67,7 +74,9 @@ class _Request:
         if not arguments:
             return cls()
         counted = starts if isinstance(starts, int) else 0
-        return cls(arguments, bool(found.get("wanted")), counted, str(found.get("asked", "")))
+        return cls(
+            arguments, bool(found.get("wanted")), counted, *(str(found.get(name, "")) for name in ("asked", "before"))
+        )
 
 
 @dataclass(frozen=True)
@@ -140,7 +149,20 @@ class ProjectRun:
             return str(problems.RUN_KILLED(run=self.number, signal=-status))
         if not self._failed(status):
             return str(problems.RUN_LOST(run=self.number, starts=request.starts))
-        return self.process.log or f"exit status {status}"
+        return str(self.process.problem)
+
+    @property
+    def would_repeat(self) -> str:
+        """Why a run that has failed would fail again; empty if it may succeed."""
+        if self.state != "failed":
+            return ""
+        if self.process.error.get("class") in REPEATING:
+            return (
+                "The cause is in the data or the settings, so the run would fail again. Change them and start another."
+            )
+        if self._request.before == self.failure:
+            return "The run has failed twice for the same reason, so it would probably fail again."
+        return ""
 
     def ask(self, arguments: Sequence[str]) -> None:
         """Put a new run into the queue. Raises CannotWrite."""
@@ -176,8 +198,9 @@ class ProjectRun:
                 raise problems.RUN_STATE(run=self.number, found=state, asked="be continued")
             if not (arguments := self.arguments):
                 raise problems.RUN_DAMAGED(path=self._file)
+            before = self.failure if state == "failed" else ""
             (self.process.directory / "exit.json").unlink(missing_ok=True)
-            self._save(_Request(arguments, wanted=True, asked=_now()))
+            self._save(_Request(arguments, wanted=True, asked=_now(), before=before))
 
 
 def _now() -> str:

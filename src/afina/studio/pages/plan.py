@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from afina.sentence import Sentence
@@ -21,19 +21,13 @@ from afina.studio.measurements import measurement_of
 from afina.studio.option_labels import in_words
 from afina.studio.page import PageRouter, Visit
 from afina.studio.pages.data import arguments_of, inspection_of
-from afina.studio.pages.runs import asked_minutes, chosen_backbones
+from afina.studio.pages.runs import asked_minutes, chosen_backbones, offered
 from afina.studio.run_queue import runs_of
 
 TEMPLATE = "plan.html.j2"
 
 LEAST, MOST, STEP = 3, 60, 1
 """The ends of the slider and its step, in minutes."""
-
-ABOUT: Mapping[str, str] = {
-    "embedded": "a language model with 135 million parameters, which can also be asked in words and write texts",
-    "minilm": "an encoder with 23 million parameters, which trains and answers faster",
-}
-"""A description of each pretrained model of the form."""
 
 router = PageRouter()
 
@@ -75,7 +69,7 @@ class PlanFacts:
     words: Sequence[str]
     needed: int | None
     busy: bool
-    known: Mapping[str, str] = field(default_factory=lambda: ABOUT)
+    known: Mapping[str, str]
     least: int = LEAST
     most: int = MOST
     step: int = STEP
@@ -112,6 +106,7 @@ def plan(visit: Visit, project: str) -> PlanFacts:
         bought=[{"minutes": after, "regret": regret} for after, regret in REGRETS[kinds].items()],
         words=_bought(minutes, REGRETS[kinds], _named(opened.backbones)) + _conditions(opened, kinds),
         needed=_needed(plans, kinds),
+        known=offered(opened),
         busy=busy and any(one.state == "waits" for one in plans),
     )
 
@@ -205,7 +200,7 @@ def _needed(plans: Sequence[BackbonePlan], kinds: frozenset[BackboneKind]) -> in
 @router.form("/{project}/plan/backbones", plan, TEMPLATE)
 def set_backbones(visit: Visit, form: Form, project: str) -> str:
     """Set the pretrained models that are compared."""
-    chosen = chosen_backbones(form)
+    chosen = chosen_backbones(form, visit.project(project))
     if not chosen:
         raise problems.FIELD_MISSING(field="Pretrained models")
     replace(visit.project(project), backbones=tuple(dict.fromkeys(chosen))).save()

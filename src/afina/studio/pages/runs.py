@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from afina.data.kinds import TEXT
 from afina.events import Progress
 from afina.report.formatting import metric_figure
 from afina.report.plots.race import EndedTraining, race
@@ -18,21 +19,30 @@ from afina.report.progress import clock, doing, figures
 from afina.report.recommendation import title
 from afina.stats.intervals import wilson
 from afina.studies.event_file import read_events
+from afina.studies.runs.inputs import is_encoder
 from afina.studies.runs.output_directory import OutputDirectory
+from afina.studio import problems
 from afina.studio.folder import MINUTES, Project
 from afina.studio.forms import Form
+from afina.studio.option_labels import in_words
 from afina.studio.page import PageRouter, Visit
 from afina.studio.pages.answer import content_of, has_results
-from afina.studio.pages.data import arguments_of, study_arguments
+from afina.studio.pages.data import arguments_of, inspection_of, study_arguments
 from afina.studio.run_queue import ENDED, ProjectRun, State, run_of, runs_of
 
 TEMPLATE, ONE = "runs.html.j2", "run.html.j2"
 
-BACKBONES = ("embedded", "minilm")
-"""Backbones from the package index, which need no Hub."""
+ABOUT: Mapping[str, str] = {
+    "embedded": "a language model with 135 million parameters, which can also be asked in words and write texts",
+    "minilm": "an encoder with 23 million parameters, which trains and answers faster",
+}
+"""A description of each pretrained model from the package index, which needs no Hub."""
 
 PRESETS = {"quickstart": "nothing, LoRA, PreLayer and full fine-tuning", "methods": "all methods, once each"}
 """Studies of the form: a preset, and what it compares."""
+
+MOST_MINUTES = 1440
+"""The most minutes of a recommendation: a day."""
 
 SAID = 12
 """The last sentences about the steps of a run that are shown."""
@@ -52,7 +62,7 @@ class RunsFacts:
     project: Project
     command: str
     runs: Sequence[Mapping[str, Any]]
-    backbones: Sequence[str] = BACKBONES
+    backbones: Sequence[str]
     presets: Mapping[str, str] = field(default_factory=lambda: PRESETS)
     minutes: int = MINUTES
 
@@ -67,7 +77,8 @@ class RunFacts:
         ended: `title` and the figure, or the error (`failed`), in `words`.
         plot: The trainings so far, as SVG; empty without trainings.
         memory: Resident memory of the run's processes now, in bytes.
-        log: The end of the command's standard error, if the run has failed.
+        problem: Why the run has failed; empty otherwise. `log` is the end of what its command has said.
+        repeats: Why the run would fail again; empty if it may succeed.
         has_results: Whether at least one training has a result.
     """
 
@@ -82,7 +93,9 @@ class RunFacts:
     plot_words: str = ""
     memory: int = 0
     seconds: float = 0.0
+    problem: str = ""
     log: str = ""
+    repeats: str = ""
     has_results: bool = False
 
     @property
@@ -100,7 +113,9 @@ def runs(visit: Visit, project: str) -> RunsFacts:
         facts = {"number": run.number, "command": run.command, "state": run.state, "asked": run.asked}
         found.append(facts | _answer(run, begins=is_free))
     command = shlex.join(["afina", "choose", *arguments_of(opened)])
-    return RunsFacts(opened, command, found, minutes=asked_minutes(opened, visit.query.get("minutes", "")))
+    return RunsFacts(
+        opened, command, found, [*offered(opened)], minutes=asked_minutes(opened, visit.query.get("minutes", ""))
+    )
 
 
 def _answer(run: ProjectRun, *, begins: bool) -> dict[str, Any]:
@@ -118,25 +133,55 @@ def _answer(run: ProjectRun, *, begins: bool) -> dict[str, Any]:
 def asked_minutes(project: Project, given: str) -> int:
     """Return the minutes in the query of an address: a whole number up to a day, else those of the project."""
     found = int(given) if given.isascii() and given.isdecimal() and len(given) < 5 else project.minutes
-    return max(1, min(found, 1440))
+    return max(1, min(found, MOST_MINUTES))
 
 
-def chosen_backbones(form: Form) -> list[str]:
-    """Return the pretrained models that a form names: those that are ticked, and the addresses in its field."""
-    ticked = [name for name in BACKBONES if form.get(f"backbone-{name}")]
-    return [*ticked, *(address.strip() for address in form.get("others").split(",") if address.strip())]
+def writes_texts(project: Project) -> bool:
+    """Return whether a project learns to write texts, which no encoder does."""
+    return "target" in project.options or inspection_of(project).answer().get("kind") == TEXT
+
+
+def offered(project: Project) -> Mapping[str, str]:
+    """Return the pretrained models of a project's forms, with a description."""
+    return {name: about for name, about in ABOUT.items() if not (writes_texts(project) and is_encoder(name))}
+
+
+def chosen_backbones(form: Form, project: Project) -> list[str]:
+    """Return the pretrained models that a form names: those that are ticked, and the addresses in its field.
+
+    Raises InvalidData for an encoder in a project that learns to write texts.
+    """
+    ticked = [name for name in ABOUT if form.get(f"backbone-{name}")]
+    chosen = [*ticked, *(address.strip() for address in form.get("others").split(",") if address.strip())]
+    for one in chosen if writes_texts(project) else ():
+        if is_encoder(one):
+            raise problems.ENCODER_CHOSEN(backbone=one)
+    return chosen
 
 
 @router.form("/{project}/runs", runs, TEMPLATE)
 def begin(visit: Visit, form: Form, project: str) -> str:
     """Put a recommendation or a study into the queue."""
     opened = visit.project(project)
-    chosen = [word for address in chosen_backbones(form) or ["embedded"] for word in ("--backbone", address)]
-    if form.get("what") == "study":
-        command = ["study", form["preset"], *study_arguments(opened), *chosen]
+    backbones = chosen_backbones(form, opened) or ["embedded"]
+    chosen = [word for address in backbones for word in ("--backbone", address)]
+    if _one_of(form, "what", "What to find out", ("choose", "study")) == "study":
+        command = ["study", _one_of(form, "preset", "Study", PRESETS), *study_arguments(opened), *chosen]
     else:
-        command = ["choose", *arguments_of(opened), *chosen, "--minutes", form.get("minutes") or str(opened.minutes)]
+        minutes = form.number("minutes")
+        if minutes is not None and not 0 < minutes <= MOST_MINUTES:
+            raise problems.OUT_OF_RANGE(field="Minutes", found=minutes, least=0, most=MOST_MINUTES)
+        given = str(opened.minutes) if minutes is None else form.get("minutes")
+        command = ["choose", *arguments_of(opened), *chosen, "--minutes", given]
     return f"/{project}/runs/{visit.studio.queue.add(opened, command).number}"
+
+
+def _one_of(form: Form, name: str, field: str, expected: Iterable[str]) -> str:
+    """Return a field of a form whose values can be chosen only; the first one if it is missing. Raises InvalidData."""
+    found = form.get(name) or next(iter(expected))
+    if found not in expected:
+        raise problems.CHOICE_UNKNOWN(field=field, found=found, expected=", ".join(expected))
+    return found
 
 
 @router.live("/{project}/runs/{number}/live", "run_live.html.j2")
@@ -179,7 +224,9 @@ def _facts(found: ProjectRun) -> RunFacts:
         plot_words=plot.text if plot else "",
         memory=found.process.memory if state == "running" else 0,
         seconds=max(told.seconds, found.process.seconds),
-        log=found.failure if state == "failed" else "",
+        problem=in_words(found.project, found.failure) if state == "failed" else "",
+        log=found.process.log if state == "failed" else "",
+        repeats=found.would_repeat,
         has_results=OutputDirectory(found.out).holds_results,
     )
 
