@@ -29,6 +29,11 @@ class AnswerKind:
     marks_text: bool = False
     can_be_asked_untrained: bool = False
 
+    @property
+    def has_one_label(self) -> bool:
+        """Whether a right answer is one of the labels."""
+        return not (self.writes or self.has_several or self.is_number or self.marks_text)
+
 
 ANSWER_KINDS: Mapping[str, AnswerKind] = {
     CLASSES: AnswerKind(can_be_asked_untrained=True),

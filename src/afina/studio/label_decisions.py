@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from afina import digest, file_io
-from afina.data.kinds import CLASSES, KINDS
+from afina.data.kinds import KINDS
 from afina.data.readers.target_kinds import NO_LABELS
 from afina.studies.labelling.doubts import DoubtfulLabel, Doubts
 from afina.studio import problems
@@ -134,7 +134,7 @@ def _check_seen(decided: DecidedLabel | None, seen: str | None) -> None:
 def _answer(found: Doubts, label: DoubtfulLabel, names: Sequence[str]) -> str:
     """Return the suggestion as corrections have it. Raises InvalidData for several labels that cannot be told apart."""
     if not ANSWER_KINDS[found.kind].has_several:
-        if found.kind == CLASSES and names and label.suggested not in names:
+        if ANSWER_KINDS[found.kind].has_one_label and names and label.suggested not in names:
             raise problems.LABEL_MISSING(label=label.suggested, expected=list(names)[:20])
         return label.suggested
     separator = found.data.separator or ","

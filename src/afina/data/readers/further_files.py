@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from afina.data import problems
-from afina.data.kinds import LABELS, How, columns_in_words
+from afina.data.kinds import How, columns_in_words
 from afina.data.readers import formats
 from afina.data.readers.cells import is_empty, means_missing, text_of
 from afina.data.readers.columns import LABEL
@@ -226,7 +226,7 @@ class _Listed:
         texts = [[_text(named, name, row) for row in range(len(corrected))] for name in needed]
         kind, form = TARGETS[found.kind], LabelFormat(found.kind, keeps=True)
         named, _ = kind.prepared(named, TEXT, [CORRECTED], form)
-        if found.kind == LABELS:
+        if kind.several:
             labels: list[Label] = [_several(str(cell), found) for cell in named.columns[CORRECTED]]
         else:
             labels = kind.parse(named, [CORRECTED], form)

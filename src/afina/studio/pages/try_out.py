@@ -445,7 +445,7 @@ def correct(visit: Visit, form: Form, project: str) -> str:
         right = newest.separator.join(one for number, one in enumerate(newest.labels) if form.get(f"label-{number}"))
     elif not right:
         raise problems.FIELD_MISSING(field="label")
-    elif newest.kind == CLASSES and newest.labels and right not in newest.labels:
+    elif answered.has_one_label and newest.labels and right not in newest.labels:
         raise problems.LABEL_MISSING(label=right, expected=list(newest.labels))
     if answered.marks_text:
         right = _entities(right, _lined(form["text"]), newest.labels)
