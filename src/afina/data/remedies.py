@@ -70,6 +70,7 @@ def _ambiguous_column(error: AfinaError, columns: Sequence[str]) -> Iterable[Rem
         for first, second in pairwise(found):
             words = f"Read columns {quoted(first)} and {quoted(second)} as a pair of texts"
             yield Remedy({"text": first, "text_pair": second}, words)
+        yield from _to_write(found)
     if field == "label":
         every = ",".join(map(str, found))
         yield Remedy({"label": every}, f"Read each of the columns as one label that is present or absent: {every}")
@@ -81,7 +82,15 @@ def _missing_column(error: AfinaError, columns: Sequence[str]) -> Iterable[Remed
         return
     if "column" in error.fields:
         yield Remedy({field: None}, f"Recognise the column of {ROLES[field]}")
-    yield from _named(field, columns or _listed(error.fields.get("found")))
+    names = columns or _listed(error.fields.get("found"))
+    yield from _named(field, names)
+    if field == "text" and "column" not in error.fields:
+        yield from _to_write(names)
+
+
+def _to_write(names: Sequence[Json]) -> Iterable[Remedy]:
+    for first, second in pairwise(names):
+        yield Remedy({"text": first, "target": second}, f"Learn to write {quoted(second)} for {quoted(first)}")
 
 
 def _repeated_column(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:

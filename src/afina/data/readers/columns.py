@@ -49,6 +49,7 @@ WRITTEN = (
     ("context", "question", "answer"),
     ("input", None, "output"),
     ("prompt", None, "completion"),
+    ("question", None, "answer"),
     ("document", None, "summary"),
     ("mr", None, "ref"),
 )
