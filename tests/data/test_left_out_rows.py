@@ -256,3 +256,19 @@ def test_a_corrected_label_that_the_task_lacks_is_refused(task: Path) -> None:
     without = written(task.parent / "a.csv", [{"text": "x", "corrected": "fine"}], ("text", "corrected"))
     with raises(InvalidData, code="data.labels-mismatch", found=["fine"]):
         Task.load(task, without=without)
+
+
+def test_a_correction_ends_what_is_said_about_equal_texts_with_different_labels(task: Path) -> None:
+    train = Task.load(task).train
+    again = write_csv(task, [*ROWS, (train.texts[0].upper(), "bad" if train.labels[0] else "good")])
+    assert any("with different labels" in note for note in Task.load(again).notes)
+    right = written(task.parent / "a.csv", [{"text": train.texts[0], "corrected": "good"}], ("text", "corrected"))
+    assert not any("with different labels" in note for note in Task.load(again, without=right).notes)
+
+
+def test_a_label_that_no_agreed_text_has_is_no_task(tmp_path: Path) -> None:
+    rows = [*((f"boat {number}", "good") for number in range(20)), ("ship", "bad"), ("Ship", "good"), ("car", "bad")]
+    task = write_csv(tmp_path / "a.csv", rows)
+    held_out = write_csv(tmp_path / "b.csv", [("a tram", "good"), ("a bus", "bad"), ("car", "bad")])
+    with raises(InvalidData, code="data.no-rows", label="bad"):
+        Task.load(task, evaluation=str(held_out), duplicates="agreed", allow_leakage=True)

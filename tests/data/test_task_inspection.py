@@ -160,7 +160,8 @@ def test_texts_in_both_splits_refuse_and_can_be_accepted_at_a_cost_that_is_said(
     other = csv(tmp_path / "dev.csv", ROWS[:10])
     found = inspect(csv(tmp_path / "a.csv", ROWS), ReadingOptions(evaluation=other))
     assert (found.doubts[0].code, found.doubts[0].refuses) == ("data.leakage", True)
-    accepted = mended(found)
+    once, accepted = mended(found), mended(found, 1)
+    assert (once.leaked, once.train, once.evaluation) == (0, 30, 10)
     assert accepted.leaked == 10
     assert "figures on them are too high" in doubts(accepted)["data.leakage"].words
     assert not doubts(accepted)["data.leakage"].refuses
@@ -172,6 +173,11 @@ def test_repeated_texts_and_texts_with_two_labels_are_counted(tmp_path: Path) ->
     assert "5 of 45 rows repeat the text of an earlier row." in doubts(found)["data.repeated"].words
     notes = [one.words for one in found.doubts if one.code == "note"]
     assert any("with different labels" in one and "line" in one for one in notes)
+    for how, train in (("keep", found.train), ("once", found.train - 4), ("agreed", found.train - 6)):
+        read = inspect(found.address, ReadingOptions(duplicates=how))
+        assert (read.train, read.evaluation) == (train, found.evaluation), how
+        offered = [remedy.options for one in read.doubts for remedy in one.remedies]
+        assert offered == [{"duplicates": one} for one in ("once", "agreed") if how in ("keep", "once") and one != how]
     assert inspect(csv(tmp_path / "b.csv", ROWS)).repeated == 0
 
 

@@ -48,6 +48,7 @@ def by_text(split: Split) -> dict[str, list[tuple[str, ...]]]:
         ("Prompt completion id", "Prompt", None, "completion"),
         ("document summary", "document", None, "summary"),
         ("mr ref", "mr", None, "ref"),
+        ("question answer id", "question", None, "answer"),
         ("id context question answers", "context", "question", "answers"),
         ("question context answer", "context", "question", "answer"),
     ],

@@ -141,7 +141,8 @@ def test_an_option_that_cannot_be_applied_is_a_sentence_and_the_form_stays(
 def test_columns_of_the_file_are_the_choices_of_the_form(web: TestClient, project: Make, answered: Any) -> None:
     made = project(REVIEWS.replace("text,label", "title,stars & more").encode())
     found = read(answered, made)
-    assert [one["options"] for one in found["doubts"][0]["remedies"]] == [{"text": "title"}, {"text": "stars & more"}]
+    offered = [one["options"] for one in found["doubts"][0]["remedies"]]
+    assert offered == [{"text": "title"}, {"text": "stars & more"}, {"text": "title", "target": "stars & more"}]
     page = web.get("/reviews/data").text
     assert '<option value="stars &amp; more">stars &amp; more</option>' in page
 

@@ -19,10 +19,11 @@ from afina.data.addresses import named
 from afina.data.kinds import Kind
 from afina.data.readers import formats
 from afina.data.readers.files import files_of
+from afina.data.readers.rows import Contradictions
 from afina.data.readers.splitting import repeated
 from afina.data.readers.target_kinds import TARGETS
 from afina.data.reading_options import ReadingOptions
-from afina.data.remedies import SKIP_LONG, Remedy, of_kind, remedies_of
+from afina.data.remedies import ONCE, ONLY_AGREED, SKIP_LONG, Remedy, of_kind, remedies_of
 from afina.data.task import Task, other_kinds
 from afina.data.token_lengths import TokenLengths
 from afina.errors import AfinaError, NotFound, UnknownName
@@ -201,8 +202,17 @@ def _of_task(task: Task, tokens: Sequence[TokenLengths]) -> dict[str, Any]:
         "leaked": task.leaked,
         "tokens": tokens,
         "examples": _examples(task),
-        "doubts": [*_doubts(task, again, tokens), *(Doubt("note", _sentence(note)) for note in notes)],
+        "doubts": [*_doubts(task, again, tokens), *(_noted(note, task) for note in notes)],
     }
+
+
+def _noted(note: str, task: Task) -> Doubt:
+    mends = isinstance(note, Contradictions) and not _has(task, ONLY_AGREED)
+    return Doubt("note", _sentence(note), remedies=[ONLY_AGREED] if mends else [])
+
+
+def _has(task: Task, remedy: Remedy) -> bool:
+    return task.data is not None and remedy.options.items() <= task.data.given.items()
 
 
 def _doubts(task: Task, again: int, tokens: Sequence[TokenLengths]) -> list[Doubt]:
@@ -222,14 +232,16 @@ def _doubts(task: Task, again: int, tokens: Sequence[TokenLengths]) -> list[Doub
             "answers are known from training, so figures on them are too high. Remove the duplicates from one of the "
             "two files."
         )
-        made.append(Doubt("data.leakage", words))
+        made.append(Doubt("data.leakage", words, remedies=[ONCE]))
     if again:
         words = (
             f"{again:,} of {len(task.train) + len(task.evaluation):,} rows repeat the text of an earlier row. A text "
             "that occurs twice counts twice, in training and in each figure. Equal texts are on one side of a cut, so "
             "they do not leak. Remove repeated rows unless their number means something."
         )
-        made.append(Doubt("data.repeated", words))
+        made.append(
+            Doubt("data.repeated", words, remedies=[ONCE] if repeated(task.train) and not _has(task, ONCE) else [])
+        )
     cut = not TARGETS[task.kind].of_words  # long texts with entities are read in windows
     made += [doubt for one in tokens for doubt in _token_doubts(one, task.long, cut=cut)]
     return [*made, *_few(task)]

@@ -35,6 +35,12 @@ Long = Literal["refuse", "skip"]
 
 LONGS: tuple[Long, ...] = get_args(Long)
 
+Duplicates = Literal["keep", "once", "agreed"]
+"""Which training rows with the text of another row are read: all ("keep"); one for each label of a text, and none for
+held-out texts ("once"); or one for each text whose rows have the same label ("agreed")."""
+
+ALL_DUPLICATES: tuple[Duplicates, ...] = get_args(Duplicates)
+
 Draw = Literal["fixed", "nearest"]
 """Which training examples stand in a prompt: the same for all texts ("fixed"), or for each text the most similar ones
 by TF-IDF ("nearest")."""

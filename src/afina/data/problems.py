@@ -392,6 +392,10 @@ WITHOUT_LABEL_LOST = _data_no_rows(
     "`without` {path}: without its {rows:,} rows, no training text has the label {label!r}. Remove rows with this "
     "label from the list."
 )
+DUPLICATES_ALL = _data_no_rows(
+    "`{option}`: of {rows:,} training rows, none with the label {label!r} would be left. Read the rows without "
+    "`{option}`, or correct the labels of equal texts."
+)
 SQUAD_NO_ANSWERS = _data_no_rows("{path}: none of {rows:,} questions has an answer. Give a file with answers.")
 
 _data_number_malformed = partial(Problem, InvalidData, "data.number-malformed")

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from afina import digest
 from afina.data import problems
-from afina.data.kinds import KINDS, WRITTEN, How, Kind, Long
+from afina.data.kinds import KINDS, WRITTEN, Duplicates, How, Kind, Long
 from afina.errors import UnknownName
 from afina.sentence import Sentence
 
@@ -61,6 +61,7 @@ class ReadingOptions:
             integers 0 to n-1 or the positions of the lists.
         separator: By default, the separator of labels is recognised.
         missing, long: By default, a missing value or a target text that is too long is an error ("refuse").
+        duplicates: By default, all rows are kept. No row of the evaluation split is left out.
         merge_labels: Labels that are merged have their most frequent spelling.
         sheet: By default, the only sheet of an xlsx file that is not empty is read.
         encoding: By default, a file that is neither UTF-8 nor UTF-16 with a byte order mark is read as Windows-1252, if
@@ -104,6 +105,12 @@ class ReadingOptions:
     long: Long | None = _option(
         "Target texts of more than half of max_length tokens: refuse (error) or skip (leave out and count).",
         metavar="HOW",
+    )
+    duplicates: Duplicates | None = _option(
+        "Training rows with the text of another row: keep, once (leave out rows that repeat a text and its label, or a "
+        "held-out text) or agreed (leave out texts with different labels, too).",
+        metavar="HOW",
+        measures=False,
     )
     merge_labels: bool = _option("Merge labels that differ only by case or spaces.", default=False, of_file=True)
     repair: bool = _option(

@@ -165,6 +165,8 @@ def _missing(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
 MERGE = Remedy({"merge_labels": True}, "Merge the spellings; the most frequent one is kept")
 REPAIR = Remedy({"repair": True}, "Repair borders of entities, and tags that cannot follow each other")
 SKIP_LONG = Remedy({"long": "skip"}, "Leave out target texts that are too long")
+ONCE = Remedy({"duplicates": "once"}, "Leave out training rows that repeat a text or are held out, too")
+ONLY_AGREED = Remedy({"duplicates": "agreed"}, "Leave out training texts with different labels, and repeated rows")
 ACCEPT = Remedy({"allow_leakage": True}, "Accept texts in both splits; figures on them are too high")
 
 _BY_CODE: Mapping[str, Callable[[AfinaError, Sequence[str]], Iterable[Remedy]]] = {
@@ -179,7 +181,7 @@ _BY_CODE: Mapping[str, Callable[[AfinaError, Sequence[str]], Iterable[Remedy]]] 
     "data.labels-mismatch": _unnamed,
     "data.label-unknown": _positive,
     "data.labels-alike": _always(MERGE),
-    "data.leakage": _always(ACCEPT),
+    "data.leakage": _always(ONCE, ACCEPT),
     "data.number-malformed": _of_kinds,
     "data.option-inapplicable": _without,
     "data.sheet-missing": _sheet,

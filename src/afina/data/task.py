@@ -15,11 +15,12 @@ import numpy as np
 from afina import digest
 from afina.data import problems
 from afina.data.addresses import Origin, find, named
-from afina.data.kinds import CLASSES, WRITTEN, Kind, Long, columns_in_words
+from afina.data.kinds import ALL_DUPLICATES, CLASSES, WRITTEN, Kind, Long, columns_in_words, one_of
 from afina.data.readers import files, frames, splitting
 from afina.data.readers.formats import named_file
 from afina.data.readers.further_files import LeftOutRows, UnlabelledTexts, change_rows, read_unlabelled
 from afina.data.readers.label_column import LabelFormat, OtherKind
+from afina.data.readers.rows import Contradictions, contradictions, rows_of, without_duplicates
 from afina.data.readers.splitting import TaskData
 from afina.data.readers.target_kinds import TARGETS, check_long
 from afina.data.reading_options import OF_FILES, ReadingOptions, shows_options
@@ -165,6 +166,11 @@ class Task(ReprCard):
             train, aside, left_out = change_rows(address, asked.without, found, train, aside)
             found = replace(found, notes=(*found.notes, left_out.note))
         held_out = aside.get("validation", held_out)
+        if (how := one_of("duplicates", asked.duplicates or "keep", ALL_DUPLICATES)) != "keep":
+            train, said = without_duplicates(train, held_out, found.kind, found.label_names, how)
+            found = replace(found, notes=(*found.notes, *said))
+        if asked.without is not None or asked.duplicates is not None:
+            found = _with_contradictions(found, [train, *aside.values(), held_out])
         TARGETS[found.kind].check_varied(address, found.label_names, train.labels)
         leaked = check_leakage(address, train, held_out, allow=asked.allow_leakage)
         told, long = _told(found, aside, asked), check_long(address, found.kind, asked.long)
@@ -265,6 +271,13 @@ def how_read(address: str, columns: Mapping[str, str], rows: int, what: str, kin
 
 def other_kinds(other: Iterable[OtherKind]) -> Sentence:
     return Sentence.joined((each.words for each in other), ", and ")
+
+
+def _with_contradictions(found: TaskData, parts: Sequence[Split]) -> TaskData:
+    """Return the data with a note about equal texts with different labels as the texts were changed."""
+    notes = [note for note in found.notes if not isinstance(note, Contradictions)]
+    now = contradictions(*(rows_of(part, found.kind, found.label_names) for part in parts))
+    return replace(found, notes=(*notes, *now))
 
 
 def set_aside(

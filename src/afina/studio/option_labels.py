@@ -19,6 +19,7 @@ OPTION_LABELS: Mapping[str, str] = {
     "merge_labels": "Merge labels that differ only by case or spaces",
     "repair": "Repair borders of entities and tags that have one right repair",
     "missing": "Rows without a text or a label",
+    "duplicates": "Training rows with the text of another row",
     "long": "Target texts that are too long",
     "sheet": "Sheet",
     "encoding": "Encoding",

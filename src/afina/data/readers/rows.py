@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from afina.data import problems
-from afina.data.kinds import How
+from afina.data.kinds import Duplicates, How, Kind
 from afina.data.readers.cells import is_date, is_empty, means_missing, plain_number, text_of
 from afina.data.readers.columns import ColumnNames
 from afina.data.readers.formats import WORKBOOKS, FileTable
 from afina.data.readers.label_column import Label, LabelFormat, spelled
+from afina.data.readers.source import counted
 from afina.data.readers.splitting import LabelledRows, classes_of, identities
 from afina.data.readers.target_kinds import TARGETS
+from afina.data.split import Split
 from afina.sentence import Sentence
 
 
@@ -258,6 +260,10 @@ class Spellings:
         return replace(rows, labels=found, notes=(*rows.notes, note))
 
 
+class Contradictions(str):
+    """The note about equal texts with different labels."""
+
+
 def contradictions(*parts: LabelledRows) -> tuple[str, ...]:
     first: dict[str, tuple[Label, str, str]] = {}
     counts: Counter[str] = Counter()
@@ -278,6 +284,48 @@ def contradictions(*parts: LabelledRows) -> tuple[str, ...]:
     texts = f"{len(differing):,} texts occur" if len(differing) > 1 else "1 text occurs"
     number = sum(counts[each] for each in differing)
     return (
-        f"{texts} in {number:,} rows with different {what} (first: {first[same][2]}, and {place}). The rows are kept; "
-        "correct them if they are mistakes.",
+        Contradictions(
+            f"{texts} in {number:,} rows with different {what} (first: {first[same][2]}, and {place}). The rows are "
+            "kept; correct them if they are mistakes."
+        ),
     )
+
+
+def rows_of(split: Split, kind: Kind, label_names: Sequence[str]) -> LabelledRows:
+    """Return the rows of a split, as they were read or as they were changed since."""
+    where = split.rows.where if split.rows is not None else lambda row: f"text {row + 1}"
+    return LabelledRows(
+        split.texts, split.pairs, TARGETS[kind].spelled(label_names, split.labels), where, kind, rows=split.rows
+    )
+
+
+def without_duplicates(
+    train: Split, held_out: Split, kind: Kind, label_names: Sequence[str], how: Duplicates
+) -> tuple[Split, tuple[str, ...]]:
+    """Return the training split without the rows that `how` leaves out, and a note that counts these rows.
+
+    Raises InvalidData if no row of a label would be left.
+    """
+    rows = rows_of(train, kind, label_names)
+    names, known = identities(rows), {*identities(rows_of(held_out, kind, label_names))}
+    labels = [TARGETS[kind].same(label, text) for label, text in zip(rows.labels, rows.texts, strict=True)]
+    written = TARGETS[kind].written
+    keys = [(name, rows.labels[row] if written else labels[row]) for row, name in enumerate(names)]
+    of_text: dict[str, set[Hashable]] = {}
+    for name, label in zip(names, labels, strict=True):
+        of_text.setdefault(name, set()).add(label)
+    first = {key: row for row, key in reversed([*enumerate(keys)])}
+    agreed = {name for name in names if how != "agreed" or len(of_text[name]) == 1}
+    kept = [row for row, key in enumerate(keys) if first[key] == row and key[0] not in known and key[0] in agreed]
+    lost = {*_names(rows)} - {*_names(rows.take(kept))}
+    if lost or not kept:
+        raise problems.DUPLICATES_ALL(label=min(lost, default=""), rows=len(train), option="duplicates")
+    gone = len(train) - len(kept)
+    if not gone:
+        return train, ()
+    differ = f", or have a text with different {TARGETS[kind].plural}" if how == "agreed" else ""
+    return train.take(kept), (f"{counted(gone, 'training row')} left out: they repeat a text{differ}.",)
+
+
+def _names(rows: LabelledRows) -> Iterator[str]:
+    return (name for label in rows.labels for name in TARGETS[rows.kind].names(label))

@@ -29,7 +29,7 @@ TEMPLATE = "data.html.j2"
 GROUPS: Mapping[str, Sequence[str]] = {
     "Columns": ("text", "text_pair", "label", "target", "sheet", "encoding"),
     "Labels": ("kind", "labels", "positive", "separator", "merge_labels", "repair"),
-    "Rows": ("missing", "long", "evaluation", "without", "allow_leakage"),
+    "Rows": ("missing", "duplicates", "long", "evaluation", "without", "allow_leakage"),
 }
 """The reading options that the page's form has, by the legend above them."""
 
@@ -55,6 +55,11 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
         "": "refuse: an error with the row",
         "skip": "skip: leave such rows out",
         "keep": "keep: read words such as NA as texts and labels",
+    },
+    "duplicates": {
+        "": "keep all",
+        "once": "once: leave out rows that repeat a text and its label, or a held-out text",
+        "agreed": "agreed: leave out texts with different labels, too",
     },
     "long": {"": "refuse: an error with the row", "skip": "skip: leave such targets out"},
 }
