@@ -167,6 +167,16 @@ def test_texts_in_both_splits_refuse_and_can_be_accepted_at_a_cost_that_is_said(
     assert not doubts(accepted)["data.leakage"].refuses
 
 
+def test_a_label_with_few_held_out_texts_is_named(tmp_path: Path) -> None:
+    rows = [*ROWS, *((f"rare {number}", "z") for number in range(5))]
+    words = doubts(inspect(csv(tmp_path / "a.csv", rows)))["data.few-of-label"].words
+    assert words.startswith("Fewer than 5 held-out texts have the label ")
+    assert "'z' (" in words
+    other = [(f"held {number}", label) for label in "nyz" for number in range(5)]
+    options = ReadingOptions(evaluation=csv(tmp_path / "dev.csv", other))
+    assert "data.few-of-label" not in doubts(inspect(csv(tmp_path / "b.csv", rows), options))
+
+
 def test_repeated_texts_and_texts_with_two_labels_are_counted(tmp_path: Path) -> None:
     found = inspect(csv(tmp_path / "a.csv", [*ROWS, *ROWS[:3], ("text number 5", "n"), ("Text number 5!", "y")]))
     assert found.repeated == 5

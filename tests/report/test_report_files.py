@@ -14,6 +14,7 @@ from afina.events import Listener
 from afina.report.arms import arms, lines
 from afina.report.examples.disagreements import EvaluationTexts
 from afina.report.per_label import CONFUSION
+from afina.report.progress import Lines
 from afina.report.report import CSV, FILES, JSON, MARKDOWN, Report
 from afina.studies.adapter_paths import find_adapter
 from afina.studies.choosing.floors import MAJORITY, TFIDF
@@ -168,7 +169,9 @@ def study(**changes: object) -> Study:
 
 def test_sizes_above_the_training_split_are_one_size(tmp_path: Path) -> None:
     asked = study(sizes=[32, 100, 200], seeds=[0, 1], train={"epochs": 1, "batch_size": 8})
-    made = asked.run(tmp_path, executor=SmallTask())
+    said: list[str] = []
+    made = asked.run(tmp_path, executor=SmallTask(), watcher=Lines(said.append))
+    assert any("Two seeds say little about other seeds" in line for line in said)
     assert [(one.train_examples, one.seed) for one in made.records] == [(32, 0), (64, 0), (32, 1), (64, 1)]
     assert len(made.notes) == 1
     assert "100, 200 texts were asked for, and the training split has 64" in made.notes[0]

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_fscore_support
 
-from afina.report import formatting
+from afina.predicting.evaluation import Evaluation
+from afina.report import evaluation, formatting, sections
 from afina.report.examples.disagreements import EvaluationTexts, disagreement_table
 from afina.report.per_label import BY_LABEL, CONFUSIONS, FITS, MOST
 from afina.report.presentation import PRESENTATIONS
 from afina.report.report import Report
+from afina.stats.intervals import Interval
 from afina.studies.runs.record import Result
 from records import entities, of_kind, result, results
 
@@ -38,6 +40,44 @@ def test_of_errors_the_lower_is_the_better_everywhere() -> None:
     assert table.columns[3].heading == "Difference"
     assert table.rows[0][3].startswith("−")
     assert any("Differences in RMSE" in note and "Less is better." in note for note in table.notes)
+
+
+CLASSES, RARE = np.array([0] * 9 + [1] * 4), "Fewer than 5 held-out texts have the label 'b' (4): single texts decide "
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "targets", "metrics", "said"),
+    [
+        ("classes", ("a", "b"), CLASSES, ("accuracy", "f1"), [RARE + "much of F1 of b and of its interval."]),
+        ("classes", ("b", "a"), 1 - CLASSES, ("f1",), []),  # `a` is positive, and 9 texts have it
+        ("classes", ("a", "b", "never"), CLASSES, ("f1",), [RARE + "much of macro F1 and of its interval."]),
+        ("classes", ("a", "b", "never"), CLASSES, ("accuracy",), []),
+        ("classes", tuple("abcdefgh"), np.arange(8), ("f1",), ["'e' (1), and 3 more: single texts"]),
+        ("labels", ("a", "b"), np.eye(2, dtype=int)[CLASSES], ("macro_f1",), [RARE + "much of macro F1"]),
+        ("number", ("stars",), np.arange(3.0), ("rmse",), []),
+    ],
+)
+def test_a_label_of_few_texts_that_decides_a_mean_over_labels_is_named(
+    kind: str, names: tuple[str, ...], targets: np.ndarray, metrics: tuple[str, ...], said: list[str]
+) -> None:
+    found = PRESENTATIONS[kind].rare(names, targets, metrics)
+    assert len(found) == len(said)
+    assert all(part in whole for part, whole in zip(said, found, strict=True))
+
+
+def test_the_report_and_the_answer_of_a_recommendation_and_of_train_name_such_labels() -> None:
+    made = report(result(gold=(0,) * 9 + (1,) * 4, predicted=(0,) * 13, train_examples=99))
+    said = RARE.replace("'b'", "'positive'")
+    assert any(note.startswith(said) for note in made.tables[0].notes)
+    assert any(note.startswith(said) for note in made.brief)
+    assert any(note.startswith(said) for note in sections.rare_labels(made.arms))
+    answered, metrics = made.arms[0].results[0].answered, {"accuracy": 0.7, "f1": 0.0}
+    found = Evaluation(
+        adapter="a", digest="sha256:a", task="t.csv", metric="accuracy", metrics=metrics, interval=Interval(0.5, 0.7),
+        examples=13, truncated=0, dtype="float32", where="t.csv", held_out=False, leaked=0, left_out=0, kind="classes",
+        label_names=("negative", "positive"), answered=answered, max_length=None, chosen=True,
+    )  # fmt: skip
+    assert any(line.startswith(said) for line in evaluation.sentences(found))
 
 
 @pytest.mark.parametrize("kind", ["number", "labels"])

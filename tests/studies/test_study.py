@@ -431,7 +431,7 @@ def test_what_is_recorded_is_not_run_again(invented: InventedExecutor, tmp_path:
     assert second.records == first.records
     scribe = Scribe()
     three(seeds=[0, 1]).run(tmp_path, scribe, executor=invented)
-    assert scribe.told[3:] == [
+    assert scribe.told[4:] == [  # after a line about two seeds
         f"{what} {name}{tail}"
         for name, number in (("baseline", 4), ("full", 5), ("lora", 6))
         for what, tail in (("started", f" {number}/6"), ("finished", ""))

@@ -64,6 +64,7 @@ def print_flips(flips: Flips) -> None:
     """Print how many predictions of two versions differ, the first such texts, the verdict, and notes on the data."""
     from afina.data.readers.splitting import repetition_notes
     from afina.report import evaluation
+    from afina.report.presentation import PRESENTATIONS
     from afina.store.flips import FLIP_KINDS
 
     print_reading(flips.texts.told)
@@ -105,6 +106,7 @@ def print_flips(flips: Flips) -> None:
     print_prose(flips.words)
     texts = flips.texts
     for line in (
+        *PRESENTATIONS[flips.kind].rare(texts.label_names, texts.split.labels, (flips.metric,)),
         *evaluation.label_notes(texts.label_names, texts.unmeasured),
         *evaluation.leakage_notes(texts.where, texts.leaked, texts.left_out, "an adapter was"),
         *repetition_notes(texts.repeated, len(texts.split), texts.where),

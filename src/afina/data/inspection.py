@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from afina.data.addresses import named
-from afina.data.kinds import Kind
+from afina.data.kinds import Kind, rare_labels
 from afina.data.readers import formats
 from afina.data.readers.files import files_of
 from afina.data.readers.rows import Contradictions
@@ -202,7 +202,7 @@ def _of_task(task: Task, tokens: Sequence[TokenLengths]) -> dict[str, Any]:
         "leaked": task.leaked,
         "tokens": tokens,
         "examples": _examples(task),
-        "doubts": [*_doubts(task, again, tokens), *(_noted(note, task) for note in notes)],
+        "doubts": [*_doubts(task, again, tokens, labels), *(_noted(note, task) for note in notes)],
     }
 
 
@@ -215,7 +215,7 @@ def _has(task: Task, remedy: Remedy) -> bool:
     return task.data is not None and remedy.options.items() <= task.data.given.items()
 
 
-def _doubts(task: Task, again: int, tokens: Sequence[TokenLengths]) -> list[Doubt]:
+def _doubts(task: Task, again: int, tokens: Sequence[TokenLengths], labels: Sequence[LabelCount]) -> list[Doubt]:
     made = []
     if task.other:
         how = Sentence(["The labels can also be read in another way: ", other_kinds(task.other), "."])
@@ -244,7 +244,7 @@ def _doubts(task: Task, again: int, tokens: Sequence[TokenLengths]) -> list[Doub
         )
     cut = not TARGETS[task.kind].of_words  # long texts with entities are read in windows
     made += [doubt for one in tokens for doubt in _token_doubts(one, task.long, cut=cut)]
-    return [*made, *_few(task)]
+    return [*made, *_few(task, labels)]
 
 
 def _token_doubts(one: TokenLengths, long: str, *, cut: bool) -> list[Doubt]:
@@ -270,14 +270,16 @@ def _share(part: int, whole: int) -> str:
     return f"{part / whole:.0%}" if part * 100 >= whole else "Fewer than 1%"
 
 
-def _few(task: Task) -> list[Doubt]:
+def _few(task: Task, labels: Sequence[LabelCount]) -> list[Doubt]:
+    held_out = [(one.label, one.evaluation) for one in labels]
+    rare = [Doubt("data.few-of-label", words) for words in rare_labels(held_out, "F1", TARGETS[task.kind].counted)]
     if len(task.evaluation) >= FEW_TEXTS:
-        return []
+        return rare
     words = (
         f"There are {len(task.evaluation):,} held-out texts. With fewer than {FEW_TEXTS}, intervals are wide and few "
         "differences between methods are significant. More labelled texts would help."
     )
-    return [Doubt("data.few-texts", words)]
+    return [Doubt("data.few-texts", words), *rare]
 
 
 def _short(words: str, most: int = LONGEST_WORDS) -> str:

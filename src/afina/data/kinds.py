@@ -5,7 +5,7 @@ The module also has the values of options that are read before NumPy is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypeVar, get_args
 
 from afina.errors import UnknownName
@@ -65,6 +65,26 @@ def columns_in_words(roles: Mapping[str, str]) -> str:
     words = {"text": "text", "text_pair": "second text", "label": "label", "target": "target", "group": "kept together"}
     parts = [f"{words[role]}: {_quoted(name)}" for role, name in roles.items() if role in words]
     return "; ".join([*parts, *([f"not read: {visible(roles['others'])}"] if "others" in roles else [])])
+
+
+FEW_OF_LABEL, MOST_RARE = 5, 5
+
+
+def rare_labels(held_out: Iterable[tuple[str, int]], metric: str, unit: str = "texts") -> list[str]:
+    """Return a sentence on the labels that decide a mean over labels, because fewer than FEW_OF_LABEL texts have each.
+
+    Args:
+        held_out: The name of each label, and its number of held-out texts or entities (`unit`).
+        metric: The mean over labels in words, such as "macro F1".
+    """
+    rare = [f"{visible(name)!r} ({number})" for name, number in held_out if 0 < number < FEW_OF_LABEL]
+    shown = [*rare[:MOST_RARE], *([f"and {len(rare) - MOST_RARE} more"] if len(rare) > MOST_RARE else [])]
+    if not shown:
+        return []
+    return [
+        f"Fewer than {FEW_OF_LABEL} held-out {unit} have the label {', '.join(shown)}: single {unit} decide much of "
+        f"{metric} and of its interval."
+    ]
 
 
 def _quoted(name: str) -> str:

@@ -54,6 +54,7 @@ def sentences(found: Evaluation) -> list[str]:
         said.append(
             f"F1 and AUROC are about {positive}, the last in the order of the labels; --positive names another."
         )
+    said += PRESENTATIONS[found.kind].rare(found.label_names, found.answered.targets, names)
     return [*said, *document_notes(found.answered), *_abstention(found), *_texts(found)]
 
 

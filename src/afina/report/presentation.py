@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from afina.data.addresses import named
-from afina.data.kinds import CLASSES, ENTITIES, LABELS, NUMBER, TEXT
+from afina.data.kinds import CLASSES, ENTITIES, LABELS, NUMBER, TEXT, rare_labels
 from afina.data.label_words import are_words
 from afina.data.reading_options import ReadingOptions
 from afina.errors import NotFound
 from afina.models.decoding import Decoding
 from afina.report import entity_errors, per_label
 from afina.report.arms import Arm, has_several_backbones
-from afina.report.formatting import counted, listed, metric_heading, share
+from afina.report.formatting import F1, counted, listed, metric_heading, metric_name, share
 from afina.report.per_label import LabelFigures
 from afina.report.plots import predictions
 from afina.report.plots.svg import Plot
@@ -43,6 +43,7 @@ class Presentation(ABC):
         marks_text: Whether predictions are parts of the text, which are shown as marks in it.
         headed: Whether the models for this kind of task have a classification head.
         having: What is counted of each label in tables: texts that have it, or its entities.
+        over_labels: The metric that is a mean over the labels, if the kind has one.
     """
 
     right: ClassVar[str]
@@ -51,6 +52,7 @@ class Presentation(ABC):
     marks_text: ClassVar[bool] = False
     headed: ClassVar[bool] = True
     having: ClassVar[str] = "Texts"
+    over_labels: ClassVar[str] = ""
 
     @property
     @abstractmethod
@@ -81,6 +83,14 @@ class Presentation(ABC):
     def least(self, names: Sequence[str], targets: Sequence[Any]) -> list[str]:
         """Return a note on the metric of always predicting the most frequent label."""
         return []
+
+    def rare(self, names: Sequence[str], targets: np.ndarray, metrics: Collection[str]) -> list[str]:
+        """Return a note on labels of few texts if one of `metrics` is a mean over the labels."""
+        if self.over_labels not in metrics:
+            return []
+        positive, found = self.positive(names), self.found(names, targets, targets[None])
+        held_out = [(one.name, one.support) for one in found if positive in (None, one.name)]
+        return rare_labels(held_out, metric_name(self.over_labels, names), self.having.lower())
 
     def same(self, names: Sequence[str], answer: Any) -> str | None:
         """Return in words the one prediction of a run for every text; None if the task has only one label."""
@@ -135,6 +145,7 @@ class Presentation(ABC):
 
 class _Classes(Presentation):
     right = "Right label"
+    over_labels = F1
 
     @property
     def plots(self) -> Mapping[str, Draw]:
@@ -249,6 +260,7 @@ class _Number(Presentation):
 
 class _Labels(Presentation):
     right = "Right labels"
+    over_labels = "macro_f1"
 
     @property
     def plots(self) -> Mapping[str, Draw]:
@@ -319,6 +331,7 @@ class _Entities(Presentation):
     right = "Right entities"
     marks_text = True
     having = "Entities"
+    over_labels = "macro_entity_f1"
 
     @property
     def plots(self) -> Mapping[str, Draw]:

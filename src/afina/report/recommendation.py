@@ -460,7 +460,7 @@ def counted_interval(choice: Recommendation, one: Contender) -> Interval:
     return wilson(round(value * choice.examples), choice.examples).ends
 
 
-def evidence(choice: Recommendation) -> Table:
+def evidence(choice: Recommendation, doubts: Sequence[str] = ()) -> Table:
     names = _metrics(choice)
     counted = METRICS[choice.metric].counted
     between = [interval_heading(choice.metric)] if counted else []
@@ -485,6 +485,7 @@ def evidence(choice: Recommendation) -> Table:
         f"{choice.train_examples:,} training texts a method was trained on.",
         *([] if counted else [_NO_INTERVALS]),
         *([f"Figures on {number_of_texts(choice.examples)}{few}."] if few else []),
+        *doubts,
         *([_VALIDATION] if any(one.validation is not None for one in choice.contenders) else []),
         *([_GUESS] if choice.kind not in RECORDED and any(one.trained for one in choice.contenders) else []),
         *_unrecorded(choice),

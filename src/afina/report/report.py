@@ -110,7 +110,8 @@ class Report:
 
     @cached_property
     def evidence(self) -> list[Table]:
-        return [recommendation.evidence(self.results.recommendation)] if self.results.recommendation else []
+        made = self.results.recommendation
+        return [recommendation.evidence(made, sections.rare_labels(self.arms))] if made else []
 
     @cached_property
     def sentences(self) -> tuple[str, ...]:

@@ -327,7 +327,7 @@ def _of_reading(arms: Sequence[Arm]) -> list[str]:
 
 def doubts(arms: Sequence[Arm]) -> list[str]:
     """Return notes that put a metric in doubt: cut texts, too few texts, undefined metrics, constant predictions."""
-    return [*_cut_and_few(arms), *_undefined(arms), *_monotonous_runs(arms)]
+    return [*_cut_and_few(arms), *rare_labels(arms), *_undefined(arms), *_monotonous_runs(arms)]
 
 
 def _cut_and_few(arms: Sequence[Arm]) -> list[str]:
@@ -359,7 +359,8 @@ def _on_figures(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
         "The intervals say where the figure may lie on other texts of this kind, and with other seeds where several "
         "were run.",
     ]
-    made = [" ".join(said), *document_notes(arms[0].results[0].answered), *presentation.metric_notes(arms)]
+    made = [" ".join(said), *rare_labels(arms), *document_notes(arms[0].results[0].answered)]
+    made += presentation.metric_notes(arms)
     if len({result.predictions.right_as_bytes for arm in arms for result in arm.results}) == 1:
         made += presentation.least(record.label_names, targets.tolist())
         for metric, reached in record.ceiling.items():
@@ -368,6 +369,13 @@ def _on_figures(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
                     f"One human who tells what others say of these texts has {metric_name(metric)} {share(reached)}."
                 )
     return [*made, *_undefined(arms), *_monotonous_runs(arms)]
+
+
+def rare_labels(arms: Sequence[Arm]) -> list[str]:
+    if not arms:
+        return []
+    record = arms[0].record
+    return PRESENTATIONS[record.kind].rare(record.label_names, arms[0].targets, record.metrics)
 
 
 def _undefined(arms: Sequence[Arm]) -> list[str]:

@@ -59,6 +59,11 @@ from afina.training.settings import Training
 
 Part = TypeVar("Part", bound=Frozen)
 
+TWO_SEEDS = (
+    "Two seeds say little about other seeds: intervals over two seeds are wide, and few verdicts will be significant. "
+    "With one seed, intervals are narrower, because they are about other texts only. Three seeds or more say both."
+)
+
 WITHOUT = "without"
 """The key of a method's table in a study file that names rows to leave out, in place of `data.without`."""
 
@@ -381,7 +386,7 @@ class Study(ReprCard, Frozen):
             ]
             _reprice([run for run in runs if run.asks_endpoint], held, watcher)
             notes = (*_sizes_notes(self.sizes, study.sizes), *_notes(runs, self.seeds))
-            for note in notes:
+            for note in (*notes, *([TWO_SEEDS] if len(self.seeds) == 2 else [])):
                 watcher.says(note)
             _check_metric(runs, held)
             if changed := recorded.of_other_data(runs):
