@@ -29,7 +29,7 @@ from afina.studies.labelling.doubts import DoubtfulLabel
 from afina.studio import access
 from afina.studio.access import HEADERS, MOST_SESSIONS, SESSION_DAYS, TRIES, Access, set_password
 from afina.studio.app import PAGES, make_app
-from afina.studio.command_process import LOCK
+from afina.studio.command_process import LOCK, CommandProcess
 from afina.studio.folder import Project, StudioFolder
 from afina.studio.page import Studio, _drawn, _environment
 from afina.studio.pages.data import inspect_arguments, inspection_of
@@ -260,6 +260,39 @@ def test_a_signed_in_browser_makes_a_link_for_one_more_and_signs_out(
     second.cookies.update(kept)
     assert second.get("/index.json").status_code == 403
     assert first.get("/").status_code == 200
+
+
+def test_the_pages_of_a_studio_that_others_reach_name_only_paths_of_its_folder_of_files(
+    open_to_others: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CommandProcess, "start", lambda *arguments: None)
+    (tmp_path / "files").mkdir()
+    for name in ("files/texts.csv", "secret.csv"):
+        (tmp_path / name).write_text("text,label\na,good\nb,bad\n", encoding="utf-8")
+    (tmp_path / "files" / "link.csv").symlink_to(tmp_path / "secret.csv")
+    browser = client(open_to_others, Origin=LOCAL)
+    browser.cookies.set(open_to_others.access.cookie, open_to_others.access.open_session())
+    inside, outside = str(tmp_path / "files" / "texts.csv"), ("/", "/no/such", "~", str(tmp_path / "secret.csv"))
+
+    def refused(path: str, **data: str) -> bool:
+        answer = browser.post(path, data=data)
+        assert answer.status_code == 303 or "of the paths of its machine the studio reads" in answer.text, answer.text
+        return answer.status_code == 403
+
+    assert refused("/", address=inside)  # without a folder, none
+    open_to_others.files = tmp_path / "files"
+    assert not refused("/", address=inside, title="reviews")
+    for one in (*outside, f"{tmp_path}/files/../secret.csv", f"{tmp_path}/files/link.csv", "..", "secret"):
+        assert refused("/", address=one), one
+    for one in outside:
+        assert refused("/", address=f"glue/sst2:{one}")
+        assert refused("/reviews/data/options", evaluation=one)
+        assert refused("/reviews/data/options", remedy=json.dumps({"without": one}))
+        assert refused("/reviews/runs", what="choose", others=one)
+        assert refused("/reviews/plan/backbones", others=one)
+    assert not refused("/reviews/data/options", evaluation=inside)
+    assert not refused("/", address="glue/sst2")
+    assert not refused("/reviews/plan/backbones", others="openai-community/gpt2")
 
 
 def test_a_token_is_not_spent_if_the_session_cannot_be_written(studio: Studio) -> None:

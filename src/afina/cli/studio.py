@@ -28,6 +28,16 @@ def studio(
     upload_limit: Annotated[
         int, typer.Option("--upload-limit", min=1, help="Most megabytes of an uploaded file.", metavar="MB")
     ] = MOST_MB,
+    files: Annotated[
+        Path | None,
+        typer.Option(
+            "--files",
+            help="Only folder whose paths the pages may name; default: every path, and none with another --host.",
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
     set_password: Annotated[
         bool, typer.Option("--set-password", help="Ask for a password, keep its hash in FOLDER, and exit.")
     ] = False,
@@ -55,7 +65,7 @@ def studio(
         who = access.Access(opened, host, port)
         who.check_guarded()
         sockets = app.listen(host, port)
-        app.run(Studio(opened, who, RunQueue(opened), upload_limit * 10**6), sockets, lambda: _say(who))
+        app.run(Studio(opened, who, RunQueue(opened), upload_limit * 10**6, files), sockets, lambda: _say(who))
 
 
 def _say(who: Access) -> None:

@@ -186,18 +186,18 @@ def own_files(address: str, evaluation: str | None = None) -> list[Path]:
     return files.files_of(path, evaluated=evaluation is None) if path.is_dir() else [path]
 
 
-def _own_path(address: str) -> Path:
+def own_path(address: str) -> Path:
     """Return the path in the address of a task that is read from the user's files; the path need not exist here."""
     return Path(address.partition(":")[2] if named(address) is not None else address).expanduser()
 
 
 def names_file(address: str) -> bool:
-    return _own_path(address).is_file()
+    return own_path(address).is_file()
 
 
 def moved(address: str, directory: Path, *, single: bool) -> str:
     """Return the new address of a task whose files were moved to `directory`; no file is read."""
-    place = directory / _own_path(address).name if single else directory
+    place = directory / own_path(address).name if single else directory
     return str(place) if named(address) is None else f"{address.partition(':')[0]}:{place}"
 
 

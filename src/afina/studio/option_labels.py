@@ -34,6 +34,7 @@ OTHER_WORDS: Mapping[str, str] = {
     "max_length": "the most tokens of a text",
     "minutes": "Minutes",
     "upload_limit": "--upload-limit",
+    "files": "--files",
 }
 """Words for options of other commands, whose sentences also reach a page."""
 

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from math import isfinite
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from jinja2 import Environment
@@ -23,12 +24,14 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from afina.data.addresses import own_path, reads_files
 from afina.errors import AfinaError
 from afina.pages.html import environment
 from afina.pages.marked_text import MarkedText
 from afina.report.formatting import size
 from afina.report.plots import svg
 from afina.report.progress import clock
+from afina.studio import problems
 from afina.studio.access import Access, status_of
 from afina.studio.folder import Project, StudioFolder
 from afina.studio.forms import Form, read_form
@@ -53,6 +56,8 @@ class Studio:
     access: Access
     queue: RunQueue
     upload_limit: int
+    files: Path | None = None
+    """The folder whose paths the pages may name; None: every path if only this machine reaches it, else none."""
     closing: bool = False
     once: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     """What a page shows once, such as a new key, by the random name in the address of the page."""
@@ -72,6 +77,23 @@ class Visit:
     def project(self, name: str) -> Project:
         """Return the project of this name. Raises NotFound."""
         return self.studio.folder.project(name)
+
+    def check_path(self, path: str, project: Project | None = None) -> None:
+        """Raise Refused for a path outside of `Studio.files` and of the project; the error does not say what is there.
+
+        A studio that other machines can reach reads no other path for them.
+        """
+        folder = self.studio.files
+        if folder is None and self.studio.access.local:
+            return
+        allowed = [one for one in (folder, project.directory if project else None) if one is not None]
+        if not any(Path(path).expanduser().resolve().is_relative_to(one.resolve()) for one in allowed):
+            raise problems.PATH_OUTSIDE(found=path, _folder="no folder" if folder is None else f"only {folder}")
+
+    def check_address(self, address: str) -> None:
+        """Raise Refused for the address of a task that reads a file outside of `Studio.files`."""
+        if reads_files(address):
+            self.check_path(str(own_path(address)))
 
 
 class Facts(Protocol):

@@ -34,6 +34,12 @@ UPLOAD_TOO_LARGE = Problem(
     "the upload has more than {limit:g} MB. Put the file on this machine and give its path as the address, or start "
     "the studio with a larger `upload_limit`.",
 )
+PATH_OUTSIDE = Problem(
+    Refused,
+    "studio.path-outside",
+    "{found!r:.200} names no data set and no model, and of the paths of its machine the studio reads {_folder} for its "
+    "pages. Upload a file. Whoever starts the studio allows a folder with `files`.",
+)
 _upload = partial(Problem, InvalidData, "studio.upload-invalid")
 NO_FILE = _upload("no file was sent. Choose a file, or give an address.")
 SUFFIX_UNKNOWN = _upload("{found!r:.80}: its suffix is none of a file of texts. Give a file with one of: {expected}.")

@@ -335,6 +335,7 @@ def begin_test(visit: Visit, form: Form, project: str, number: str) -> str:
         name = address = form.get("address")
         if not address:
             raise problems.NO_FILE()
+        visit.check_address(address)
     arguments = ["evaluate", str(adapter), f"--task={address}"]
     arguments += [f"--{option}={value}" for option in ("text", "label") if (value := form.get(option))]
     process = run.project.process(_place(run, test))

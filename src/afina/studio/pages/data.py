@@ -225,6 +225,9 @@ def set_options(visit: Visit, form: Form, project: str) -> str:
     """Set the reading options of a project, from the form or from the button of a doubt."""
     opened = visit.project(project)
     changes = _remedy(form.get("remedy")) if form.get("remedy") else _changes(form)
+    for name in ("evaluation", "without"):
+        if changes.get(name):
+            visit.check_path(str(changes[name]), opened)
     process = inspection_of(opened)
     if process.is_running:  # nobody waits for the answer with the earlier options
         process.kill()

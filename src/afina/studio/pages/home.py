@@ -57,6 +57,7 @@ def new_project(visit: Visit, form: Form) -> str:
         name = safe_name(form.upload.name)
         made = visit.folder.create(form.get("title") or name.partition(".")[0], name, form.upload.path)
     elif address := form.get("address"):
+        visit.check_address(address)
         made = visit.folder.create(form.get("title") or address.rstrip("/").rpartition("/")[2] or address, address)
     else:
         raise problems.NO_FILE()

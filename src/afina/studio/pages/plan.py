@@ -200,7 +200,7 @@ def _needed(plans: Sequence[BackbonePlan], kinds: frozenset[BackboneKind]) -> in
 @router.form("/{project}/plan/backbones", plan, TEMPLATE)
 def set_backbones(visit: Visit, form: Form, project: str) -> str:
     """Set the pretrained models that are compared."""
-    chosen = chosen_backbones(form, visit.project(project))
+    chosen = chosen_backbones(visit, form, visit.project(project))
     if not chosen:
         raise problems.FIELD_MISSING(field="Pretrained models")
     replace(visit.project(project), backbones=tuple(dict.fromkeys(chosen))).save()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -146,13 +147,18 @@ def offered(project: Project) -> Mapping[str, str]:
     return {name: about for name, about in ABOUT.items() if not (writes_texts(project) and is_encoder(name))}
 
 
-def chosen_backbones(form: Form, project: Project) -> list[str]:
+def chosen_backbones(visit: Visit, form: Form, project: Project) -> list[str]:
     """Return the pretrained models that a form names: those that are ticked, and the addresses in its field.
 
-    Raises InvalidData for an encoder in a project that learns to write texts.
+    Raises InvalidData for an encoder in a project that learns to write texts, and Refused for a path that the pages may
+    not name.
     """
     ticked = [name for name in ABOUT if form.get(f"backbone-{name}")]
-    chosen = [*ticked, *(address.strip() for address in form.get("others").split(",") if address.strip())]
+    others = [address.strip() for address in form.get("others").split(",") if address.strip()]
+    for address in others:
+        if address.startswith(("/", "~", ".")) or ".." in address or os.path.exists(address):
+            visit.check_path(address)
+    chosen = [*ticked, *others]
     for one in chosen if writes_texts(project) else ():
         if is_encoder(one):
             raise problems.ENCODER_CHOSEN(backbone=one)
@@ -163,7 +169,7 @@ def chosen_backbones(form: Form, project: Project) -> list[str]:
 def begin(visit: Visit, form: Form, project: str) -> str:
     """Put a recommendation or a study into the queue."""
     opened = visit.project(project)
-    backbones = chosen_backbones(form, opened) or ["embedded"]
+    backbones = chosen_backbones(visit, form, opened) or ["embedded"]
     chosen = [word for address in backbones for word in ("--backbone", address)]
     if _one_of(form, "what", "What to find out", ("choose", "study")) == "study":
         command = ["study", _one_of(form, "preset", "Study", PRESETS), *study_arguments(opened), *chosen]
