@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,6 +118,24 @@ def test_the_form_sets_options_and_an_empty_field_takes_them_back(web: TestClien
     )
     web.post("/reviews/data/options", data={})
     assert options(made) == {}
+
+
+def test_an_uploaded_file_is_what_later_runs_are_evaluated_on(web: TestClient, project: Make, answered: Any) -> None:
+    made = project(REVIEWS.encode())
+    content = b"text,label\nanother text,bad\na further text,good\n"
+    sent = {"file": ("../my test.csv", content)}
+    assert web.post("/reviews/data/evaluation", files=sent).headers["location"] == "/reviews/data"
+    path = options(made)["evaluation"]
+    assert Path(path).read_bytes() == content
+    assert Path(path).parent.parent == made.directory.absolute() / "evaluation"
+    now = Project.read(made.directory)
+    assert (read(answered, now)["train"], read(answered, now)["evaluation"]) == (60, 2)
+    assert data.arguments_of(now)[-2:] == ["--eval", path]
+    assert "Evaluate on this file" in web.get("/reviews/data").text
+    web.post("/reviews/data/evaluation", files=sent)
+    assert options(made)["evaluation"] != path, "a run keeps the file that it was started with"
+    assert web.post("/reviews/data/evaluation", files={"file": ("a.exe", b"x")}).status_code == 422
+    assert web.post("/reviews/data/evaluation").status_code == 422
 
 
 @pytest.mark.parametrize("sent", ["[1]", "{", "null"])

@@ -84,6 +84,13 @@ class Project:
         """The name of the project's adapters in the store."""
         return f"{CLIENT}/{self.name}"
 
+    def keep(self, purpose: str, upload: Path, name: str) -> str:
+        """Move an uploaded file into a directory of its own, and return its path; no upload replaces another."""
+        place = (self.directory / purpose / secrets.token_hex(4)).absolute()
+        with file_io.writing(place):
+            place.mkdir(parents=True)
+            return str(upload.replace(place / name))
+
     def process(self, name: str, *inputs: Any) -> CommandProcess:
         """Return the process of a command of this project that is no run; other JSON `inputs` have another process."""
         key = f"-{digest.of_json([*inputs]).removeprefix(digest.PREFIX)[:12]}" if inputs else ""

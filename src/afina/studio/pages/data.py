@@ -18,7 +18,7 @@ from afina.studies.labelling.doubtful_kinds import DOUBTFUL_KINDS
 from afina.studio import problems
 from afina.studio.command_process import CommandProcess
 from afina.studio.folder import Project
-from afina.studio.forms import Form
+from afina.studio.forms import Form, safe_name
 from afina.studio.kept_answer import KeptAnswer
 from afina.studio.option_labels import OPTION_LABELS, in_words
 from afina.studio.page import ComputedFacts, PageRouter, Visit
@@ -228,10 +228,24 @@ def set_options(visit: Visit, form: Form, project: str) -> str:
     for name in ("evaluation", "without"):
         if changes.get(name):
             visit.check_path(str(changes[name]), opened)
-    process = inspection_of(opened)
+    _read_with(opened, changes)
+    return f"/{project}/data"
+
+
+def _read_with(project: Project, changes: Mapping[str, Any]) -> None:
+    process = inspection_of(project)
     if process.is_running:  # nobody waits for the answer with the earlier options
         process.kill()
-    opened.with_options(changes)
+    project.with_options(changes)
+
+
+@router.form("/{project}/data/evaluation", data, TEMPLATE)
+def evaluate_on(visit: Visit, form: Form, project: str) -> str:
+    """Evaluate all later runs on an uploaded file."""
+    opened = visit.project(project)
+    if form.upload is None:
+        raise problems.NO_FILE()
+    _read_with(opened, {"evaluation": opened.keep("evaluation", form.upload.path, safe_name(form.upload.name))})
     return f"/{project}/data"
 
 
