@@ -177,13 +177,14 @@ def test_several_labels_are_corrected_with_the_separator_of_the_texts(web: TestC
     names = [{"label": name, "train": 1, "evaluation": 0} for name in ("late", "loud", "rude, or not")]
     (inspection.directory / "output").write_text(json.dumps({"labels": names}))
     rows = [label(3, suggested="loud, late"), label(6, suggested="none"), label(9, suggested="rude, or not")]
+    rows.insert(2, label(8, suggested="late"))
     result = found(made, *rows, kind="labels", separator=";")
-    for one in rows[:2]:
+    for one in rows[:3]:
         assert decide(web, one, "taken").status_code == 303
-    assert [one.answer for one in Corrections(made).read()] == ["loud;late", ""]
-    assert decide(web, rows[2], "taken").status_code == 422
+    assert [one.answer for one in Corrections(made).read()] == ["loud;late", "", "late"]
+    assert decide(web, rows[3], "taken").status_code == 422
     with raises(InvalidData, code="studio.suggestion-ambiguous", found="rude, or not"):
-        LabelDecisions(made).decide(result, rows[2], "taken", ["late", "loud"])
+        LabelDecisions(made).decide(result, rows[3], "taken", ["late", "loud"])
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"a": {}}', '{"a": {"label": {}, "decision": "out"}}', '{"a": 1}'])

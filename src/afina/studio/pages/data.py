@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from afina.data.addresses import named
@@ -22,7 +22,7 @@ from afina.studio.forms import Form, safe_name
 from afina.studio.kept_answer import KeptAnswer
 from afina.studio.option_labels import OPTION_LABELS, in_words
 from afina.studio.page import ComputedFacts, PageRouter, Visit
-from afina.studio.text_changes import TextChanges
+from afina.studio.text_changes import WITHOUT, TextChanges
 
 TEMPLATE = "data.html.j2"
 
@@ -133,6 +133,12 @@ def study_arguments(project: Project) -> list[str]:
 def inspection_of(project: Project) -> CommandProcess:
     """Return the process that reads the texts with the present options; each set of options has one of its own."""
     return project.process("inspect", project.address, dict(project.options), list(project.backbones))
+
+
+def recognised(project: Project) -> Mapping[str, Any]:
+    """Return the last answer of `afina inspect`, also while the texts are not read with the latest changes yet."""
+    unchanged = replace(project, options={name: one for name, one in project.options.items() if name != WITHOUT})
+    return inspection_of(project).answer() or inspection_of(unchanged).answer()
 
 
 def inspect_arguments(project: Project) -> list[str]:

@@ -22,7 +22,7 @@ from afina.studio.forms import Form
 from afina.studio.label_decisions import DECISIONS, KEPT, LabelDecisions, key_of
 from afina.studio.option_labels import in_words
 from afina.studio.page import PageRouter, Visit
-from afina.studio.pages.data import arguments_of, inspection_of
+from afina.studio.pages.data import arguments_of, recognised
 from afina.studio.text_changes import WITHOUT, TextChanges, changing
 
 TEMPLATE = "doubts.html.j2"
@@ -179,7 +179,7 @@ def decide(visit: Visit, form: Form, project: str) -> str:
     label = None if found is None else next((one for one in found.labels if key_of(one) == key), None)
     if found is None or label is None or decision not in DECISIONS:
         raise problems.DOUBT_MISSING(project=opened.name)
-    names = [one["label"] for one in inspection_of(opened).answer().get("labels") or ()]
+    names = [one["label"] for one in recognised(opened).get("labels") or ()]
     if decision != KEPT:
         TextChanges(opened).check()
     with changing(opened):

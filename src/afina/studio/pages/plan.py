@@ -20,7 +20,7 @@ from afina.studio.forms import Form
 from afina.studio.measurements import measurement_of
 from afina.studio.option_labels import in_words
 from afina.studio.page import PageRouter, Visit
-from afina.studio.pages.data import arguments_of, inspection_of
+from afina.studio.pages.data import arguments_of, recognised
 from afina.studio.pages.runs import asked_minutes, chosen_backbones, offered
 from afina.studio.run_queue import runs_of
 
@@ -176,7 +176,7 @@ def _conditions(project: Project, kinds: frozenset[BackboneKind]) -> list[str]:
     others = [one for one in project.backbones if one not in _KINDS]
     if others:
         said.append(f"There are no recorded curves of {', '.join(others)}.")
-    kind = inspection_of(project).answer().get("kind")
+    kind = recognised(project).get("kind")
     if kind and kind not in RECORDED:
         said.append(
             f"There are no recorded curves of tasks of kind {kind}, so these figures say less about your texts."

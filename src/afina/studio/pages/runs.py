@@ -28,7 +28,7 @@ from afina.studio.forms import Form
 from afina.studio.option_labels import in_words
 from afina.studio.page import PageRouter, Visit
 from afina.studio.pages.answer import content_of, has_results
-from afina.studio.pages.data import arguments_of, inspection_of, study_arguments
+from afina.studio.pages.data import arguments_of, recognised, study_arguments
 from afina.studio.run_queue import ENDED, ProjectRun, State, run_of, runs_of
 
 TEMPLATE, ONE = "runs.html.j2", "run.html.j2"
@@ -139,7 +139,7 @@ def asked_minutes(project: Project, given: str) -> int:
 
 def writes_texts(project: Project) -> bool:
     """Return whether a project learns to write texts, which no encoder does."""
-    return "target" in project.options or inspection_of(project).answer().get("kind") == TEXT
+    return "target" in project.options or recognised(project).get("kind") == TEXT
 
 
 def offered(project: Project) -> Mapping[str, str]:
