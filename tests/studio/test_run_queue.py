@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,33 @@ def test_why_a_run_has_failed_is_shown_on_its_page(studio: Studio, web: TestClie
         assert words in page.text
 
 
+def test_the_page_of_a_run_says_from_the_first_second_what_is_computed_and_the_minutes_that_are_left(
+    studio: Studio, web: TestClient, invented: Invented, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = studio.folder.create("reviews", "sst2")
+    run = studio.queue.add(made, [*COMMAND, "--backbone", "minilm", "--minutes", "10"])
+    studio.queue.look()
+    monkeypatch.setattr(CommandProcess, "is_running", True)
+    page = " ".join(web.get(f"/{made.name}/runs/1").text.split())
+    assert "Finds the method and learning rate that suit the texts best on minilm. It was given 10 minutes." in page
+    assert re.search(r"9:5\d of 10 minutes left|10:00 of 10 minutes left", page)
+    assert "The run begins and reads the texts." in page
+    training = {"run": "a", "title": "lora-0.003", "method": "lora", "backbone": "minilm", "seed": 0}
+    steps = [{"event": "begun"}, {"event": "started", **training, "number": 2, "total": 9}]
+    for step, loss in ((10, 0.7), (20, 0.5)):
+        empty = {"tokens_per_second": None, "seconds_left": 61.0, "note": ""}
+        steps.append(
+            {"event": "progress", **training, "phase": "train", "step": step, "steps": 40, "loss": loss, **empty}
+        )
+    run.out.mkdir(parents=True)
+    lines = [json.dumps({"at": "2026-01-01T00:00:00+00:00", **one}) for one in steps]
+    (run.out / "events.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    page = " ".join(web.get(f"/{made.name}/runs/1").text.split())
+    assert "Training 2 of 9: LoRA at learning rate 0.003 trains, loss 0.500, 1:01 left" in page
+    assert 'aria-label="Loss of LoRA at learning rate 0.003 so far: from 0.700 to 0.500"' in page
+    assert 'points="0.0,1.0 100.0,29.0"' in page
+
+
 def test_a_failure_that_would_repeat_is_said_beside_go_on(studio: Studio, web: TestClient, invented: Invented) -> None:
     made = studio.folder.create("reviews", "sst2")
     of_data, of_memory = (ends(studio.queue.add(made, COMMAND), 2) for _ in range(2))
@@ -180,7 +208,7 @@ def test_a_task_of_texts_to_write_offers_no_encoder_and_refuses_one(
     for path, fields in (("runs", {"what": "choose"}), ("plan/backbones", {})):
         answer = web.post(f"/{made.name}/{path}", data={**fields, "others": "minilm"})
         assert answer.status_code == 422
-        assert "minilm is an encoder, which cannot write texts" in answer.text
+        assert "The pretrained model minilm is an encoder, which cannot write texts" in answer.text
     assert runs_of(made) == []
 
 

@@ -10,6 +10,7 @@ from afina import meter
 from afina.events import NOTED, Progress
 from afina.methods import make
 from afina.report.formatting import count, counted, in_words, metric_figure, metrics_of, number_of_texts, size
+from afina.report.recommendation import title
 from afina.sentence import Sentence
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
@@ -67,10 +68,10 @@ def tuned(run: Run, number: int, spent: float) -> str:
 
 def planned(run: Run) -> str:
     if make(run.method, run.hyperparameters).trains_nothing:
-        return f"asking: {run.title}"
+        return f"asking: {title(run.title)}"
     aside = ", of which some are for validation" if run.data.selection else ""
     texts = run.data.train_examples  # None: a student reads all
-    return f"training {run.title} on {'all' if texts is None else format(texts, ',')} texts{aside}"
+    return f"training {title(run.title)} on {'all' if texts is None else format(texts, ',')} texts{aside}"
 
 
 def waiting(run: Run, needed: int, available: int) -> str:
@@ -94,7 +95,7 @@ def selected(record: Record) -> str:
         return ""
     figure = metric_figure(record.metric, seen.value, record.label_names)
     loses = "; another training with a figure is preferred" if isnan(seen.value) else ""
-    return f"{record.name}: {figure} on {counted(seen.examples, 'validation text')}{loses}"
+    return f"{title(record.name)}: {figure} on {counted(seen.examples, 'validation text')}{loses}"
 
 
 def result(run: Run, record: Record, *, now: bool) -> str:

@@ -65,8 +65,8 @@ OUT_OF_RANGE = Problem(
 ENCODER_CHOSEN = Problem(
     InvalidData,
     "studio.encoder-chosen",
-    "{backbone} is an encoder, which cannot write texts, and this project learns to write texts. Choose a language "
-    "model, such as embedded.",
+    "the pretrained model {backbone} is an encoder, which cannot write texts, and this project learns to write texts. "
+    "Choose a language model, such as embedded.",
 )
 NOT_A_NUMBER = Problem(InvalidData, "studio.not-a-number", "the field {field} is {found!r:.40}, not a number.")
 

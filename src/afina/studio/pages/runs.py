@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from afina.data.kinds import TEXT
 from afina.events import Progress
-from afina.report.formatting import metric_figure
+from afina.report.formatting import listed, metric_figure
 from afina.report.plots.race import EndedTraining, race
 from afina.report.plots.svg import Plot
 from afina.report.progress import clock, doing, figures
@@ -73,8 +74,12 @@ class RunFacts:
     """A run: what was done, what is being done, and what it has found so far.
 
     Attributes:
+        about: What the run computes, in a sentence.
+        minutes: Those that were asked for; None: the run has no limit.
+        left: The seconds of these minutes that are left; None if the run is not carried out.
         said: The last sentences about the steps of the run.
-        trainings: Those in progress: `title`, what each is `doing`, `share` of its steps (None: unknown), `figures`.
+        trainings: Those in progress: `title`, what each is `doing`, `share` of its steps (None: unknown), `figures`,
+            its `place` among all, and its `losses` so far.
         ended: `title` and the figure, or the error (`failed`), in `words`.
         plot: The trainings so far, as SVG; empty without trainings.
         memory: Resident memory of the run's processes now, in bytes.
@@ -87,6 +92,9 @@ class RunFacts:
     number: int
     command: str
     state: State
+    about: str = ""
+    minutes: float | None = None
+    left: float | None = None
     said: Sequence[str] = ()
     trainings: Sequence[Mapping[str, Any]] = ()
     ended: Sequence[Mapping[str, Any]] = ()
@@ -102,6 +110,13 @@ class RunFacts:
     @property
     def is_final(self) -> bool:
         return self.state in ENDED
+
+    @staticmethod
+    def curve(losses: Sequence[float]) -> str:
+        """Return the points of the losses, as SVG's `polyline` has them, in a box of 100 by 30."""
+        low, high = min(losses), max(losses)
+        across, up = 100 / max(1, len(losses) - 1), 28 / ((high - low) or 1)
+        return " ".join(f"{across * place:.1f},{29 - up * (loss - low):.1f}" for place, loss in enumerate(losses))
 
 
 @router.page("/{project}/runs", TEMPLATE)
@@ -212,24 +227,53 @@ def resume(visit: Visit, form: Form, project: str, number: str) -> str:
     return f"/{project}/runs/{number}"
 
 
+def _values(arguments: Sequence[str], option: str) -> list[str]:
+    return [value for name, value in pairwise(arguments) if name == option]
+
+
+def _about(arguments: Sequence[str]) -> str:
+    """Return what a run computes, in a sentence; empty if the file of the run is damaged."""
+    command, *others = [*arguments, ""]
+    on = f" on {listed(_values(arguments, '--backbone') or ['embedded'])}"
+    if command == "study":
+        compared = f": {PRESETS[others[0]]}" if others[0] in PRESETS else ""
+        return f"Compares methods{on}, each trained on the same texts{compared}."
+    return f"Finds the method and learning rate that suit the texts best{on}." if command == "choose" else ""
+
+
+_PHASES = {
+    "load": "opens the pretrained model",
+    "encode": "splits the texts into tokens",
+    "train": "trains",
+    "evaluate": "answers texts that it was not trained on",
+    "save": "saves the adapter",
+}
+"""The phases of a training in plain words."""
+
+
 def _facts(found: ProjectRun) -> RunFacts:
     state = found.state
     told = _Told()
     for event in read_events(OutputDirectory(found.out).events):
         told.hear(event)
     plot = _drawn(tuple(told.points), told.metric) if told.metric else None
+    seconds = max(told.seconds, found.process.seconds)
+    minutes = next(map(float, _values(found.arguments, "--minutes")), None)
     return RunFacts(
         project=found.project,
         number=found.number,
         command=shlex.join(["afina", *found.arguments]),
         state=state,
+        about=_about(found.arguments),
+        minutes=minutes,
+        left=60 * minutes - seconds if minutes is not None and state == "running" else None,
         said=told.said[-SAID:],
         trainings=[*told.trainings.values()] if state == "running" else [],
         ended=told.ended,
         plot=plot.svg if plot else "",
         plot_words=plot.text if plot else "",
         memory=found.process.memory if state == "running" else 0,
-        seconds=max(told.seconds, found.process.seconds),
+        seconds=seconds,
         problem=in_words(found.project, found.failure) if state == "failed" else "",
         log=found.process.log if state == "failed" else "",
         repeats=found.would_repeat,
@@ -257,6 +301,8 @@ class _Told:
         self.ended: list[dict[str, Any]] = []
         self.points: list[EndedTraining] = []
         self.metric = ""
+        self._places: dict[str, str] = {}
+        self._losses: dict[str, list[float]] = {}
         self.seconds = 0.0
         self._begun: datetime | None = None
 
@@ -268,6 +314,7 @@ class _Told:
         heard = {
             "begun": self._begins,
             "says": self._says,
+            "started": self._starts,
             "progress": self._progress,
             "finished": self._finished,
             "failed": self._failed,
@@ -277,16 +324,28 @@ class _Told:
 
     def _begins(self, event: Mapping[str, Any]) -> None:
         self.trainings.clear()  # of a process that was killed
+        self._losses.clear()
 
     def _says(self, event: Mapping[str, Any]) -> None:
         self.said.append(f"{clock(self.seconds)} {event['words']}")
+
+    def _starts(self, event: Mapping[str, Any]) -> None:
+        self._places[event["run"]] = f"{event['number']} of {event['total']}"
 
     def _progress(self, event: Mapping[str, Any]) -> None:
         names = Progress.__dataclass_fields__
         told = Progress(**{name: event[name] for name in names if name in event})
         done = told.step / told.steps if told.steps else None
-        name = title(event["title"])
-        self.trainings[event["run"]] = {"title": name, "doing": doing(told), "share": done, "figures": figures(told)}
+        name, run = title(event["title"]), event["run"]
+        losses = self._losses.setdefault(run, [])
+        losses += [told.loss] if told.phase == "train" and told.loss is not None else []
+        facts = {
+            "title": name,
+            "doing": _PHASES.get(told.phase) or doing(told),
+            "share": done,
+            "figures": figures(told),
+        }
+        self.trainings[run] = {**facts, "place": self._places.get(run, ""), "losses": losses}
 
     def _finished(self, event: Mapping[str, Any]) -> None:
         self.trainings.pop(event["run"], None)
