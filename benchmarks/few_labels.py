@@ -55,7 +55,7 @@ SHOTS = 16
 
 @dataclass(frozen=True)
 class Arm:
-    """A method at a multiple of its default learning rate on a backbone. shots: the examples in each prompt."""
+    """A method on a backbone, at a multiple of its default rate on language models. shots: the examples in a prompt."""
 
     backbone: str
     method: str

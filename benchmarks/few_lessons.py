@@ -28,10 +28,24 @@ from afina.studies.choosing import floors
 from afina.studies.choosing.recorded_curves import BackboneKind, Lessons, Setting
 from afina.studies.choosing.training_length import SHARE
 from choose import PAGE, Regret, cells, grid, points, regret
-from few_labels import DRAWS, MAJORITY, ON_EMBEDDED, ON_MINILM, SETFIT, SHOTS, TASKS, TFIDF, WITH_SHOTS, ZERO, Arm, Cell
+from few_labels import (
+    DRAWS,
+    MAJORITY,
+    ON_EMBEDDED,
+    ON_MINILM,
+    SETFIT,
+    SHOTS,
+    TASKS,
+    TFIDF,
+    WITH_SHOTS,
+    ZERO,
+    Arm,
+    Cell,
+    rate_of,
+)
 from learning_curves import KEPT, read
 from learning_curves import Cell as Place
-from lessons import BACKBONES, KINDS, taught, together
+from lessons import BACKBONES, KINDS, of_rate, taught, together
 from policies import MOST_COUNTS, ON, Kept, Recorded
 from replay import of_many, replayed
 from words import unpacked
@@ -147,7 +161,7 @@ def learned(known: Figures, tasks: Sequence[str]) -> Lessons:
 
 def setting(arm: Arm) -> Setting:
     """The arm in the form of `recorded_curves`."""
-    return KINDS[arm.backbone], arm.method, arm.factor
+    return of_rate(KINDS[arm.backbone], arm.method, rate_of(arm))
 
 
 def _order(settings: Sequence[Setting], ahead: Mapping[Setting, float]) -> tuple[Setting, ...]:

@@ -51,10 +51,10 @@ DOMAINS = ("products", "tweets")
 SIZES = (200, 1_500)
 HELD_OUT = 300
 FACTORS = {"full": (1 / 3, 1.0, 3.0), "lora": (1 / 3, 1.0, 3.0), "head": (1.0,), "ia3": (1.0,)}
-"""For each method, multiples of its default learning rate."""
+"""For each method, multiples of its default learning rate on language models."""
 
 OF_ENCODERS = {"full": (1.0, 3.0, 10.0), "lora": (3.0, 10.0), "head": (10.0,), "ia3": (10.0,)}
-"""The same for an encoder. Lower rates, down to a third of the defaults, left minilm at the most frequent label after
+"""The same for an encoder. Lower rates, down to a third of these defaults, left minilm at the most frequent label after
 three epochs of 200 texts."""
 
 FACTORS_OF = {"embedded": FACTORS, "minilm": OF_ENCODERS}

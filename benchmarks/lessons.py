@@ -154,12 +154,17 @@ def backbone_of(setting: Setting) -> str:
 
 
 Names = tuple[str, str, float]
-"""A setting in the form of `recorded_curves`: the kind of backbone, the method, and the factor of its default rate."""
+"""A setting in the form of `recorded_curves`: kind of backbone, method, factor of its default rate there."""
 
 
 def named_setting(one: Setting) -> Names:
     """The setting in the form of `recorded_curves`."""
     method, _, backbone = one[0].partition(ON)
-    factor = 1.0 if is_fitted(one) else one[1] / make(method).learning_rate
-    near = min((1 / 3, 1.0, 3.0, 10.0), key=lambda each: abs(float(np.log(each / factor))))
-    return KINDS[backbone], method, near
+    return of_rate(KINDS[backbone], method, None if is_fitted(one) else one[1])
+
+
+def of_rate(kind: str, method: str, rate: float | None) -> Names:
+    """The setting with a learning rate, as the nearest recorded factor of the default; None: no steps are taken."""
+    factor = 1.0 if rate is None else rate / make(method).rate_on(kind == "encoder")
+    near = min((1 / 3, 0.5, 1.0, 1.5, 3.0, 10 / 3, 5.0, 10.0), key=lambda each: abs(float(np.log(each / factor))))
+    return kind, method, near

@@ -72,6 +72,14 @@ def test_the_strength_has_the_lowest_loss_in_cross_validation() -> None:
     assert found.strength == STRENGTHS[int(np.argmin(losses))]
 
 
+def test_weights_of_features_that_hardly_vary_are_bounded() -> None:
+    features, right = data()
+    tiny = np.random.default_rng(0).normal(size=(len(features), 2)) * [1e-33, 1e-8]
+    classes = (right > 0).astype(np.int64)
+    found = fit_dense(LinearClasses(), np.hstack([features / features.std(0), tiny]), classes, 2, intercept=True)
+    assert 1e5 < np.abs(found.weights).max() < 1e10
+
+
 def test_a_constant_feature_and_a_feature_of_zeros_do_no_harm() -> None:
     features, right = data()
     more = np.concatenate([features, np.full((len(features), 1), 3e6, np.float32), np.zeros_like(features[:, :1])], 1)

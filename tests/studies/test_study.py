@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import threading
@@ -646,6 +647,32 @@ def test_a_run_that_failed_in_its_process_has_that_errors_code(
     }
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_on_an_encoder_states_the_defaults_of_encoders() -> None:
+    """The older defaults have another key, so that no run with them counts as recorded."""
+    methods = {"lora": {}, "full": {"epochs": 2}, "linear_probe": {}, "setfit": {"backbones": ["minilm"]}}
+    runs = Study(name="movies", task="snippets:movies", backbones=["embedded", "minilm"], methods=methods).runs()
+    stated = {(run.title, run.backbone): run.training.non_defaults() for run in runs}
+    assert stated == {
+        ("lora", "embedded"): {},
+        ("lora", "minilm"): {"epochs": 4, "learning_rate": 0.003},
+        ("full", "embedded"): {},
+        ("full", "minilm"): {"learning_rate": 0.0002},
+        ("linear_probe", "embedded"): {},
+        ("linear_probe", "minilm"): {},
+        ("setfit", "minilm"): {},
+    }
+    for run in runs:
+        assert pickle.loads(pickle.dumps(run)).key == run.key
+    (first,) = (run for run in runs if (run.title, run.backbone) == ("lora", "minilm"))
+    older = Run(
+        backbone="minilm", task="snippets:movies", method="lora", training={"learning_rate": 0.001, "epochs": 2}
+    )
+    assert older.training.non_defaults() == {"learning_rate": 0.001}
+    assert older.key != first.key
+    sizes = Study(name="movies", task="snippets:movies", backbone="minilm", methods={"lora": {}}, sizes=[32, 64]).runs()
+    assert [run.training.max_steps for run in sizes] == [16, 16]
 
 
 class Killer(Watcher):

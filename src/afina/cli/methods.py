@@ -46,7 +46,7 @@ def methods(as_json: Json = False) -> None:
         settings = [
             f"{key}={'by family' if value == [] else repr(value)}" for key, value in described["defaults"].items()
         ]
-        rate = [] if described["learning_rate"] is None else [f"learning_rate={described['learning_rate']:g}"]
+        rate = [] if described["learning_rate"] is None else [_rate_in_words(method)]
         print_item(name, method.summary, ", ".join([*settings, *rate]))
     for name, method in NEEDS_SETTINGS.items():
         print_item(name, method.summary, *_needed_settings(method))
@@ -65,8 +65,13 @@ def _needed_settings(method: type[Method]) -> tuple[str, str]:
     needed = [name for name, value in defaults.items() if value is MISSING]
     others = [f"{name}={value!r}" for name, value in defaults.items() if value is not MISSING]
     others += sorted(method.accepts() - defaults.keys())
-    others += [] if method.asks_endpoint else [f"learning_rate={method.learning_rate:g}"]
+    others += [] if method.asks_endpoint else [_rate_in_words(method)]
     return f"required: {', '.join(needed)}", ", ".join(others)
+
+
+def _rate_in_words(method: type[Method]) -> str:
+    on_encoders = "" if method.encoder_rate is None else f" (on encoders {method.encoder_rate:g})"
+    return f"learning_rate={method.learning_rate:g}{on_encoders}"
 
 
 def _method_as_json(method: Method) -> dict[str, Any]:
@@ -76,6 +81,7 @@ def _method_as_json(method: Method) -> dict[str, Any]:
         "summary": method.summary,
         "trains": not method.trains_nothing,
         "learning_rate": None if method.trains_nothing or method.is_fitted else method.learning_rate,
+        "encoder_rate": method.encoder_rate,
         "defaults": {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()},
         "search": None if method.search is None else {key: list(value) for key, value in method.search.items()},
         "practical": method.practical,

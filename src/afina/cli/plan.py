@@ -62,6 +62,9 @@ ProductsOption = Annotated[
         "--products", help="Products with frozen weights in training: float, or int8 on processors that support it."
     ),
 ]
+EpochsOption = Annotated[
+    int | None, _amount("--epochs", "Epochs of the training whose time is estimated; default 2, on an encoder 4.")
+]
 CalibrateOption = Annotated[
     bool,
     typer.Option(
@@ -127,7 +130,7 @@ def plan(
         int | None,
         _amount("--length", "Tokens per text, by default 128; with --task, the length to which texts are truncated."),
     ] = None,
-    epochs: Annotated[int, _amount("--epochs", "Epochs of the training whose time is estimated.")] = 2,
+    epochs: EpochsOption = None,
     calibrate: CalibrateOption = True,
     considered: Annotated[
         bool, typer.Option("--considered", help="Leave out methods that 'afina choose' does not consider.")
@@ -159,7 +162,7 @@ def plan(
     planned = _planned(method, layers, overrides or [])
     asked: dict[str, Any] = {"methods": planned, "data": checked(ReadingOptions, data, "plan")}
     asked |= {"ask": Ask(**ask), "memory": read_size(memory) if memory is not None else None}
-    trains = partial(Training, **_known(dtype, products), batch_size=batch_size, max_length=max_length, epochs=epochs)
+    trains = partial(Training, **_known(dtype, products, epochs), batch_size=batch_size, max_length=max_length)
     asked |= {"calibrate": calibrate, "considered": considered, "compares": len(precisions) > 1, "devices": devices}
     backbones = check_different(backbone or EMBEDDED)
     says = print_progress("plan")
@@ -171,15 +174,15 @@ def plan(
     _print_plans(suited, asked_for, as_json=as_json)
 
 
-def _known(dtype: str, products: str) -> dict[str, Any]:
-    """Return the two as settings. Raises UnknownName."""
+def _known(dtype: str, products: str, epochs: int | None) -> dict[str, Any]:
+    """Return the settings that are given. Raises UnknownName."""
     from afina.training.settings import DTYPES, PRODUCTS
 
     if dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES, "plan")
     if products not in PRODUCTS:
         raise UnknownName("products", products, PRODUCTS, "plan")
-    return {"dtype": dtype, "products": products}
+    return {"dtype": dtype, "products": products} | ({} if epochs is None else {"epochs": epochs})
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
         *,
         backbone: str = "embedded",
         hyperparameters: Mapping[str, Any] | None = None,
-        epochs: int = 2,
+        epochs: int | None = None,
         learning_rate: float | None = None,
         batch_size: int = 16,
         max_length: int | None = None,
@@ -165,7 +165,8 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
         twice = {*own, *weights} & {*(self.training or {})}
         if twice:
             raise problems.TRAINING_REPEATS_PARAMETER(option=min(twice))
-        training = {name: _plain(value) for name, value in {**own, **weights, **(self.training or {})}.items()}
+        given = {name: value for name, value in own.items() if value is not None}
+        training = {name: _plain(value) for name, value in {**given, **weights, **(self.training or {})}.items()}
         return Run(
             backbone=str(self.backbone) if isinstance(self.backbone, Path) else self.backbone,
             task=GIVEN,
@@ -237,8 +238,8 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
         template, words, head: The prompt template, the label words and the start of the classification head, as in
             `afina.studies.runs.spec.Ask`. The defaults of `template`, `words` and `head` depend on the label names
             (docs/background/words.md). `fit` warns if the head is random because labels are not words.
-        epochs, batch_size: The number of epochs and the batch size of training.
-        learning_rate: The learning rate. None: the method's default.
+        epochs, batch_size: The number of epochs and the batch size of training. None as `epochs`: 2, on an encoder 4.
+        learning_rate: The learning rate. None: the method's default on the backbone.
         max_length: The largest number of tokens of a text; by default 512, or the backbone's limit if this is lower.
         class_weight: "balanced" weights classes as in scikit-learn. None: all classes have the same weight.
         training: Further fields of `afina.training.settings.Training`, such as {"max_steps": 100}. With
@@ -261,7 +262,7 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
         template: str | None = None,
         words: Mapping[str, Any] | None = None,
         head: str = "auto",
-        epochs: int = 2,
+        epochs: int | None = None,
         learning_rate: float | None = None,
         batch_size: int = 16,
         max_length: int | None = None,
@@ -349,7 +350,7 @@ class TextRegressor(RegressorMixin, _TextEstimator):  # type: ignore[misc]
         backbone: str = "embedded",
         hyperparameters: Mapping[str, Any] | None = None,
         template: str | None = None,
-        epochs: int = 2,
+        epochs: int | None = None,
         learning_rate: float | None = None,
         batch_size: int = 16,
         max_length: int | None = None,

@@ -37,6 +37,7 @@ class Ia3(PeftMethod):
     title: ClassVar[str] = "(IA)³"
     summary: ClassVar[str] = "vectors train that scale keys, values and the inside of each MLP, the body stays frozen"
     learning_rate: ClassVar[float] = 5e-3
+    encoder_rate: ClassVar[float | None] = 5e-2
     stated: ClassVar[frozenset[str]] = frozenset({"targets", "feedforward"})
 
     targets: Targets = ()

@@ -57,6 +57,7 @@ class Lora(PeftMethod):
     title: ClassVar[str] = "LoRA"
     summary: ClassVar[str] = "low-rank matrices beside the attention projections train, the body stays frozen"
     learning_rate: ClassVar[float] = 1e-3
+    encoder_rate: ClassVar[float | None] = 3e-3
     search: ClassVar[Mapping[str, tuple[Any, ...]]] = {"r": (4, 8, 16)}
     stated: ClassVar[frozenset[str]] = frozenset({"r", "alpha", "dropout", "targets"})
 

@@ -42,6 +42,7 @@ class Method(ABC):
         summary: One line on what the method trains.
         learning_rate: Default learning rate. The defaults of LoRA and PreLayer were selected on 2,000 movie sentences
             (docs/LOG.md).
+        encoder_rate: Default learning rate on encoders (docs/reference/methods.md). None: `learning_rate`.
         search: Values that tuning tries, by hyperparameter. Tuning also tries learning rates from a tenth of the
             default to ten times the default. None: the method has nothing to tune.
         practical: Whether afina's recommendation of a method considers this method.
@@ -77,6 +78,7 @@ class Method(ABC):
     title: ClassVar[str]
     summary: ClassVar[str]
     learning_rate: ClassVar[float] = 2e-4
+    encoder_rate: ClassVar[float | None] = None
     search: ClassVar[Mapping[str, tuple[Any, ...]] | None] = {}
     practical: ClassVar[bool] = True
     kinds: ClassVar[frozenset[Kind] | None] = None
@@ -134,6 +136,10 @@ class Method(ABC):
     @classmethod
     def accepts(cls) -> set[str]:
         return {each.name for each in fields(cls)}
+
+    def rate_on(self, encoder: bool) -> float:
+        """Return the default learning rate on an encoder, or on a language model."""
+        return self.encoder_rate if encoder and self.encoder_rate is not None else self.learning_rate
 
     @property
     def trains_head(self) -> bool:

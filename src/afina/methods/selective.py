@@ -161,6 +161,7 @@ class Head(Selective):
     title: ClassVar[str] = "head only"
     summary: ClassVar[str] = "a linear head trains by gradient steps on what the frozen body gives, computed once"
     learning_rate: ClassVar[float] = 1e-2
+    encoder_rate: ClassVar[float | None] = 1e-1
     trains_body: ClassVar[bool] = False
 
     def trains(self, name: str) -> bool:
@@ -183,6 +184,7 @@ class Full(Selective):
     title: ClassVar[str] = "full fine-tuning"
     summary: ClassVar[str] = "every parameter of the model trains"
     learning_rate: ClassVar[float] = 1e-4
+    encoder_rate: ClassVar[float | None] = 2e-4
     trains_all: ClassVar[bool] = True
     tensor_file: ClassVar[str] = "model.safetensors"
     stated: ClassVar[frozenset[str]] = frozenset()

@@ -63,6 +63,7 @@ class Sum(Method):
             "title": f" {PLUS} ".join(part.title for part in methods),
             "summary": f"{'; '.join(part.summary for part in methods)}",
             "learning_rate": first.learning_rate,
+            "encoder_rate": first.encoder_rate,
             "search": {},
             "practical": False,
             "starts_apart": any(part.starts_apart for part in methods),

@@ -414,16 +414,21 @@ def _out_of_fold(
     return outputs
 
 
+LEAST_SCALE = 1e-9
+"""Two of the 384 features of `minilm` are about 1e-33, so that their weights would be 1e31, which no float16 holds."""
+
+
 def _scale(features: np.ndarray, centred: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return each feature's mean (0 if not `centred`) and its scale, by which it is divided.
 
-    The scale is the standard deviation. A constant feature has its absolute value as scale, or 1 if its value is 0.
+    The scale is the standard deviation, or LEAST_SCALE times that of the median feature if it is smaller. A constant
+    feature has its absolute value as scale, or 1 if its value is 0.
     """
     mean, deviation = features.mean(axis=0), features.std(axis=0)
     size = np.sqrt(mean**2 + deviation**2)
     constant = deviation <= 1e-6 * size  # float32 features that differ by rounding only
     scale = np.where(constant, np.where(size > 0, size, 1.0), deviation)
-    return mean if centred else np.zeros_like(mean), scale
+    return mean if centred else np.zeros_like(mean), np.maximum(scale, LEAST_SCALE * np.median(scale))
 
 
 def _spread(count: int) -> np.ndarray:

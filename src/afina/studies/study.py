@@ -46,7 +46,7 @@ from afina.studies.executors.executor import Executor
 from afina.studies.published import Published
 from afina.studies.results import RecordedRuns, Results
 from afina.studies.runs.endpoint_run import Inquiry, endpoint_of, repriced
-from afina.studies.runs.inputs import may_start_from_words
+from afina.studies.runs.inputs import may_start_from_words, usual_training
 from afina.studies.runs.output_directory import OutputLock, check_name
 from afina.studies.runs.run import MOST_SEED, Run
 from afina.studies.runs.spec import Ask, RunSpec, Teacher, with_address
@@ -282,6 +282,7 @@ class Study(ReprCard, Frozen):
         check_template(ask.template)
         data = checked(ReadingOptions, self.data.given | {WITHOUT: without}, where)
         data = data if teacher is not None else replace(data, unlabelled=None)
+        training = usual_training(training, made, backbone)
         # a student takes its epochs over the texts without labels too, and a training on pairs has no epochs
         if size is not None and teacher is None and made.pairs is None:
             training = training.as_long_as(max(self.sizes))
@@ -535,7 +536,7 @@ def _describe(held: OutputLock, request: StudyRequest, failed: tuple[Failure, ..
 
 def _changed(part: Part, entry: Mapping[str, Any], where: str) -> Part:
     own = {key: value for key, value in entry.items() if key in type(part).model_fields}
-    return checked(type(part), part.model_dump() | own, where)
+    return checked(type(part), part.model_dump(exclude_unset=True) | own, where)
 
 
 def _check_prices(asking: Iterable[Run], where: str) -> None:

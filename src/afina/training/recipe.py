@@ -33,8 +33,17 @@ class Recipe:
     at_once: MicroBatchLimits = field(default_factory=MicroBatchLimits)
 
     @classmethod
-    def of(cls, training: Training, method: Method, loader: Loader, seed: int, ranks: Ranks = ALONE) -> Self:
-        """Return the recipe of a training of `method` on the batches of `loader`.
+    def of(
+        cls,
+        training: Training,
+        method: Method,
+        loader: Loader,
+        seed: int,
+        ranks: Ranks = ALONE,
+        *,
+        encoder: bool = False,
+    ) -> Self:
+        """Return the recipe of a training of `method` on the batches of `loader`. `encoder`: the backbone is one.
 
         Raises InvalidStudy if the learning rate would rise in all steps.
         """
@@ -43,7 +52,7 @@ class Recipe:
         return cls(
             training,
             steps,
-            learning_rate=training.learning_rate or method.learning_rate,
+            learning_rate=training.learning_rate or method.rate_on(encoder),
             seed=seed,
             warmup=_warmup_steps(training.warmup, steps),
             at_once=MicroBatchLimits(training.batch_size, training.token_budget, method.takes_positions, ranks),

@@ -47,13 +47,19 @@ REMOVED: Mapping[str, Any] = {"trunk": "auto", "trunk_dropout": True}
 """The defaults of settings that earlier versions of afina had, and that records and studies may still state."""
 
 
+ENCODER_EPOCHS = 4
+"""The default of `Training.epochs` on encoders (docs/reference/methods.md)."""
+
+
 class Training(Frozen):
     """The training settings: the section [train] of a study file.
 
     Attributes:
-        epochs: The number of passes over the training split.
+        epochs: The number of passes over the training split. A run on an encoder that is not given `epochs` has
+            ENCODER_EPOCHS, also in its record.
         batch_size: The number of texts per batch.
-        learning_rate: The largest learning rate, which decays to 0. None: the method's default.
+        learning_rate: The largest learning rate, which decays to 0. None: the method's default on a language model; a
+            run on an encoder states the method's `encoder_rate`.
         weight_decay: The weight decay of AdamW.
         clip: The largest norm of the gradient; larger gradients are clipped.
         max_length: The maximum number of tokens of a text; longer texts are truncated. None: 512, or the backbone's
@@ -147,6 +153,16 @@ class Training(Frozen):
     def cuts(self) -> Cuts:
         """The parts of the training split that are set aside, as arguments of `Task.load`."""
         return {"calibration": self.temperature, "abstention": self.abstain_error is not None}
+
+    def on_encoder(self, rate: float | None) -> Self:
+        """Return a copy that states the defaults on encoders, so that a run at other defaults has another key.
+
+        `rate`: the method's learning rate on encoders; None leaves the learning rate as it is.
+        """
+        stated: dict[str, Any] = {} if self.learning_rate is not None or rate is None else {"learning_rate": rate}
+        if "epochs" not in self.model_fields_set and self.max_steps is None:
+            stated["epochs"] = ENCODER_EPOCHS
+        return self.model_copy(update=stated) if stated else self
 
     def as_long_as(self, texts: int) -> Self:
         """Return a copy with as many steps as a training on `texts` texts takes, for a training on fewer texts."""

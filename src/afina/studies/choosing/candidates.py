@@ -164,7 +164,8 @@ def cheapest_first(trained: Sequence[Candidate], untrained: Sequence[Candidate])
 
 def _candidate(way: Way, one: Setting, setting: ChoiceSetup) -> Candidate:
     kind, _, factor = one
-    rate = None if is_fitted(way.method) else float(f"{factor * make(way.method).learning_rate:.3g}")
+    usual = make(way.method).rate_on(kind == "encoder")
+    rate = None if is_fitted(way.method) else float(f"{factor * usual:.3g}")
     name = setting.name(way, "" if factor == 1 else f"{rate:g}")
     learned = setting.lessons
     assumed = learned.ahead.get(one, learned.others.get(kind, 0.0))

@@ -16,7 +16,7 @@ from afina.studies.choosing import floors
 BackboneKind = Literal["causal", "encoder"]
 
 Setting = tuple[BackboneKind, str, float]
-"""A setting to try: the kind of the backbone, the method, and a factor of the method's default learning rate."""
+"""A setting to try: the kind of the backbone, the method, and a factor of the method's default learning rate there."""
 
 FEW_LABELS = 100
 """The number of training texts below which `choose` uses what was recorded with few labelled texts."""
@@ -35,13 +35,13 @@ _CAUSAL: tuple[Setting, ...] = (
 
 _ENCODER: tuple[Setting, ...] = (
     ("encoder", "linear_probe", 1.0),
-    ("encoder", "full", 3.0),
-    ("encoder", "full", 1.0),
-    ("encoder", "lora", 3.0),
-    ("encoder", "full", 10.0),
-    ("encoder", "lora", 10.0),
-    ("encoder", "head", 10.0),
-    ("encoder", "ia3", 10.0),
+    ("encoder", "full", 1.5),
+    ("encoder", "full", 0.5),
+    ("encoder", "lora", 1.0),
+    ("encoder", "full", 5.0),
+    ("encoder", "lora", 10 / 3),
+    ("encoder", "head", 1.0),
+    ("encoder", "ia3", 1.0),
 )
 
 _BOTH: tuple[Setting, ...] = (
@@ -107,13 +107,13 @@ MANY = Lessons(
         ("causal", "head", 1.0): -0.043,
         ("causal", "lora", 3.0): 0.001,
         ("encoder", "linear_probe", 1.0): 0.012,
-        ("encoder", "full", 3.0): 0.069,
-        ("encoder", "full", 1.0): 0.018,
-        ("encoder", "lora", 3.0): 0.005,
-        ("encoder", "full", 10.0): -0.027,
-        ("encoder", "lora", 10.0): 0.004,
-        ("encoder", "head", 10.0): -0.104,
-        ("encoder", "ia3", 10.0): 0.036,
+        ("encoder", "full", 1.5): 0.069,
+        ("encoder", "full", 0.5): 0.018,
+        ("encoder", "lora", 1.0): 0.005,
+        ("encoder", "full", 5.0): -0.027,
+        ("encoder", "lora", 10 / 3): 0.004,
+        ("encoder", "head", 1.0): -0.104,
+        ("encoder", "ia3", 1.0): 0.036,
     },
     counts={"causal": 370, "encoder": 20},
     levels={"causal": 0.049, "encoder": -0.049},
@@ -130,8 +130,8 @@ _FEW_CAUSAL: tuple[Setting, ...] = (
 _FEW_ENCODER: tuple[Setting, ...] = (
     ("encoder", "linear_probe", 1.0),
     ("encoder", "setfit", 1.0),
-    ("encoder", "full", 3.0),
-    ("encoder", "lora", 10.0),
+    ("encoder", "full", 1.5),
+    ("encoder", "lora", 10 / 3),
 )
 
 _FEW_BOTH: tuple[Setting, ...] = (
@@ -140,8 +140,8 @@ _FEW_BOTH: tuple[Setting, ...] = (
     ("causal", "lora", 1.0),
     ("causal", "full", 1.0),
     ("encoder", "setfit", 1.0),
-    ("encoder", "full", 3.0),
-    ("encoder", "lora", 10.0),
+    ("encoder", "full", 1.5),
+    ("encoder", "lora", 10 / 3),
 )
 
 FEW = Lessons(
@@ -155,8 +155,8 @@ FEW = Lessons(
         ("causal", "lora", 1.0): 0.008,
         ("causal", "full", 1.0): -0.008,
         ("encoder", "linear_probe", 1.0): -0.009,
-        ("encoder", "full", 3.0): -0.004,
-        ("encoder", "lora", 10.0): -0.017,
+        ("encoder", "full", 1.5): -0.004,
+        ("encoder", "lora", 10 / 3): -0.017,
         ("encoder", "setfit", 1.0): 0.021,
     },
     counts={"causal": 50, "encoder": 60},

@@ -41,6 +41,7 @@ from afina.sentence import Sentence
 from afina.studies import problems
 from afina.studies.executors.worker_memory import worker_memory
 from afina.studies.planning.forecast import Forecast, PromptsForecast, Terms
+from afina.studies.runs.inputs import is_encoder
 from afina.studies.runs.prepared import (
     aim_of,
     attached,
@@ -295,7 +296,7 @@ def forecast_methods(
     else:
         _check_kind(data)
     shared: dict[str, Any] = {"backbone": backbone, "task": task or MADE_UP, "data": data, "ask": ask}
-    shared |= {"training": training}
+    shared |= {"training": training.on_encoder(None) if is_encoder(backbone) else training}
     runs = [RunSpec(**shared, method=one.name, hyperparameters=one.hyperparameters) for one in chosen]
     encodings = Encodings()
     found: list[Forecast] = []

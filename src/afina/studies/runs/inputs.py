@@ -25,7 +25,9 @@ from afina.data.readers.target_kinds import of_kind
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
 from afina.data.task import ABSTENTION, Cuts, Task, check_leaked
+from afina.errors import AfinaError
 from afina.methods import make
+from afina.methods.method import Method
 from afina.models import backbone_spec, objectives
 from afina.models.architectures import ARCHITECTURES
 from afina.models.architectures.well_known import WELL_KNOWN
@@ -35,6 +37,7 @@ from afina.stats.abstention import fewest
 from afina.studies import problems
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import RunSpec
+from afina.training.settings import Training
 
 if TYPE_CHECKING:
     from afina.models.backbone import Backbone
@@ -219,6 +222,16 @@ def is_encoder(address: str) -> bool | None:
     """Return whether a backbone is an encoder; None if its configuration cannot be read on this machine."""
     entry = ARCHITECTURES.get(_model_type(address) or "")
     return None if entry is None else entry.is_encoder
+
+
+def usual_training(training: Training, method: Method, backbone: str) -> Training:
+    """Return the settings with the defaults on encoders stated, if the backbone is one and the method takes steps."""
+    if method.trains_nothing or method.is_fitted or method.pairs is not None:
+        return training
+    try:
+        return training.on_encoder(method.encoder_rate) if is_encoder(backbone) else training
+    except AfinaError:
+        return training  # opening the backbone reports the error
 
 
 def _model_type(address: str) -> str | None:

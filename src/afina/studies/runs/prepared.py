@@ -204,7 +204,7 @@ def _begun(prepared: Prepared, classifier: Classifier) -> Fit:
         shard(classifier, prepared.method, prepared.ranks, dtype, prepared.device)
     run, task, method, lesson = prepared.run, prepared.task, prepared.method, prepared.lesson
     loader = loader_of(run, task.train, prepared.objective, lesson.targets if lesson else None, task.unlabelled)
-    recipe = recipe_of(run, method, loader, prepared.ranks)
+    recipe = recipe_of(run, method, loader, prepared.ranks, encoder=prepared.backbone.architecture.is_encoder)
     return fit_of(method)(classifier, method, prepared.objective, loader, recipe, prepared.dtype)
 
 
@@ -464,8 +464,8 @@ def loader_of(
     return split.taught(soft, more, targets, size, run.seed)
 
 
-def recipe_of(run: RunSpec, method: Method, loader: Loader, ranks: Ranks = ALONE) -> Recipe:
-    return Recipe.of(run.training, method, loader, run.seed, ranks)
+def recipe_of(run: RunSpec, method: Method, loader: Loader, ranks: Ranks = ALONE, *, encoder: bool = False) -> Recipe:
+    return Recipe.of(run.training, method, loader, run.seed, ranks, encoder=encoder)
 
 
 def check_words(run: RunSpec, task: TaskFacts) -> None:

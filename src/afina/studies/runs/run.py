@@ -24,7 +24,7 @@ from afina.models import backbone_spec
 from afina.models.backbone_spec import FLOAT
 from afina.studies import problems
 from afina.studies.runs import output_directory
-from afina.studies.runs.inputs import RunInputs, digests_beside, facts_of
+from afina.studies.runs.inputs import RunInputs, digests_beside, facts_of, usual_training
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import RunSpec, with_address
@@ -53,6 +53,7 @@ class Run(RunSpec):
     @model_validator(mode="after")
     def _can_be_carried_out(self) -> Self:
         method = make(self.method, self.hyperparameters, "run")
+        object.__setattr__(self, "training", usual_training(self.training, method, self.backbone))
         self._check_ignored(method)
         self._check_teacher(method)
         if method.own_backbone not in (None, self.backbone):
