@@ -157,6 +157,68 @@ def test_the_page_of_a_run_says_from_the_first_second_what_is_computed_and_the_m
     assert 'points="0.0,1.0 100.0,29.0"' in page
 
 
+def test_a_run_is_named_copied_and_deleted_with_all_that_is_its_own(
+    studio: Studio, web: TestClient, invented: Invented
+) -> None:
+    made = studio.folder.create("reviews", "sst2")
+    run = ends(studio.queue.add(made, COMMAND), 0)
+    run.process.directory.joinpath("command.json").write_text(json.dumps({"arguments": COMMAND}), encoding="utf-8")
+    (run.out / "adapters").mkdir(parents=True)
+    own, others = ("answer-1", "test-1-2", "texts-1-0a"), ("diff-1-1", "answer-11", "run-11x")
+    for name in (*own, *others):
+        made.process(name).directory.mkdir()
+    here = f"/{made.name}/runs/1"
+    assert web.post(f"{here}/name", data={"title": "first <try>"}).headers["location"] == here
+    assert "run 1, first &lt;try&gt;</h1>" in web.get(here).text
+    assert "Run 1: first &lt;try&gt;" in web.get(f"/{made.name}/runs").text
+    assert web.post(f"{here}/copy", data={}).headers["location"] == f"/{made.name}/runs/2"
+    copy = run_of(made, "2")
+    assert copy.arguments == [*COMMAND, "--out", str(copy.out.absolute())]
+    page = web.get(here).text
+    assert "Delete run 1 for ever" in page
+    assert "Versions that were published stay." in page
+    assert web.post(f"{here}/delete", data={}).headers["location"] == f"/{made.name}/runs"
+    assert [one.number for one in runs_of(made)] == [2]
+    assert not run.out.exists()
+    left = {path.name for path in run.process.directory.parent.iterdir()}
+    assert left == {*others, "run-2"}
+
+
+def test_a_run_that_goes_on_and_its_project_are_not_deleted(
+    studio: Studio, web: TestClient, invented: Invented, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = studio.folder.create("reviews", "sst2")
+    studio.queue.add(made, COMMAND)
+    studio.queue.look()
+    monkeypatch.setattr(CommandProcess, "is_running", True)
+    answer = web.post(f"/{made.name}/runs/1/delete", data={})
+    assert (answer.status_code, "is running, so it cannot be deleted" in answer.text) == (409, True)
+    answer = web.post(f"/{made.name}/delete", data={})
+    assert (answer.status_code, "so the project cannot be deleted" in answer.text) == (409, True)
+    assert runs_of(made)
+
+
+def test_a_project_is_named_copied_without_its_runs_and_deleted(
+    studio: Studio, web: TestClient, invented: Invented
+) -> None:
+    upload = studio.folder.upload()
+    upload.write_text("text,label\na,bad\n", encoding="utf-8")
+    made = studio.folder.create("reviews", "reviews.csv", upload)
+    made = made.with_options({"text": "text", "without": str(made.directory.absolute() / "changes" / "a.csv")})
+    ends(studio.queue.add(made, COMMAND), 0)
+    assert web.post("/reviews/name", data={"title": ""}).status_code == 422
+    assert web.post("/reviews/name", data={"title": "Films"}).headers["location"] == "/reviews/runs"
+    assert studio.folder.project("reviews").title == "Films"
+    where = web.post("/reviews/copy", data={}).headers["location"]
+    copy = studio.folder.project(where.split("/")[1])
+    assert (copy.title, copy.options, runs_of(copy)) == ("Films (copy)", {"text": "text"}, [])
+    assert (copy.data / copy.task).read_text(encoding="utf-8") == "text,label\na,bad\n"
+    assert "1 run with all adapters" in web.get("/reviews/runs").text
+    assert web.post("/reviews/delete", data={}).headers["location"] == "/"
+    assert [one.name for one in studio.folder.projects()] == [copy.name]
+    assert not made.directory.exists()
+
+
 def test_a_failure_that_would_repeat_is_said_beside_go_on(studio: Studio, web: TestClient, invented: Invented) -> None:
     made = studio.folder.create("reviews", "sst2")
     of_data, of_memory = (ends(studio.queue.add(made, COMMAND), 2) for _ in range(2))

@@ -224,6 +224,27 @@ class StudioFolder:
                     path.mkdir()
                     return complete.rename(path)  # takes the place of the empty directory, at once
 
+    def copy(self, project: Project) -> Project:
+        """Make a project with the data, the models and the reading options of another one, without its runs.
+
+        Options that name files of the other project, such as its corrections, are not copied.
+        """
+        upload = None
+        with file_io.writing(self.root):
+            if project.uploaded:
+                upload = self.upload()
+                shutil.copyfile(project.data / project.task, upload)
+        made = self.create(f"{project.title} (copy)", project.task, upload, project.backbones, project.minutes)
+        own = str(project.directory.absolute())
+        return made.with_options({k: value for k, value in project.options.items() if own not in str(value)})
+
+    def delete(self, project: Project) -> None:
+        """Remove a project with all its files, at once."""
+        gone = self.upload()
+        with file_io.writing(self.root):
+            project.directory.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
     def upload(self) -> Path:
         """Return the path of a new file for an upload in progress."""
         self._uploads.mkdir(exist_ok=True)

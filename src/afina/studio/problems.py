@@ -100,6 +100,11 @@ PASSWORD_MISSING = Problem(
 PASSWORD_SHORT = Problem(
     InvalidData, "studio.password-short", "a password needs at least {least} characters; this one has {found}."
 )
+PROJECT_BUSY = Problem(
+    Conflict,
+    "studio.project-busy",
+    "run {run} of {project} is {state}, so the project cannot be deleted. Stop the run first.",
+)
 RUN_STATE = Problem(Conflict, "studio.run-state", "run {run} is {found}, so it cannot {asked}.")
 _studio_damaged = partial(Problem, CorruptAdapter, "studio.damaged")
 PROJECT_DAMAGED = _studio_damaged(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,7 +21,7 @@ from afina import file_io
 from afina.errors import AfinaError, CorruptAdapter
 from afina.studio import problems
 from afina.studio.command_process import CommandProcess, texts
-from afina.studio.folder import Project, StudioFolder
+from afina.studio.folder import MOST_TITLE, Project, StudioFolder
 from afina.studio.measurements import stop_measurements
 
 State = Literal["queued", "running", "stopping", "stopped", "done", "failed"]
@@ -56,6 +57,7 @@ class _Request:
         wanted: Whether the run is to be carried out; False: it was stopped.
         starts: How often its process was started since the run was asked for or continued.
         asked: When the run was asked for, as ISO 8601 text: the order of the queue.
+        title: The name that somebody gave the run; empty if nobody did.
         before: Why the run had failed when it was continued; empty if it was not.
     """
 
@@ -63,6 +65,7 @@ class _Request:
     wanted: bool = False
     starts: int = 0
     asked: str = ""
+    title: str = ""
     before: str = ""
 
     @classmethod
@@ -74,9 +77,8 @@ class _Request:
         if not arguments:
             return cls()
         counted = starts if isinstance(starts, int) else 0
-        return cls(
-            arguments, bool(found.get("wanted")), counted, *(str(found.get(name, "")) for name in ("asked", "before"))
-        )
+        words = (str(found.get(name, "")) for name in ("asked", "title", "before"))
+        return cls(arguments, bool(found.get("wanted")), counted, *words)
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,11 @@ class ProjectRun:
     def command(self) -> str:
         """The name of the command: choose, study or train."""
         return next(iter(self.arguments), "")
+
+    @property
+    def title(self) -> str:
+        """The name that somebody gave the run; empty if nobody did."""
+        return self._request.title
 
     @property
     def asked(self) -> str:
@@ -196,11 +203,30 @@ class ProjectRun:
             state = self.state
             if state not in ("failed", "stopped"):
                 raise problems.RUN_STATE(run=self.number, found=state, asked="be continued")
-            if not (arguments := self.arguments):
+            if not self.arguments:
                 raise problems.RUN_DAMAGED(path=self._file)
             before = self.failure if state == "failed" else ""
             (self.process.directory / "exit.json").unlink(missing_ok=True)
-            self._save(_Request(arguments, wanted=True, asked=_now(), before=before))
+            self._save(replace(self._request, wanted=True, starts=0, asked=_now(), before=before))
+
+    def rename(self, title: str) -> None:
+        """Give the run another name. Raises CorruptAdapter if the file of the run is damaged."""
+        with _changing:
+            if not self.arguments:
+                raise problems.RUN_DAMAGED(path=self._file)
+            self._save(replace(self._request, title=title[:MOST_TITLE]))
+
+    def delete(self) -> None:
+        """Remove the run, its results and its answers. Raises Conflict while its process goes on."""
+        with _changing:
+            if (state := self.state) in ("running", "stopping"):
+                raise problems.RUN_STATE(run=self.number, found=state, asked="be deleted")
+            shutil.rmtree(self.out, ignore_errors=True)  # first, so that no new run of this number finds results
+            own = re.compile(rf"(?!diff)[a-z]+-{self.number}(-.*)?")
+            for path in self.process.directory.parent.iterdir():
+                if own.fullmatch(path.name):
+                    CommandProcess(path).kill()
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _now() -> str:
@@ -252,6 +278,16 @@ class RunQueue:
             made = ProjectRun(project, max(_numbers(project), default=0) + 1)
             made.ask([*command, "--out", str(made.out.absolute())])
         return made
+
+    def delete(self, project: Project) -> None:
+        """Remove a project with its runs. Raises Conflict while a run of it goes on or waits."""
+        with _changing:
+            for run in runs_of(project):
+                if run.state not in ENDED:
+                    raise problems.PROJECT_BUSY(project=project.title, run=run.number, state=run.state)
+            for path in project.directory.rglob("command.json"):
+                CommandProcess(path.parent).kill()
+            self._folder.delete(project)
 
     def _go_on(self) -> None:
         while not self._ends.wait(LOOK_SECONDS):

@@ -6,10 +6,11 @@ import os
 import shlex
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from afina.data.kinds import TEXT
@@ -24,7 +25,7 @@ from afina.studies.event_file import read_events
 from afina.studies.runs.inputs import is_encoder
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studio import problems
-from afina.studio.folder import MINUTES, Project
+from afina.studio.folder import MINUTES, MOST_TITLE, Project
 from afina.studio.forms import Form
 from afina.studio.option_labels import in_words
 from afina.studio.page import PageRouter, Visit
@@ -57,13 +58,15 @@ class RunsFacts:
     """The runs of a project, the newest first, and the choices of the form that starts another one.
 
     Attributes:
-        runs: `number`, `command`, `state` and `asked` (when) of each; its `answer` as a headline, empty if there is
-            none yet; and whether the answer `is_computed` now.
+        runs: `number`, `title` (empty if nobody has named the run), `command`, `state` and `asked` (when) of each; its
+            `answer` as a headline, empty if there is none yet; and whether the answer `is_computed` now.
+        bytes: The size of the project on disk.
     """
 
     project: Project
     command: str
     runs: Sequence[Mapping[str, Any]]
+    bytes: int
     backbones: Sequence[str]
     presets: Mapping[str, str] = field(default_factory=lambda: PRESETS)
     minutes: int = MINUTES
@@ -86,10 +89,12 @@ class RunFacts:
         problem: Why the run has failed; empty otherwise. `log` is the end of what its command has said.
         repeats: Why the run would fail again; empty if it may succeed.
         has_results: Whether at least one training has a result.
+        bytes: The size of its results on disk, when it has ended.
     """
 
     project: Project
     number: int
+    title: str
     command: str
     state: State
     about: str = ""
@@ -106,6 +111,7 @@ class RunFacts:
     log: str = ""
     repeats: str = ""
     has_results: bool = False
+    bytes: int = 0
 
     @property
     def is_final(self) -> bool:
@@ -126,11 +132,22 @@ def runs(visit: Visit, project: str) -> RunsFacts:
     found: list[dict[str, Any]] = []
     for run in runs_of(opened):
         is_free = not any(one["is_computed"] for one in found)
-        facts = {"number": run.number, "command": run.command, "state": run.state, "asked": run.asked}
+        facts = {
+            "number": run.number,
+            "title": run.title,
+            "command": run.command,
+            "state": run.state,
+            "asked": run.asked,
+        }
         found.append(facts | _answer(run, begins=is_free))
     command = shlex.join(["afina", "choose", *arguments_of(opened)])
     return RunsFacts(
-        opened, command, found, [*offered(opened)], minutes=asked_minutes(opened, visit.query.get("minutes", ""))
+        opened,
+        command,
+        found,
+        bytes_below(opened.directory),
+        [*offered(opened)],
+        minutes=asked_minutes(opened, visit.query.get("minutes", "")),
     )
 
 
@@ -227,6 +244,57 @@ def resume(visit: Visit, form: Form, project: str, number: str) -> str:
     return f"/{project}/runs/{number}"
 
 
+@router.form("/{project}/runs/{number}/name", run, ONE)
+def name_run(visit: Visit, form: Form, project: str, number: str) -> str:
+    """Give a run another name; an empty one removes it."""
+    run_of(visit.project(project), number).rename(form.get("title"))
+    return f"/{project}/runs/{number}"
+
+
+@router.form("/{project}/runs/{number}/copy", run, ONE)
+def copy_run(visit: Visit, form: Form, project: str, number: str) -> str:
+    """Put the same command into the queue as a new run."""
+    opened = visit.project(project)
+    arguments = run_of(opened, number).arguments
+    if not arguments:
+        raise problems.RUN_STATE(run=number, found="damaged", asked="be copied")
+    return f"/{project}/runs/{visit.studio.queue.add(opened, arguments[: arguments.index('--out')]).number}"
+
+
+@router.form("/{project}/runs/{number}/delete", run, ONE)
+def delete_run(visit: Visit, form: Form, project: str, number: str) -> str:
+    """Remove a run with its results."""
+    run_of(visit.project(project), number).delete()
+    return f"/{project}/runs"
+
+
+@router.form("/{project}/name", runs, TEMPLATE)
+def name_project(visit: Visit, form: Form, project: str) -> str:
+    """Give a project another title; its address stays."""
+    if not form.get("title"):
+        raise problems.FIELD_MISSING(field="Name of the project")
+    replace(visit.project(project), title=form["title"][:MOST_TITLE]).save()
+    return f"/{project}/runs"
+
+
+@router.form("/{project}/copy", runs, TEMPLATE)
+def copy_project(visit: Visit, form: Form, project: str) -> str:
+    """Make a project of the same data, without runs."""
+    return f"/{visit.folder.copy(visit.project(project)).name}/data"
+
+
+@router.form("/{project}/delete", runs, TEMPLATE)
+def delete_project(visit: Visit, form: Form, project: str) -> str:
+    """Remove a project with its runs; what it has published stays."""
+    visit.studio.queue.delete(visit.project(project))
+    return "/"
+
+
+def bytes_below(directory: Path) -> int:
+    """Return the size of the files in a directory."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
 def _values(arguments: Sequence[str], option: str) -> list[str]:
     return [value for name, value in pairwise(arguments) if name == option]
 
@@ -262,6 +330,7 @@ def _facts(found: ProjectRun) -> RunFacts:
     return RunFacts(
         project=found.project,
         number=found.number,
+        title=found.title,
         command=shlex.join(["afina", *found.arguments]),
         state=state,
         about=_about(found.arguments),
@@ -278,6 +347,7 @@ def _facts(found: ProjectRun) -> RunFacts:
         log=found.process.log if state == "failed" else "",
         repeats=found.would_repeat,
         has_results=OutputDirectory(found.out).holds_results,
+        bytes=bytes_below(found.out) if state in ENDED else 0,
     )
 
 
