@@ -37,7 +37,7 @@ from typing import Generic, Self, TypeVar
 
 from afina.sentence import Json, Namer, Sentence
 
-LESS_MEMORY = "Set token_budget=1024 or checkpointing=true (in a study: train.token_budget=1024)"
+LESS_MEMORY = "Use a smaller `backbone`, or set `token_budget` to 1024 or `checkpointing` to true"
 """The advice in error messages about lack of memory."""
 
 
@@ -280,12 +280,12 @@ class OutOfMemory(AfinaError):
         place = f"run {run}: " if run else ""
         what = "the GPU has too little memory" if gpu else "main memory ran out"
         stated = "" if limit is None else f" (this process may use {limit / 2**30:.2f} GiB: ulimit -v)"
-        advice = LESS_MEMORY if run else "Use a smaller backbone"
+        advice = LESS_MEMORY if run else "Use a smaller `backbone`"
         if limit is not None:
             advice = f"Raise the limit (ulimit -v unlimited). {advice}"
         elif not run:
             advice += ", or close other programs"
-        super().__init__(f"{place}{what}{stated}. {advice}.", run=run, limit=limit)
+        super().__init__(Sentence([f"{place}{what}{stated}. ", Sentence.of(f"{advice}.")]), run=run, limit=limit)
 
 
 class Diverged(AfinaError):

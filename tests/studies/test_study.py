@@ -696,7 +696,7 @@ def test_a_killed_worker_is_a_failed_run_and_leaves_nothing(gpt2: Backbone, toy:
     assert killer.killed
     assert [one.error for one in results.failed] == [
         "run lora: signal 9 killed its process, most likely because memory ran out. "
-        "Set token_budget=1024 or checkpointing=true (in a study: train.token_budget=1024), then start again."
+        "Use a smaller `backbone`, or set `token_budget` to 1024 or `checkpointing` to true, then start again."
     ]
     assert titles(results) == ["baseline"]
     assert [path.name for path in (tmp_path / "adapters").iterdir()] == [Path(results.records[0].adapter).name]

@@ -33,6 +33,8 @@ OTHER_WORDS: Mapping[str, str] = {
     "backbone": "pretrained model",
     "max_length": "the most tokens of a text",
     "minutes": "Minutes",
+    "token_budget": "the most tokens of a batch",
+    "checkpointing": "recomputing of activations",
     "upload_limit": "--upload-limit",
     "files": "--files",
 }

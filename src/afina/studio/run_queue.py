@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from afina import file_io
 from afina.errors import AfinaError, CorruptAdapter
+from afina.sentence import Sentence
 from afina.studio import problems
 from afina.studio.command_process import CommandProcess, texts
 from afina.studio.folder import MOST_TITLE, Project, StudioFolder
@@ -147,16 +148,16 @@ class ProjectRun:
         return status is not None and status not in INTERRUPTED
 
     @property
-    def failure(self) -> str:
+    def failure(self) -> Sentence:
         """Why a run has failed: a sentence, or the end of what its command wrote on standard error."""
         request, status = self._request, self.process.status
         if not request.arguments:
-            return str(problems.RUN_DAMAGED(path=self._file))
+            return problems.RUN_DAMAGED(path=self._file).sentence
         if status is not None and status < 0:
-            return str(problems.RUN_KILLED(run=self.number, signal=-status))
+            return problems.RUN_KILLED(run=self.number, signal=-status).sentence
         if not self._failed(status):
-            return str(problems.RUN_LOST(run=self.number, starts=request.starts))
-        return str(self.process.problem)
+            return problems.RUN_LOST(run=self.number, starts=request.starts).sentence
+        return self.process.problem
 
     @property
     def would_repeat(self) -> str:

@@ -95,5 +95,5 @@ NO_PLACE = Problem(
     RunFailed,
     "run.no-place",
     "Ray cluster: a run needs {_missing}, and the cluster does not start nodes. Add nodes or larger ones, or lower the "
-    "need: set token_budget=1024 or checkpointing=true, or `devices` to less.",
+    "need: set `token_budget` to 1024, `checkpointing` to true, or `devices` to less.",
 )

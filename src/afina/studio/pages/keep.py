@@ -197,7 +197,7 @@ def _figures(
             found = client.shadow(project.adapters)
             shadow = _shadow(number, found, ShadowCounts.of(found))
     except AfinaError as error:
-        return None, shadow, str(error)
+        return None, shadow, error.said(label)
     return traffic, shadow, ""
 
 

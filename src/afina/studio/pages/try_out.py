@@ -334,7 +334,7 @@ def _replies(
         return _asked(server, question, versions, kind)
     except AfinaError as error:
         if len(versions) == 1:
-            return [str(error)]
+            return [error.said(label)]
         return [reply for version in versions for reply in _replies(server, question, [version], kind)]
 
 
@@ -381,7 +381,7 @@ async def completions(request: Request) -> Response:
     try:
         got = await _passed_on(request)
     except AfinaError as error:
-        return JSONResponse({"error": {"message": str(error)}}, status_of(error))
+        return JSONResponse({"error": {"message": error.said(label)}}, status_of(error))
 
     async def pieces() -> AsyncIterator[bytes]:
         try:
