@@ -21,8 +21,9 @@ from afina.spreadsheet_cells import harmless, restored
 from afina.studio.corrections import Correction, Corrections
 from afina.studio.folder import Project
 from afina.studio.page import Studio
-from afina.studio.pages.try_out import _answer, _entities
+from afina.studio.pages.try_out import _answer
 from afina.studio.questions import KEPT, in_a_cell
+from afina.studio.right_answer import _entities
 from afina.studio.server_process import StudioServer
 from crowd import adapter
 from fakes import Runs

@@ -78,6 +78,16 @@ for (const target of document.querySelectorAll("[data-prompt]"))
   for (const article of target.querySelectorAll("article[data-model]"))
     write(article, target.dataset.prompt);
 
+// A key presses the button with this `data-key`, unless a field has the focus.
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.target.closest?.("input, textarea, select")) return;
+  const button = document.querySelector(`button[data-key="${CSS.escape(event.key)}"]`);
+  if (!button) return;
+  for (const one of document.querySelectorAll("[data-key]")) one.removeAttribute("data-key"); // a form is sent once
+  button.click();
+});
+
 // Entities are corrected: what is selected in the text gets the label of the button, in the JSON below it.
 
 for (const place of document.querySelectorAll(".marking")) {

@@ -62,8 +62,11 @@ def sample_sentence(sample: RandomSample) -> str:
 
 def as_json(found: NextTexts, out: Path) -> dict[str, Any]:
     made: dict[str, Any] = {"out": str(out), "texts": len(found), "chosen": found.counts, "notes": list(found.notes)}
+    both = zip(found.texts, found.chosen, strict=True)
+    made["rows"] = [{"text": one.text, "text_pair": one.text_pair, CHOSEN: why} for one, why in both]
     if (sample := found.sample) is not None:
         made["random"] = {"texts": sample.texts, "metric": sample.metric, "trained_on": sample.trained_on}
+        made["random"]["words"] = sample_sentence(sample)
         if (one := sample.estimate) is not None:
             ends = None if isnan(one.interval.low) else list(one.interval.ends)
             made["random"] |= {"value": one.mean, "interval": ends}

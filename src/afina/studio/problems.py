@@ -157,6 +157,15 @@ OTHER_TEXTS_LEFT_OUT = Problem(
     "project {project} already leaves out the texts of {path}. Empty the field `{field}` of the page Data first; "
     "its list can be one or the other.",
 )
+LABELLING_DAMAGED = _studio_damaged(
+    "{path}: the file of texts to label is damaged. Restore the file, or remove it and choose texts again."
+)
+TEXT_MISSING = _studio_missing("project {project} has no such text to label. Load the page of texts to label anew.")
+COUNT_OF_TEXTS = Problem(
+    InvalidData,
+    "studio.count-invalid",
+    "the number of texts is {found!r:.40}. Give a whole number from 1 to {most}.",
+)
 DECISION_HELD_OUT = Problem(
     Conflict,
     "studio.decision-held-out",

@@ -24,9 +24,13 @@ from afina.studio import problems
 from afina.studio.corrections import Corrections
 from afina.studio.folder import Project
 from afina.studio.label_decisions import LabelDecisions
+from afina.studio.labelling import Labelling
 
 WITHOUT = "without"
 """The reading option with the list of changes."""
+
+CHOSEN = "chosen"
+"""The column that says why `afina next` chose a text."""
 
 
 _lock = threading.RLock()
@@ -46,8 +50,13 @@ class TextChanges:
             {FILE: one.file, ROW: str(one.row), TEXT: one.text, TEXT_PAIR: one.text_pair or "", LISTED: one.label}
             for one in labels
         ]
-        kept = Corrections(self.project).read()
-        return [*out, *({TEXT: one.text, TEXT_PAIR: one.pair, CORRECTED: one.answer or NO_LABELS} for one in kept)]
+        chosen = {(one.text, one.pair): one.chosen for one in Labelling(self.project).read().texts}
+        right = [
+            {TEXT: one.text, TEXT_PAIR: one.pair, CORRECTED: one.answer or NO_LABELS}
+            | ({CHOSEN: chosen[one.text, one.pair]} if (one.text, one.pair) in chosen else {})
+            for one in Corrections(self.project).read()
+        ]
+        return [*out, *right]
 
     def facts(self) -> dict[str, Any]:
         """Return what pages show: the numbers of texts that are `left_out` and `corrected`, and what commands read.
@@ -61,7 +70,8 @@ class TextChanges:
     @cached_property
     def _content(self) -> str:
         pairs = any(row[TEXT_PAIR] for row in self.rows)
-        names = [FILE, ROW, TEXT, *([TEXT_PAIR] if pairs else []), LISTED, CORRECTED]
+        chosen = any(CHOSEN in row for row in self.rows)
+        names = [FILE, ROW, TEXT, *([TEXT_PAIR] if pairs else []), LISTED, CORRECTED, *([CHOSEN] if chosen else [])]
         content = io.StringIO()
         writer = csv.writer(content, lineterminator="\n")
         writer.writerow(names)
@@ -95,10 +105,14 @@ class TextChanges:
     def use(self) -> None:
         """Let the commands of the project read the texts with these changes. Raises Conflict as `check`."""
         self.check()
+        self.write()
+        self.project.with_options({WITHOUT: str(self.list) if self.rows else None})
+
+    def write(self) -> None:
+        """Write the list, if there are changes."""
         if self.rows:
             self.list.parent.mkdir(exist_ok=True)
             file_io.write_text(self.list, self._content)
-        self.project.with_options({WITHOUT: str(self.list) if self.rows else None})
 
     def withdraw(self) -> None:
         """Let the commands of the project read the texts as they stand in the file."""

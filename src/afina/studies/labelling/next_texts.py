@@ -28,6 +28,7 @@ from afina.data.entities import with_texts
 from afina.data.kinds import CLASSES
 from afina.data.problems import ONLY_TEXT_OF_LABEL as TOO_FEW
 from afina.data.readers import formats
+from afina.data.readers.formats import FileTable
 from afina.data.readers.further_files import UnlabelledTexts, read_unlabelled
 from afina.data.readers.splitting import identity, rank
 from afina.data.readers.target_kinds import TARGETS, of_kind
@@ -270,22 +271,29 @@ class _FileColumns:
 
 
 def _file_columns(task: Task | None, asked: ReadingOptions) -> _FileColumns:
-    """Texts that are not rows of files have no column CHOSEN."""
-    if task is None or "text" not in task.columns or addresses.named(task.address) is not None:
+    """Texts that are not rows of files have no column CHOSEN; that of the list `without` counts too."""
+    if task is None:
         return _FileColumns()
+    roles = [role for role in ("text", "text_pair") if role == "text" or task.pairs]
+    reasons = {} if asked.without is None else _reasons(formats.read(Path(asked.without)), roles)
+    if "text" not in task.columns or addresses.named(task.address) is not None:
+        return _FileColumns(reasons=reasons)
     header: tuple[str, ...] = ()
-    reasons: dict[str, str] = {}
     for path in addresses.own_files(task.address, asked.evaluation):
         sheet = asked.sheet if formats.has_sheet(path, asked.sheet) else None
         table = formats.read(path, sheet, encoding=asked.encoding)
         header = header or tuple(table.columns)
-        names = [task.columns[role] for role in ("text", "text_pair") if role in task.columns]
-        if any(name not in table.columns for name in (*names, CHOSEN)):
-            continue
-        for *texts, reason in zip(*(table.columns[name] for name in (*names, CHOSEN)), strict=True):
-            if reason in (RANDOM, UNCERTAIN, DIVERSE):
-                reasons[identity(Example(str(texts[0]), 0, str(texts[1]) if texts[1:] else None))] = reason
+        reasons = _reasons(table, [task.columns[role] for role in roles if role in task.columns]) | reasons
     return _FileColumns(header, reasons)
+
+
+def _reasons(table: FileTable, names: Sequence[str]) -> dict[str, str]:
+    """Return why each text of a table was chosen, by its identity, if the table has the column CHOSEN."""
+    if any(name not in table.columns for name in (*names, CHOSEN)):
+        return {}
+    rows = zip(*(map(str, table.columns[name]) for name in (*names, CHOSEN)), strict=True)
+    known = (RANDOM, UNCERTAIN, DIVERSE)
+    return {identity(Example(text, 0, *pair)): reason for text, *pair, reason in rows if reason in known}
 
 
 def _chosen(

@@ -13,7 +13,6 @@ import shlex
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPResponse
-from numbers import Integral
 from typing import Any
 
 from starlette.requests import Request
@@ -24,7 +23,6 @@ from afina import file_io
 from afina.data.kinds import CLASSES
 from afina.errors import AfinaError
 from afina.pages.marked_text import MarkedText
-from afina.schema import is_number
 from afina.studio import problems
 from afina.studio.access import status_of
 from afina.studio.answer_kinds import ANSWER_KINDS
@@ -46,6 +44,7 @@ from afina.studio.published import (
     versions_of,
 )
 from afina.studio.questions import FileAnswers, Question, Questions, in_words, is_answered
+from afina.studio.right_answer import lined, right_answer
 from afina.studio.server_process import StudioServer
 from afina.studio.text_changes import changing
 
@@ -261,7 +260,7 @@ def ask(visit: Visit, form: Form, project: str) -> str:
         form.upload.path.replace(questions.file(question))
         questions.predict(question, visit.folder.store)
     else:
-        question = Question(id, named, text=_lined(form["text"]), pair=_lined(form.get("pair")))
+        question = Question(id, named, text=lined(form["text"]), pair=lined(form.get("pair")))
         server = StudioServer(visit.folder)
         if server.state in ("off", "failed"):
             backbone = next((version.backbone for version in reversed(chosen) if version.backbone), None)
@@ -270,11 +269,6 @@ def ask(visit: Visit, form: Form, project: str) -> str:
             server.start(backbone)
         questions.keep(question)
     return f"/{project}/try?asked={id}#answers"
-
-
-def _lined(text: str) -> str:
-    """Return a text with the line ends of files; those of forms are CR LF."""
-    return text.replace("\r\n", "\n")
 
 
 def _named(project: Project, version: PublishedVersion) -> dict[str, str]:
@@ -437,43 +431,13 @@ def correct(visit: Visit, form: Form, project: str) -> str:
     newest = _newest([*versions_of(visit.folder, opened.adapters), *versions_of(visit.folder, base_of(opened))])
     if newest is None:
         raise problems.NOTHING_PUBLISHED(project=opened.name)
-    right = form.get("label")
-    answered = ANSWER_KINDS[newest.kind]
-    if answered.is_number:
-        form.number("label")
-    if answered.has_several:
-        right = newest.separator.join(one for number, one in enumerate(newest.labels) if form.get(f"label-{number}"))
-    elif not right:
-        raise problems.FIELD_MISSING(field="label")
-    elif answered.has_one_label and newest.labels and right not in newest.labels:
-        raise problems.LABEL_MISSING(label=right, expected=list(newest.labels))
-    if answered.marks_text:
-        right = _entities(right, _lined(form["text"]), newest.labels)
-    made = Correction(_lined(form["text"]), _lined(right), _lined(form.get("pair")))
+    text = lined(form["text"])
+    right = right_answer(form, newest.kind, newest.labels, newest.separator, text)
+    made = Correction(text, right, lined(form.get("pair")))
     with changing(opened):
         Corrections(opened).add(made, newest.kind)
     asked = form.get("asked")
     return f"/{project}/try{f'?asked={asked}' if Questions(opened).find(asked) else ''}#corrections"
-
-
-def _entities(given: str, text: str, labels: Sequence[str]) -> str:
-    """Return the entities of a correction as they are kept, in the order of their places.
-
-    Raises InvalidData if they are no JSON, do not fit the text, or have other labels than `labels`.
-    """
-    try:
-        found = json.loads(given)
-        if not isinstance(found, list):
-            raise TypeError(f"expected a list, found {found!r}")
-        if not all(is_number(one[place], Integral) for one in found for place in ("start", "end")):
-            raise TypeError("expected whole numbers as places")
-        spans = [{"start": one["start"], "end": one["end"], "label": str(one["label"])} for one in found]
-        MarkedText.of_json(text, spans)
-    except (ValueError, TypeError, KeyError):
-        raise problems.ENTITIES_MALFORMED(found=given, expected=list(labels)) from None
-    if not {one["label"] for one in spans} <= {*labels}:
-        raise problems.ENTITIES_MALFORMED(found=given, expected=list(labels))
-    return json.dumps(sorted(spans, key=lambda one: one["start"]), ensure_ascii=False)
 
 
 @router.answers("/{project}/try/corrections.csv")
