@@ -13,7 +13,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from afina.data.kinds import TEXT
 from afina.events import Progress
 from afina.report.formatting import listed, metric_figure
 from afina.report.plots.race import EndedTraining, race
@@ -25,6 +24,7 @@ from afina.studies.event_file import read_events
 from afina.studies.runs.inputs import is_encoder
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studio import problems
+from afina.studio.answer_kinds import ANSWER_KINDS
 from afina.studio.folder import MINUTES, MOST_TITLE, Project
 from afina.studio.forms import Form
 from afina.studio.option_labels import in_words
@@ -171,7 +171,8 @@ def asked_minutes(project: Project, given: str) -> int:
 
 def writes_texts(project: Project) -> bool:
     """Return whether a project learns to write texts, which no encoder does."""
-    return "target" in project.options or recognised(project).get("kind") == TEXT
+    known = ANSWER_KINDS.get(recognised(project).get("kind", ""))
+    return "target" in project.options or (known is not None and known.writes)
 
 
 def offered(project: Project) -> Mapping[str, str]:
