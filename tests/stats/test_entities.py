@@ -176,7 +176,7 @@ def test_sentences_of_a_comparison_count_documents_if_texts_are_parts_of_documen
     assert made.examples == 150
     assert "more documents would probably settle it" in made.words or "documents to settle it" in made.words
     (few,) = compare({name: one[:40] for name, one in values.items()}, metric=OF_KIND["entities"][0], unit="document")
-    assert "40 documents cannot show" in few.words
+    assert "40 documents are too few to estimate" in few.words
     assert tagged(right, first).unit == "example"
 
 
@@ -197,7 +197,7 @@ def test_texts_of_one_document_have_no_interval_and_decide_nothing() -> None:
             values = dict(zip("AB", map(metric.values, pair), strict=True))
             (compared,) = compare(values, metric=metric, unit=pair[0].unit)
             assert compared.verdict == verdict
-    assert "1 document cannot show" in compared.words
+    assert "1 document is too few to estimate" in compared.words
 
 
 def test_of_invalid_tags_greedy_decoding_reads_what_nervaluate_reads_and_strict_seqeval_does_not() -> None:

@@ -263,7 +263,7 @@ def test_methods_that_always_agree_are_equivalent_with_enough_examples_only() ->
         assert found.verdict == "undecided"
         assert found.interval.high > 0.05
         assert (found.more_seeds, found.more_examples) == (None, None)
-        assert "; 20 examples cannot show how many more would settle it." in found.words
+        assert "; 20 examples are too few to estimate how many more would settle it." in found.words
     assert "equivalent within 1 point: difference 0.0 points" in one(many, many).words
 
 
@@ -291,7 +291,7 @@ def test_too_few_examples_do_not_say_how_many_more_would_settle_it() -> None:
     assert (few.examples, more.examples) == (16, 100)
     assert few.more_examples is None
     assert few.words.startswith("Undecided between A and B: difference 6.2 points (95 % interval ")
-    assert "); 16 examples cannot show how many more would settle it." in few.words
+    assert "); 16 examples are too few to estimate how many more would settle it." in few.words
     assert more.more_examples
     assert f"; about {more.more_examples:,} more examples would probably settle it" in more.words
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+from afina.cli import studies
 from afina.errors import InvalidStudy, NotFound, UnknownName
 from afina.studies.choosing.recommendation import Contender, Recommendation
 from afina.studies.descriptions import read_request
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.run import Run
 from afina.studies.study import Study
-from afina.studies.study_toml import as_toml, study_of
+from afina.studies.study_toml import as_toml, recommended_study, study_of
 from command import Command, InventedExecutor
 from raises import raises
 
@@ -77,7 +78,9 @@ def test_the_command_prints_the_file_and_says_where_there_is_none(tmp_path: Path
         study_of(tmp_path)
 
 
-def test_a_recommended_method_is_a_study_of_its_settings_and_a_baseline_is_none(tmp_path: Path) -> None:
+def test_a_recommended_method_is_a_study_of_its_settings_and_a_baseline_is_none(
+    tmp_path: Path, afina: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = Study(
         name="choose", backbone="gpt2", task="sst2", methods={"lora": {"r": 2, "learning_rate": 0.003, "max_steps": 12}}
     )
@@ -102,6 +105,20 @@ def test_a_recommended_method_is_a_study_of_its_settings_and_a_baseline_is_none(
     (again,) = study_of(tmp_path).runs()
     assert (again.method, again.hyperparameters["r"], again.training.learning_rate) == ("lora", 2, 0.003)
     assert (again.training.max_steps, again.data.text, again.metric) == (12, "words", "accuracy")
+    with raises(NotFound, code="results.recommendation-missing", path="none"):
+        recommended_study(tmp_path / "none")
+    begun: list[Study] = []
+    monkeypatch.setattr(studies, "_carry_out", lambda study, *_, **__: begun.append(study))
+    for given in ((), ("--seed", "3", "--set", "r=4", "--set", "epochs=2", "--label", "stars", "--metric", "mcc")):
+        assert afina("train", "--from", tmp_path, *given).code == 0
+    (as_recorded,), (changed,) = (one.runs() for one in begun)
+    assert as_recorded == again.model_copy(update={"send_texts": as_recorded.send_texts})
+    assert (changed.seed, changed.hyperparameters["r"], changed.training.learning_rate) == (3, 4, 0.003)
+    assert (changed.training.epochs, changed.training.max_steps, changed.metric) == (2, None, "mcc")
+    assert (changed.data.text, changed.data.label) == ("words", "stars")
+    for option, other in (("--method", "full"), ("--backbone", "minilm")):
+        answer = afina("train", "--from", tmp_path, option, other)
+        assert f"{option} {other}: {tmp_path} recommends " in answer.error
     recommend("majority")
     with pytest.raises(InvalidStudy) as refused:
         study_of(tmp_path)

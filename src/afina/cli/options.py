@@ -32,6 +32,11 @@ BackboneOption = Annotated[str, typer.Option("--backbone", help=_PRETRAINED, met
 OneBackbone = Annotated[list[str], typer.Option("--backbone", help=_PRETRAINED, metavar="ADDRESS")]
 """The option `--backbone` of commands with one backbone: a list, so that `only` can refuse a second backbone."""
 
+NewBackbone = Annotated[
+    list[str] | None, typer.Option("--backbone", help=f"{_PRETRAINED} [default: embedded]", metavar="ADDRESS")
+]
+"""`OneBackbone` of a command to which the results of another one can give the backbone."""
+
 EMBEDDED = ["embedded"]
 """The default value of an option of type `OneBackbone`."""
 
@@ -44,15 +49,14 @@ BackbonesOption = Annotated[
         metavar="ADDRESS",
     ),
 ]
-TaskOption = Annotated[
-    str,
-    typer.Option(
-        "--task",
-        help="Labelled texts: a csv, tsv, jsonl, parquet, xlsx or conll file, a directory, glue/NAME, hub:OWNER/NAME, "
-        "snippets:NAME, aclsum:NAME, e2e:PLACE or squad:PLACE.",
-        metavar="ADDRESS",
-    ),
-]
+_TASK = typer.Option(
+    "--task",
+    help="Labelled texts: a csv, tsv, jsonl, parquet, xlsx or conll file, a directory, glue/NAME, hub:OWNER/NAME, "
+    "snippets:NAME, aclsum:NAME, e2e:PLACE or squad:PLACE.",
+    metavar="ADDRESS",
+)
+TaskOption = Annotated[str, _TASK]
+NewTask = Annotated[str | None, _TASK]
 SeveralBackbones = Annotated[
     list[str] | None,
     typer.Option(

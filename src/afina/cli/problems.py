@@ -22,6 +22,9 @@ _argument_invalid = partial(Problem, InvalidData, "argument.invalid")
 TEXTS_OR_FILE = _argument_invalid(
     "afina predict: found {found}. Give either texts, or --pair FIRST SECOND, or --file FILE (- for standard input)."
 )
+TASK_MISSING = _argument_invalid(
+    "Missing option '--task'. Give texts with labels, or `chosen_in` of an `afina choose`."
+)
 WRONG_USAGE = _argument_invalid("{_message}")
 GIVEN_TWICE = _argument_invalid("{argument}: is given {count} times. Give the option once.")
 ARGUMENT_EMPTY = _argument_invalid("{argument}: is empty. Give a value, or leave it out.")
@@ -45,6 +48,13 @@ CANARY_CHOICE_MISSING = Problem(
     Refused,
     "canary.choice-missing",
     "found both --promote and --off. Give one: --promote keeps the canary version, --off that in production.",
+)
+
+OTHER_THAN_RECOMMENDED = Problem(
+    InvalidStudy,
+    "train.contradicts-recommendation",
+    "`{option}` {found}: {path} recommends {expected}, and its settings were chosen for that. Leave `{option}` out, or "
+    "train without `chosen_in`.",
 )
 
 _data_option_inapplicable = partial(Problem, InvalidData, "data.option-inapplicable")

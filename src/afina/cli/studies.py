@@ -19,8 +19,9 @@ from afina.cli.options import (
     FreshOption,
     Json,
     MetricOption,
+    NewBackbone,
+    NewTask,
     NoTexts,
-    OneBackbone,
     Overrides,
     PublishOption,
     SeedOption,
@@ -211,23 +212,42 @@ AbstainOption = Annotated[
 ]
 
 
+FromOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        help="Directory of results of 'afina choose': train what is recommended there, with its backbone, method, "
+        "settings, seed and data. Other options replace the recorded ones; another method or backbone is refused.",
+        metavar="DIR",
+    ),
+]
+
+TeacherOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--teacher",
+        help="Directory of an adapter, or of a study: learn from its probabilities, also for the texts of "
+        "--unlabelled.",
+        metavar="DIR",
+    ),
+]
+
+
 @takes(data=training, ask=asking, run_in=ExecutorOptions)
 def train(
     *,
-    task: TaskOption,
-    backbone: OneBackbone = EMBEDDED,
-    method: Annotated[str, typer.Option("--method", help="Method; 'afina methods' lists them.")] = "lora",
-    out: Annotated[Path, typer.Option("--out", help="Directory of the results.")] = Path("results/train"),
-    seed: Annotated[int, typer.Option("--seed", help="Random seed of head, order of texts and dropout.", min=0)] = 0,
-    teacher: Annotated[
-        Path | None,
-        typer.Option(
-            "--teacher",
-            help="Directory of an adapter, or of a study: learn from its probabilities, also for the texts of "
-            "--unlabelled.",
-            metavar="DIR",
-        ),
+    task: NewTask = None,
+    chosen_in: FromOption = None,
+    backbone: NewBackbone = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="Method; 'afina methods' lists them. [default: lora]")
     ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Directory of the results.")] = Path("results/train"),
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", help="Random seed of head, order of texts and dropout. [default: 0]", min=0),
+    ] = None,
+    teacher: TeacherOption = None,
     abstain_error: AbstainOption = None,
     overrides: TrainingOverrides = None,
     metric: MetricOption = None,
@@ -245,32 +265,51 @@ def train(
 
     With several processes, on one machine or several: torchrun --nproc-per-node 2 -m afina train ...
     """
-    from afina.methods import asks_endpoint
     from afina.studies.study import Study
     from afina.studies.study_file import override
 
-    settings: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     for item in overrides or []:
-        override(settings, item.removeprefix("train."))  # here all are of the one method, there of the whole study
-    if run_in.executor in (None, "local") and "precision" not in settings and not run_in.shard:
+        override(given, item.removeprefix("train."))  # here all are of the one method, there of the whole study
+    content = _training_of(task, method, only(backbone) if backbone else None, chosen_in)
+    ((method, recorded),) = content["methods"].items()
+    if given.keys() & {"epochs", "max_steps"}:
+        recorded = {name: value for name, value in recorded.items() if name not in ("epochs", "max_steps")}
+    settings = recorded | given
+    if chosen_in is not None:
+        settings |= ask  # the prompt that was recorded is a setting of the method
+    elif run_in.executor in (None, "local") and "precision" not in settings and not run_in.shard:
         settings = _usual_products(method) | settings
     if abstain_error is not None:
         settings["abstain_error"] = abstain_error
     if teacher is not None:
         settings["teacher"] = str(teacher.absolute())
-    content = {
-        "name": "train",
-        "backbone": None if asks_endpoint(method) else only(backbone),
-        "task": task,
-        "seeds": [seed],
-        "metric": metric,
-        "data": data,
-        "ask": ask,
-        "methods": {method: settings},
-        "baselines": True,
-    }
+    content |= {"seeds": content["seeds"] if seed is None else [seed], "metric": metric or content.get("metric")}
+    content |= {"data": content["data"] | data, "ask": ask, "methods": {method: settings}}
     chosen = Study.parse(content, "afina train")
     _carry_out(chosen, out, as_json, run_in, fresh=fresh, brief=True, send_texts=send_texts)
+
+
+def _training_of(task: str | None, method: str | None, backbone: str | None, chosen_in: Path | None) -> dict[str, Any]:
+    """Return the study of one method on a task: with usual settings, or as the results in `chosen_in` recommend."""
+    from afina.methods import asks_endpoint
+    from afina.studies.study_toml import recommended_study
+
+    same = {"name": "train", "baselines": True}
+    if chosen_in is None:
+        if task is None:
+            raise problems.TASK_MISSING()
+        method = method or "lora"
+        pretrained = None if asks_endpoint(method) else backbone or only(EMBEDDED)
+        return {**same, "backbone": pretrained, "task": task, "seeds": [0], "data": {}, "methods": {method: {}}}
+    made = recommended_study(chosen_in)
+    (recommended,) = made.methods
+    for option, given, expected in (("method", method, recommended), ("backbone", backbone, made.backbone)):
+        if given not in (None, expected):
+            raise problems.OTHER_THAN_RECOMMENDED(option=option, found=given, expected=expected, path=chosen_in)
+    data = made.data.given if task in (None, made.task) else {}
+    recorded = {"backbone": made.backbone, "task": task or made.task, "metric": made.metric, "seeds": [*made.seeds]}
+    return {**same, **recorded, "data": data, "methods": dict(made.methods)}
 
 
 def _usual_products(method: str) -> dict[str, Any]:

@@ -115,7 +115,8 @@ class Comparison:
 
     def _need(self) -> str:
         if self.examples is not None and self.examples < FEWEST:
-            return f"{self.examples} {self.unit}{'s' * (self.examples > 1)} cannot show how many more would settle it"
+            few = f"{self.examples} {self.unit}{'s are' if self.examples > 1 else ' is'} too few"
+            return f"{few} to estimate how many more would settle it"
         one_seed = len(self.mcnemar) == 1
         examples = f"about {self.more_examples:,} more {self.unit}s" if self.more_examples else ""
         seeds = f"{self.more_seeds:,} more seed{'s' * (self.more_seeds > 1)}" if self.more_seeds else ""

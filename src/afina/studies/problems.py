@@ -189,6 +189,12 @@ BASELINE_NOT_A_STUDY = Problem(
     "{path}: {method} is recommended, a baseline without a language model. A study file has methods that adapt a "
     "language model; `afina study fair` compares these.",
 )
+RECOMMENDATION_MISSING = Problem(
+    NotFound,
+    "results.recommendation-missing",
+    "{path}: the directory has no {file}, so `afina choose` has recommended nothing there. Give the `out` of an "
+    "`afina choose` that has finished.",
+)
 RESULTS_MISSING = Problem(
     NotFound,
     "results.missing",

@@ -34,6 +34,14 @@ def study_of(out: str | Path) -> Study:
     return Study.parse(content, str(directory.out))
 
 
+def recommended_study(out: str | Path) -> Study:
+    """Return `study_of` of a recommendation in `out`. Raises NotFound if there is none."""
+    file = OutputDirectory(Path(out)).recommendation
+    if not file.is_file():
+        raise problems.RECOMMENDATION_MISSING(file=file.name, path=out)
+    return study_of(out)
+
+
 def as_toml(study: Study) -> str:
     """Return the text of a study file, without the fields that have their defaults."""
     content = {**study.non_defaults(), "data": study.data.given, "methods": study.methods}
