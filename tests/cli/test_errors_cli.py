@@ -207,6 +207,8 @@ def test_records_that_another_program_wrote(afina: Command, gpt2: Backbone, toy:
     [
         (("trian",), "No such command 'trian'. Did you mean 'train'?"),
         (("train",), "Missing option '--task'."),
+        (("store", "import"), "Missing: argument 'SOURCE', argument 'NAME', option '--message' / '-m'."),
+        (("store", "import", "-m", "x", "peft"), "Missing argument 'NAME'."),
         (("train", "--taks", "x"), "No such option: --taks"),
         (("train", "--task", "x", "--seed", "one"), "Invalid value for '--seed': "),
     ],

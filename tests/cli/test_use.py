@@ -6,12 +6,15 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from afina import Backbone, Results
 from afina.data.reading_options import ReadingOptions
 from afina.studies.descriptions import StudyRequest
+from afina.studies.labelling import find_doubts
+from afina.studies.labelling.doubts import DoubtfulLabel, Doubts
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import write_records
 from command import Command
@@ -154,3 +157,41 @@ def test_each_command_says_which_of_several_trainings_of_a_method_it_takes(
         assert f"Taken: {made.adapter} (max_steps 6)" in note
         assert "Others: adapters/none (max_steps 2)" in note
     assert "Note" not in afina("predict", out, "A text.").err, "the last request has one run, of another method"
+
+
+def test_the_list_of_doubtful_labels_goes_into_a_csv_file_that_is_named(
+    afina: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    texts = tmp_path / "a.csv"
+    texts.write_text("text,label\n" + "".join(f"text {n},{'bad' if n % 2 else 'good'}\n" for n in range(20)))
+    figures: dict[str, Any] = {
+        "train": 16,
+        "evaluation": 4,
+        "metric": "accuracy",
+        "value": 0.8,
+        "gain": 0.5,
+        "folds": 5,
+    }
+    label = DoubtfulLabel(
+        file="a.csv",
+        row=1,
+        training=True,
+        text="text 1",
+        label="bad",
+        suggested="good",
+        probability=0.9,
+        reason="model",
+    )
+    made = Doubts(
+        task="a.csv", kind="classes", method="linear_probe", backbone="minilm", seed=0, labels=(label,), **figures
+    )
+    monkeypatch.setattr(find_doubts, "doubts", lambda *given, out, **options: (made.write(out), made)[1])
+    answer = afina("doubts", "a.csv", "--out", "wrong.csv")
+    assert answer.out.endswith(
+        "--without wrong.csv\nWritten: results/doubts/doubts.html, wrong.csv, results/doubts/doubts.json\n"
+    )
+    assert Path("wrong.csv").read_bytes() == Path("results/doubts/doubts.csv").read_bytes()
+    (tmp_path / "named.csv").mkdir()
+    afina("doubts", "a.csv", "--out", "named.csv")
+    assert (tmp_path / "named.csv" / "doubts.csv").is_file()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from afina.studies.labelling.doubts import Doubts
 
 PAGE = "doubts.html"
+USUAL_OUT = Path("results/doubts")
 
 
 @takes(data=whole)
@@ -43,7 +45,9 @@ def doubts(
         list[str] | None,
         typer.Option("--set", help="A setting of the method, such as r=8 or epochs=3.", metavar="KEY=VALUE"),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Directory of the results.")] = Path("results/doubts"),
+    out: Annotated[
+        Path, typer.Option("--out", help="Directory of the results, or FILE.csv for a copy of the list.")
+    ] = USUAL_OUT,
     as_json: Json = False,
     *,
     data: dict[str, Any],
@@ -69,17 +73,22 @@ def doubts(
     asked: dict[str, Any] = {"method": method, "backbone": backbone, "folds": folds, "seed": seed}
     with ends_with(f"Interrupted. To continue: {shlex.join(['afina', *sys.argv[1:]])}"):
         watching = watcher(Console(stderr=True), lambda results: None)
-        found = find_doubts(read, **asked, settings=settings, out=out, watcher=watching, says=says)
-    _show(found, out, as_json)
+        table = out if out.suffix == ".csv" and not out.is_dir() else None
+        directory = out if table is None else USUAL_OUT
+        found = find_doubts(read, **asked, settings=settings, out=directory, watcher=watching, says=says)
+    _show(found, directory, table, as_json)
 
 
-def _show(found: Doubts, out: Path, as_json: bool) -> None:
-    """Write the page beside the other files, and print the doubts."""
+def _show(found: Doubts, out: Path, table: Path | None, as_json: bool) -> None:
+    """Write the page beside the other files, and the list into `table` too, and print the doubts."""
     from afina import file_io
     from afina.report import doubts as words
     from afina.studies.labelling.doubts import CSV_FILE, JSON_FILE
 
-    csv, page = out / CSV_FILE, out / PAGE
+    csv, page = table or out / CSV_FILE, out / PAGE
+    if table is not None:
+        with file_io.replacing(table) as fresh:
+            shutil.copyfile(out / CSV_FILE, fresh)
     command = train_command(found.task, {**reading_flags(found.data.given), "--without": str(csv)})
     file_io.write_text(page, words.page(found, str(csv), command, with_flags))
     files = [str(page), str(csv), str(out / JSON_FILE)]

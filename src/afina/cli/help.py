@@ -12,6 +12,7 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 from afina.cli import option_names, problems
+from afina.cli.terminal import USAGE_ERROR
 from afina.data.reading_options import OPTIONS
 
 START = """Choose, train and use adapters of language models for your texts.
@@ -197,10 +198,23 @@ class GroupedCommand(TyperCommand):
     """A command whose `--help` has an example and shows options in groups."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments. Raises InvalidData if an option is given twice."""
+        """Parse the arguments. Raises InvalidData if an option is given twice, and names all that are missing."""
         option_names.begin(ctx)
         _check_once(self.get_params(ctx), args)
-        return super().parse_args(ctx, args)
+        typed = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except USAGE_ERROR as error:
+            if hasattr(error, "param_type"):  # a parameter is missing; the error names the first
+                self._fail_if_several_miss(ctx, typed)
+            raise
+
+    def _fail_if_several_miss(self, ctx: Any, typed: list[str]) -> None:
+        found, _, _ = self.make_parser(ctx).parse_args(args=typed)
+        missing = [one for one in self.get_params(ctx) if one.required and one.consume_value(ctx, found)[0] is None]
+        if len(missing) > 1:
+            names = (f"{one.param_type_name} {one.get_error_hint()}" for one in missing)
+            ctx.fail(f"Missing: {', '.join(names)}.")
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
