@@ -186,7 +186,12 @@ def test_the_list_of_doubtful_labels_goes_into_a_csv_file_that_is_named(
     made = Doubts(
         task="a.csv", kind="classes", method="linear_probe", backbone="minilm", seed=0, labels=(label,), **figures
     )
-    monkeypatch.setattr(find_doubts, "doubts", lambda *given, out, **options: (made.write(out), made)[1])
+
+    def found(*given: Any, out: Path, **options: Any) -> Doubts:
+        made.write(out)
+        return made
+
+    monkeypatch.setattr(find_doubts, "doubts", found)
     answer = afina("doubts", "a.csv", "--out", "wrong.csv")
     assert answer.out.endswith(
         "--without wrong.csv\nWritten: results/doubts/doubts.html, wrong.csv, results/doubts/doubts.json\n"

@@ -211,7 +211,9 @@ class GroupedCommand(TyperCommand):
 
     def _fail_if_several_miss(self, ctx: Any, typed: list[str]) -> None:
         found, _, _ = self.make_parser(ctx).parse_args(args=typed)
-        missing = [one for one in self.get_params(ctx) if one.required and one.consume_value(ctx, found)[0] is None]
+        missing: list[Any] = [
+            one for one in self.get_params(ctx) if one.required and one.consume_value(ctx, found)[0] is None
+        ]
         if len(missing) > 1:
             names = (f"{one.param_type_name} {one.get_error_hint()}" for one in missing)
             ctx.fail(f"Missing: {', '.join(names)}.")

@@ -42,6 +42,7 @@ class BottleneckAdapter(Method):
     title: ClassVar[str] = "adapters"
     summary: ClassVar[str] = "small bottleneck modules in every block train, the body stays frozen"
     learning_rate: ClassVar[float] = 1e-3
+    encoder_rate: ClassVar[float | None] = 3e-3
     practical: ClassVar[bool] = False
     search: ClassVar[Mapping[str, tuple[Any, ...]]] = {"reduction": (4, 16, 64)}
     stated: ClassVar[frozenset[str]] = frozenset({"kind", "reduction", "scale"})

@@ -263,6 +263,7 @@ class BitFit(Selective):
     title: ClassVar[str] = "BitFit"
     summary: ClassVar[str] = "the biases train, the weights that they are added to stay frozen"
     learning_rate: ClassVar[float] = 1e-3
+    encoder_rate: ClassVar[float | None] = 3e-3
     practical: ClassVar[bool] = False
     said_by_peft: ClassVar[bool] = True
 
@@ -318,6 +319,7 @@ class PreLayer(Selective):
     title: ClassVar[str] = "PreLayer"
     summary: ClassVar[str] = "the token and position embeddings train, the blocks stay frozen"
     learning_rate: ClassVar[float] = 2e-3
+    encoder_rate: ClassVar[float | None] = 6e-3
     said_by_peft: ClassVar[bool] = True
 
     train_head: bool = True
