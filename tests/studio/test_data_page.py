@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from starlette.testclient import TestClient
 from afina.data.reading_options import OPTIONS
 from afina.sentence import Sentence
 from afina.studies.study import Study
+from afina.studio.command_process import LOCK, CommandProcess
 from afina.studio.folder import Project
 from afina.studio.kept_answer import KeptAnswer
 from afina.studio.option_labels import OPTION_LABELS, in_words
@@ -232,3 +235,30 @@ def test_rubbish_says_on_the_page_what_is_wrong_and_where_and_leaves_nothing_hal
     assert str(made.data.absolute()) not in re.sub(r"<pre>.*?</pre>", "", page.text)
     assert sorted(path.name for path in made.data.iterdir()) == [made.task]
     assert "Go on: plan" not in page.text
+
+
+def test_two_files_are_read_at_once_and_a_third_waits_and_can_be_stopped(
+    studio: Studio, web: TestClient, project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, told = list[Path](), list[Path]()
+    monkeypatch.setattr(CommandProcess, "start", lambda process, *rest: begun.append(process.directory))
+    monkeypatch.setattr(CommandProcess, "interrupt", lambda process: told.append(process.directory))
+    third = project(b"text,label\na,bad\nb,good\n")
+    with ExitStack() as stack:
+        for name in ("first", "second"):
+            directory = studio.folder.create(name, "sst2").process("inspect", name).directory
+            directory.mkdir(parents=True)
+            fcntl.flock(stack.enter_context((directory / LOCK).open("w")), fcntl.LOCK_EX)  # as if it ran
+        assert "they wait until one of two other files is read" in web.get(f"/{third.name}/data").text
+        assert begun == []
+    web.get(f"/{third.name}/data")
+    place = data.inspection_of(third).directory
+    assert begun == [place]
+    web.post(f"/{third.name}/data/stop")
+    assert told == [place]
+    for name, content in (("command.json", {"arguments": []}), ("exit.json", {"status": 130})):
+        (place / name).write_text(json.dumps(content), encoding="utf-8")
+    assert "The reading was stopped." in web.get(f"/{third.name}/data").text
+    web.post(f"/{third.name}/data/again")
+    web.get(f"/{third.name}/data")
+    assert begun == [place, place]

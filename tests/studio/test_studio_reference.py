@@ -12,6 +12,7 @@ from afina.cli.studio import MOST_MB
 from afina.server.settings import Settings
 from afina.studio import access, app, forms
 from afina.studio.folder import MOST_TITLE, STEM
+from afina.studio.pages.data import MOST_INSPECTIONS
 from afina.studio.run_queue import TRIES, State
 from pages import ROOT
 
@@ -38,6 +39,7 @@ def test_limits_are_those_of_the_code() -> None:
         access.TRIES,
         access.MOST_SESSIONS,
         access.SESSION_DAYS,
+        MOST_INSPECTIONS,
         TRIES,
     ]
     assert f"together {forms.MOST_FIELD_BYTES >> 20} MiB" in TEXT

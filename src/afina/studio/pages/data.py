@@ -6,6 +6,7 @@ The texts are read by `afina inspect` in a process of its own, so a large file d
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,6 +23,7 @@ from afina.studio.forms import Form, safe_name
 from afina.studio.kept_answer import KeptAnswer
 from afina.studio.option_labels import OPTION_LABELS, in_words
 from afina.studio.page import ComputedFacts, PageRouter, Visit
+from afina.studio.run_queue import INTERRUPTED
 from afina.studio.text_changes import WITHOUT, TextChanges
 
 TEMPLATE = "data.html.j2"
@@ -64,6 +66,14 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
     "long": {"": "refuse: an error with the row", "skip": "skip: leave such targets out"},
 }
 """The choices of an option in words; the first is the default."""
+
+MOST_INSPECTIONS = 2
+"""Files that are read at once; each takes memory."""
+
+WAITS = "they wait until one of two other files is read"
+STOPPED = "The reading was stopped. Read the texts again, or choose other options."
+
+_beginning = threading.Lock()
 
 router = PageRouter()
 
@@ -151,24 +161,37 @@ def _inspection(project: Project) -> KeptAnswer:
     return KeptAnswer(inspection_of(project), inspect_arguments(project))
 
 
+def _begin(visit: Visit, inspection: KeptAnswer) -> bool:
+    """Begin to read the texts, and return whether they wait, because MOST_INSPECTIONS other files are being read."""
+    with _beginning:
+        every = map(CommandProcess, visit.folder.root.glob("*/processes/inspect-*"))
+        waits = inspection.process.status is None and not inspection.process.is_running
+        if waits and sum(one.is_running for one in every) >= MOST_INSPECTIONS:
+            return True
+        inspection.begin()
+        return False
+
+
 @router.live("/{project}/data/live", "data_live.html.j2")
 @router.page("/{project}/data", TEMPLATE)
 def data(visit: Visit, project: str) -> DataFacts:
     """Return what was recognised in the texts of a project; begin to read them if nothing has read them yet."""
     opened = visit.project(project)
     inspection = _inspection(opened)
-    inspection.begin()
+    waits = _begin(visit, inspection)
     answer = inspection.found
     found = None if answer is None else _in_words(opened, answer)
     process = inspection.process
     is_reading = process.status is None
+    said = WAITS if waits else in_words(opened, process.last_words) if is_reading else ""
+    was_stopped = process.status in INTERRUPTED
     return DataFacts(
         project=opened,
         command=inspection.command,
         found=found,
-        problem=in_words(opened, inspection.problem),
+        problem=STOPPED if was_stopped else in_words(opened, inspection.problem),
         fields=_fields(opened, found),
-        said=in_words(opened, process.last_words) if is_reading else "",
+        said=said,
         share=process.share_done if is_reading else None,
         changes=TextChanges(opened).facts(),
     )
@@ -285,8 +308,15 @@ def use_changes(visit: Visit, form: Form, project: str) -> str:
     return f"/{project}/data#changes"
 
 
+@router.form("/{project}/data/stop", data, TEMPLATE)
+def stop(visit: Visit, form: Form, project: str) -> str:
+    """Stop the reading of the texts."""
+    inspection_of(visit.project(project)).interrupt()
+    return f"/{project}/data"
+
+
 @router.form("/{project}/data/again", data, TEMPLATE)
 def read_again(visit: Visit, form: Form, project: str) -> str:
     """Read the texts again, after the file was changed."""
-    _inspection(visit.project(project)).compute()
+    inspection_of(visit.project(project)).forget()
     return f"/{project}/data"
