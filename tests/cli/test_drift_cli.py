@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
-from afina import AdapterStore, Backbone, Predictor
+from afina import AdapterStore, Backbone, Predictor, cli
+from afina.cli import drift as drift_command
 from afina.data.split import Split
+from afina.errors import AfinaError, InvalidData, OutOfMemory
 from afina.models.answer_profile import CONFIDENCE_EDGES, AnswerProfile
 from canned_server import CannedServer
 from command import Answer, Command
@@ -115,6 +119,18 @@ def refusal(answer: Answer) -> str:
     """The message of an error, whose exit status is not that of drift."""
     assert answer.code == 1
     return replace(answer, code=2).error
+
+
+@pytest.mark.parametrize("error", [InvalidData("too many"), OutOfMemory()])
+def test_no_error_has_the_exit_status_of_drift(
+    afina: Command, monkeypatch: pytest.MonkeyPatch, error: AfinaError
+) -> None:
+    monkeypatch.setattr(cli.allocator, "end_at_once", sys.exit)
+    monkeypatch.setattr(drift_command, "_served_answers", Mock(side_effect=error))
+    assert afina("drift", "acme/reviews", "--server", "http://127.0.0.1:9").code == 1
+    monkeypatch.setattr(cli, "check_surroundings", Mock(side_effect=error))  # before the command is known
+    assert afina("drift", "--days", "2").code == 1
+    assert afina("show").code == 2
 
 
 def test_what_cannot_be_compared_is_said(counting: Counting, afina: Command) -> None:

@@ -290,7 +290,7 @@ def test_every_command_with_json_prints_errors_of_usage_as_json(afina: Command, 
     for name in able:
         answer = afina(*before, name, "--json", "--no-such-option")
         told = json.loads(answer.out)["error"]
-        assert (answer.code, told["code"]) == (cli.OWN_ERROR_STATUS.get(name, 2), "argument.invalid")
+        assert (answer.code, told["code"]) == (whole.commands[name].error_status or 2, "argument.invalid")
         assert "--no-such-option" in told["message"]
         assert answer.err.splitlines()[-1] == f"Error: {told['message']}"
 

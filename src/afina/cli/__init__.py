@@ -10,9 +10,10 @@ import os
 import sys
 from collections.abc import Callable
 from functools import cache
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.main import get_command
 
 from afina import __version__, allocator, file_io, openmp
 from afina.cli import (
@@ -98,14 +99,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+OWN: dict[Callable[..., None], dict[str, Any]] = {
+    next_texts.next_: {"name": "next"},
+    serving.serve: {"cls": serving.Settable, "context_settings": serving.SETTINGS},
+    drift.drift: {"cls": drift.DriftCommand},
+}
+"""The arguments with which commands are added that need others than the rest."""
+
 for command in COMMANDS:
     run = command if command in LIGHT else with_room(command)
-    if command is next_texts.next_:
-        app.command("next", cls=GroupedCommand)(run)
-    elif command is serving.serve:
-        app.command(cls=serving.Settable, context_settings=serving.SETTINGS)(run)
-    else:
-        app.command(cls=GroupedCommand)(run)
+    app.command(**{"cls": GroupedCommand, **OWN.get(command, {})})(run)
 for name, of_store in STORE.items():
     store.app.command(name, cls=GroupedCommand)(store.with_store(of_store))
 app.add_typer(store.app)
@@ -131,12 +134,11 @@ def _top(
         print(START)
 
 
-OWN_ERROR_STATUS = {"drift": 1}
-"""The exit status after an error of those commands whose result can be the status 2."""
-
-
 def _status(error: AfinaError) -> int:
-    return OWN_ERROR_STATUS.get(next(iter(sys.argv[1:]), ""), error.exit_code)
+    """Return the exit status after an error, also after one that was found before the command began."""
+    commands: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+    own = getattr(commands.get(next(iter(sys.argv[1:]), "")), "error_status", None)
+    return error.exit_code if own is None else own
 
 
 def main() -> None:
@@ -162,7 +164,7 @@ def main() -> None:
         print(f"Error: {printable(error.said(option_names.flag), lines=True)}", file=sys.stderr)
         print_json_error(error)
         if isinstance(error, OutOfMemory):
-            allocator.end_at_once(error.exit_code)
+            allocator.end_at_once(_status(error))
         _leave(_status(error))
     except USAGE_ERROR as error:
         found = as_usage_error(error)

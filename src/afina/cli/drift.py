@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afina.cli import problems
+from afina.cli.help import GroupedCommand
 from afina.cli.options import Json, OwnBackbone, measuring, takes
 from afina.cli.shadow import KeyFileOption, read_key
 from afina.cli.store import print_object
@@ -17,6 +18,12 @@ from afina.errors import AfinaError
 if TYPE_CHECKING:
     from afina.models.answer_profile import AnswerProfile
     from afina.server.versions.served_answers import ServedAnswers
+
+
+class DriftCommand(GroupedCommand):
+    """The command `drift`: its exit status 2 says that there is drift, so that an error has another status."""
+
+    error_status = 1
 
 
 @takes(data=measuring)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
-from typing import Any
+from typing import Any, ClassVar
 
 from typer.core import TyperCommand, TyperGroup
 
@@ -195,7 +195,12 @@ def _check_once(parameters: Iterable[Any], arguments: Sequence[str]) -> None:
 
 
 class GroupedCommand(TyperCommand):
-    """A command whose `--help` has an example and shows options in groups."""
+    """A command whose `--help` has an example and shows options in groups.
+
+    `error_status`: the exit status after an error; None: that of the error.
+    """
+
+    error_status: ClassVar[int | None] = None
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments. Raises InvalidData if an option is given twice, and names all that are missing."""
