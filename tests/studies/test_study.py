@@ -31,7 +31,7 @@ from afina.studies.results import Results
 from afina.studies.runs import record
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import RunSpec
-from afina.studies.study_toml import study_of
+from afina.studies.study_toml import as_toml, study_of
 from afina.studies.watcher import Watcher
 from afina.training.settings import Training
 from command import HereExecutor, InventedExecutor
@@ -664,7 +664,12 @@ def test_a_run_on_an_encoder_states_the_defaults_of_encoders() -> None:
         ("setfit", "minilm"): {},
     }
     for run in runs:
-        assert pickle.loads(pickle.dumps(run)).key == run.key
+        assert pickle.loads(pickle.dumps(run)).key == Run.model_validate_json(run.model_dump_json()).key == run.key
+    unknown = runs[0].model_copy(update={"backbone": "minilm"})  # as from a machine without the configuration
+    assert Run.model_validate_json(unknown.model_dump_json()).key == unknown.key
+    assert "epochs = 2" in as_toml(
+        Study(name="movies", task="snippets:movies", backbone="minilm", methods={"lora": {}}, train={"epochs": 2})
+    )
     (first,) = (run for run in runs if (run.title, run.backbone) == ("lora", "minilm"))
     older = Run(
         backbone="minilm", task="snippets:movies", method="lora", training={"learning_rate": 0.001, "epochs": 2}

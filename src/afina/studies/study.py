@@ -482,7 +482,7 @@ class Study(ReprCard, Frozen):
             names=tuple(run.title for run in runs),
             notes=notes,
             published=self.published,
-            study=self.model_dump(mode="json"),
+            study=self.model_dump(mode="json") | {"train": self.train.stated},
             command=command,
         )
 

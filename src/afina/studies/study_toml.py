@@ -15,7 +15,7 @@ from afina.studies.descriptions import StudyRequest, read_recommendation, read_r
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
 from afina.studies.study import Study
-from afina.training.settings import NO_EFFECT, Training
+from afina.training.settings import Training
 
 
 def study_of(out: str | Path) -> Study:
@@ -44,7 +44,7 @@ def recommended_study(out: str | Path) -> Study:
 
 def as_toml(study: Study) -> str:
     """Return the text of a study file, without the fields that have their defaults."""
-    content = {**study.non_defaults(), "data": study.data.given, "methods": study.methods}
+    content = {**study.non_defaults(), "train": study.train.stated, "data": study.data.given, "methods": study.methods}
     return _table({name: value for name, value in content.items() if value != {}})
 
 
@@ -84,7 +84,7 @@ def _settings(record: Record) -> dict[str, Any]:
         words = {"words": record.ask.words} if record.ask.words else {}
         return {**method.non_defaults, "template": record.ask.template, **words}
     known = {name: value for name, value in record.training.items() if name in Training.model_fields}
-    training = Training(**known).non_defaults(without=NO_EFFECT)
+    training = Training(**known).stated
     settings = {**method.non_defaults, **{key: value for key, value in training.items() if key not in method.ignores}}
     if method.head == "random" or method.is_fitted:
         return settings

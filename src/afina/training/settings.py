@@ -154,14 +154,22 @@ class Training(Frozen):
         """The parts of the training split that are set aside, as arguments of `Task.load`."""
         return {"calibration": self.temperature, "abstention": self.abstain_error is not None}
 
+    @property
+    def stated(self) -> dict[str, Any]:
+        """The settings that a study file states: those that differ from their defaults, and `epochs` if it is given."""
+        given = {"epochs": self.epochs} if "epochs" in self.model_fields_set else {}
+        return self.non_defaults() | given
+
     def on_encoder(self, rate: float | None) -> Self:
         """Return a copy that states the defaults on encoders, so that a run at other defaults has another key.
 
-        `rate`: the method's learning rate on encoders; None leaves the learning rate as it is.
+        Fields that are set stay as they are, also to None: a machine that reads the run from a message may know the
+        backbone better than the one that has sent it, and must not change the run's key.
+
+        `rate`: the method's learning rate on encoders. None: its `learning_rate`.
         """
-        stated: dict[str, Any] = {} if self.learning_rate is not None or rate is None else {"learning_rate": rate}
-        if "epochs" not in self.model_fields_set and self.max_steps is None:
-            stated["epochs"] = ENCODER_EPOCHS
+        usual = {"learning_rate": rate, "epochs": None if self.max_steps is not None else ENCODER_EPOCHS}
+        stated = {name: value for name, value in usual.items() if value and name not in self.model_fields_set}
         return self.model_copy(update=stated) if stated else self
 
     def as_long_as(self, texts: int) -> Self:
