@@ -156,6 +156,14 @@ def test_sheets_are_named_and_chosen_by_a_remedy(tmp_path: Path) -> None:
     assert [one.options for one in lost.doubts[0].remedies] == [{"sheet": "Sheet"}, {"sheet": "Two & more"}]
 
 
+def test_the_column_of_few_values_is_offered_as_that_of_labels_and_the_text_is_not(tmp_path: Path) -> None:
+    rows = [(f"T{number}", f"text number {number}", "ab"[number % 2]) for number in range(12)]
+    found = inspect(csv(tmp_path / "a.csv", rows, "id,body,department"))
+    assert "with `label`, such as department, or a column" in found.doubts[0].words
+    assert [one.options for one in found.doubts[0].remedies][:2] == [{"label": "department"}, {"label": "id"}]
+    assert {"label": "body"} not in [one.options for one in found.doubts[0].remedies]
+
+
 def test_texts_in_both_splits_refuse_and_can_be_accepted_at_a_cost_that_is_said(tmp_path: Path) -> None:
     other = csv(tmp_path / "dev.csv", ROWS[:10])
     found = inspect(csv(tmp_path / "a.csv", ROWS), ReadingOptions(evaluation=other))

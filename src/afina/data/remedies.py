@@ -82,7 +82,7 @@ def _missing_column(error: AfinaError, columns: Sequence[str]) -> Iterable[Remed
         return
     if "column" in error.fields:
         yield Remedy({field: None}, f"Recognise the column of {ROLES[field]}")
-    names = columns or _listed(error.fields.get("found"))
+    names = _listed(error.fields.get("likely")) or columns or _listed(error.fields.get("found"))
     yield from _named(field, names)
     if field == "text" and "column" not in error.fields:
         yield from _to_write(names)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from afina.data import problems
 from afina.data.kinds import Kind
@@ -380,7 +380,7 @@ def choose(table: FileTable, asked: ReadingOptions, *, first: bool = False, kind
             return written
     labels = [label] if label is None or label in names else [name.strip() for name in label.split(",")]
     texts = of_texts(where, names, asked.text, asked.text_pair, label=[name for name in labels if name], first=first)
-    found = tuple(dict.fromkeys(_label(where, names, name, texts.texts, first) for name in labels))
+    found = tuple(dict.fromkeys(_label(table, name, texts.texts, first) for name in labels))
     _check_apart(where, found, texts.texts, "label")
     others = tuple(name for name in names if name not in (*texts.texts, *found))
     chosen = ColumnNames(texts.text, texts.text_pair, found, others)
@@ -415,7 +415,18 @@ def _refuse_several(where: str, taken: Sequence[str], others: Sequence[str]) -> 
     raise problems.TEXT_COLUMN_AMBIGUOUS(where=where, field="text", found=[*taken, *others], _one=one, _other=other)
 
 
-def _label(where: str, names: list[str], named: str | None, texts: Sequence[str], first: bool) -> str:
+MOST_VALUES = 20
+"""A column of at most this many values, each of which several rows have, is offered as the column of labels."""
+
+
+def _label(table: FileTable, named: str | None, texts: Sequence[str], first: bool) -> str:
+    where, names = str(table.path), list(table.columns)
+    if named is None and not _among(names, LABEL):
+        few = [name for name in names if name not in texts and _has_few_values(table.columns[name])]
+        such = Sentence.of(", such as {column}", column=few[0]) if len(few) == 1 else ""
+        more = Sentence.joined([such, Sentence.of(", or a column of texts to write with `target`")], "")
+        likely = [*few, *(name for name in names if name not in (*few, *texts))]
+        raise problems.NO_SUCH_ROLE(where=where, field="label", found=names, expected=LABEL, likely=likely, _more=more)
     found = _column(where, names, named, LABEL, "label")
     several = [name for name in _among(names, LABEL) if name not in texts]
     if named is None and not first and len(several) > 1:
@@ -423,6 +434,11 @@ def _label(where: str, names: list[str], named: str | None, texts: Sequence[str]
             where=where, field="label", found=several, _usual=found, _all=",".join(several)
         )
     return found
+
+
+def _has_few_values(cells: Sequence[Any]) -> bool:
+    values = {str(cell) for cell in cells if not is_empty(cell)}
+    return 1 < len(values) <= min(MOST_VALUES, len(cells) // 3)
 
 
 def _column(where: str, names: list[str], named: str | None, candidates: tuple[str, ...], field: str) -> str:
@@ -434,5 +450,4 @@ def _column(where: str, names: list[str], named: str | None, candidates: tuple[s
     for name in candidates:
         if name in usual:
             return usual[name]
-    more = Sentence.of(", or a column of texts to write with `target`") if candidates == LABEL else ""
-    raise problems.NO_SUCH_ROLE(where=where, field=field, found=names, expected=candidates, _more=more)
+    raise problems.NO_SUCH_ROLE(where=where, field=field, found=names, expected=candidates, _more="")
