@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 from afina import file_io
 from afina.report.report import Report
 from afina.studies.results import Results
+from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.study import Study
 from afina.studio.command_process import CommandProcess
 from afina.studio.folder import Project
@@ -46,9 +47,9 @@ def started(monkeypatch: pytest.MonkeyPatch, answered: Any) -> list[list[str]]:
     return every
 
 
-def ended(project: Project, status: int = 0) -> ProjectRun:
-    """The first run of a project, whose command has ended; its results are to be made."""
-    run = ProjectRun(project, 1)
+def ended(project: Project, status: int = 0, number: int = 1) -> ProjectRun:
+    """A run of a project, whose command has ended; its results are to be made."""
+    run = ProjectRun(project, number)
     run.ask(["study", "mine.toml", "--out", str(run.out)])
     (run.process.directory / "command.json").write_text(json.dumps({"arguments": ["study"]}))
     (run.process.directory / "exit.json").write_text(json.dumps({"status": status}))
@@ -89,6 +90,36 @@ def test_the_list_of_runs_has_the_headline_with_what_is_undecided(
     assert web.get("/reviews/runs.json").json()["runs"][0]["answer"] == headline
     assert headline in unescape(web.get("/reviews/runs").text)
     assert [one[0] for one in started] == ["report"], "the list shows what is kept"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ("another text", "cannot be compared: they were evaluated on different texts."),
+        ("text", "run 2 (full fine-tuning) on 999 texts. A part of a difference may come from the number"),
+    ],
+)
+def test_runs_side_by_side_have_their_figures_and_a_verdict_or_the_reason_why_there_is_none(
+    web: TestClient, run: ProjectRun, started: list[list[str]], changed: str, said: str
+) -> None:
+    second, file = ended(run.project, number=2), run.out / "second.csv"
+    file.write_text(TEXTS.replace("\ntext", f"\n{changed}"), encoding="utf-8")
+    study = Study(name="mine", backbone="gpt2", task=str(file), methods={"full": {}})
+    study.run(second.out, executor=GuessingExecutor())
+    directory = OutputDirectory(second.out)
+    directory.write([one.model_copy(update={"train_examples": 999}).sealed() for one in directory.read()])
+    assert 'name="run-2"' in web.get("/reviews/runs").text
+    facts = web.get("/reviews/side-by-side.json?run-1=yes&run-2=yes").json()
+    assert facts["is_final"]
+    assert [one["number"] for one in facts["runs"]] == [1, 2]
+    assert [one["problem"] for one in facts["runs"]] == ["", ""]
+    assert all("95 % interval" in one["figures"][0][2] for one in facts["runs"])
+    words = " ".join(facts["said"])
+    assert said in words
+    assert ("Undecided between run 1" in words) == (changed == "text")
+    page = unescape(web.get("/reviews/side-by-side?run-1=yes&run-2=yes").text)
+    assert all(one in page for one in facts["said"])
+    assert "Choose two runs or more" in web.get("/reviews/side-by-side").text
 
 
 def test_every_link_of_the_page_leads_somewhere(

@@ -107,6 +107,7 @@ def project(studio: Studio) -> Project:
 def addresses(project: Project) -> list[str]:
     """Every page of the studio that a project with a failed run and a finished run has."""
     steps = ("data", "doubts", "plan", "runs", "runs/1", "runs/2", "runs/2/answer", "runs/2/texts", "try", "keep")
+    steps = (*steps, "side-by-side?run-1=yes&run-2=yes")
     return ["", *(f"{project.name}/{step}" for step in steps)]
 
 
@@ -122,6 +123,7 @@ def test_pages_are_accessible_fit_the_window_and_load_nothing_from_elsewhere(
             if "/runs/2/" in path:  # computed in a process
                 expect(page.locator("[data-events]")).to_have_count(0, timeout=60_000)
                 expect(page.locator("article, .matrix").first).to_be_visible()
+            page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
             assert page.evaluate("document.scrollingElement.scrollWidth") <= width, path
             assert page.title() != "taken"
             assert page.locator("h1").count() == 1, path

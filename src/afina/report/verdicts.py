@@ -69,15 +69,18 @@ class Verdicts:
         return next((one for one in self.compared if {one.first, one.second} == {first, second}), None)
 
 
-def verdicts(arms: Sequence[Arm]) -> Verdicts:
-    """Compare every pair of methods; a pair that cannot be compared has the reason, and untrained methods come last."""
-    curve = is_curve(arms)
+def verdicts(arms: Sequence[Arm], *, one_study: bool = True) -> Verdicts:
+    """Compare every pair of methods; a pair that cannot be compared has the reason, and untrained methods come last.
+
+    Without `one_study`, methods with different numbers of training texts are compared: a study would compare sizes.
+    """
+    curve = one_study and is_curve(arms)
     apart = [
         NotComparable(first.label, second.label, reason)
         for first, second in combinations(arms, 2)
         if (reason := _why_apart(first, second)) and not (curve and first.size != second.size)
     ]
-    groups = [found for found in alike(arms) if len(found) > 1]
+    groups = [found for found in alike(arms, curve=curve) if len(found) > 1]
     compared = [one for found in groups for one in _compare(found)]
     trained_on = {name: size for found in groups for name, size in unequal_sizes(found).items()}
     untrained = {arm.label for arm in arms if not arm.trained}
@@ -85,10 +88,13 @@ def verdicts(arms: Sequence[Arm]) -> Verdicts:
     return Verdicts(tuple(compared), tuple(apart), trained_on)
 
 
-def alike(arms: Sequence[Arm]) -> list[list[Arm]]:
-    """Return methods (arms) in groups, so that all methods of a group can be compared and have equally many texts."""
+def alike(arms: Sequence[Arm], *, curve: bool | None = None) -> list[list[Arm]]:
+    """Return methods (arms) in groups, so that all methods of a group can be compared.
+
+    With `curve`, they also have equally many training texts. None: if the methods are those of a learning curve.
+    """
     groups: list[list[Arm]] = []
-    curve = is_curve(arms)
+    curve = is_curve(arms) if curve is None else curve
     for arm in arms:
         for found in groups:
             if not any(_why_apart(one, arm) for one in found) and not (curve and found[0].size != arm.size):
