@@ -106,7 +106,19 @@ def project(studio: Studio) -> Project:
 
 def addresses(project: Project) -> list[str]:
     """Every page of the studio that a project with a failed run and a finished run has."""
-    steps = ("data", "doubts", "plan", "runs", "runs/1", "runs/2", "runs/2/answer", "runs/2/texts", "try", "keep")
+    steps = (
+        "data",
+        "doubts",
+        "label",
+        "plan",
+        "runs",
+        "runs/1",
+        "runs/2",
+        "runs/2/answer",
+        "runs/2/texts",
+        "try",
+        "keep",
+    )
     steps = (*steps, "side-by-side?run-1=yes&run-2=yes")
     return ["", *(f"{project.name}/{step}" for step in steps)]
 
