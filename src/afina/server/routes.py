@@ -23,6 +23,9 @@ MODEL_FIELD = "model"
 ERROR_KIND = "Afina-Error"
 """The HTTP header of an error response with the kind of error, in one word for programs."""
 
+ANY_SCOPE = "any"
+"""The scope of paths without a route: an API key is needed, whatever its scopes are."""
+
 ALWAYS: Mapping[str, str] = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 """HTTP headers of every response."""
 
@@ -230,18 +233,11 @@ PARAMETERS = {
 }
 """Descriptions of the parameters in paths, queries and headers for the OpenAPI description, by parameter name."""
 
-for _path, _of, _scope in (
-    ("/v1/{rest:path}", OPENAI, PREDICT),
-    ("/v2/{rest:path}", KSERVE, PREDICT),
-    ("/models/{rest:path}", HUB, PREDICT),
-    ("/aliases/{rest:path}", AFINA, PUBLISH),
-    ("/shadows/{rest:path}", AFINA, PUBLISH),
-    ("/drift/{rest:path}", AFINA, METRICS),
-):
-    _route(None, _path, of=_of, scope=_scope)
+for _path, _of in (("/v1/{rest:path}", OPENAI), ("/v2/{rest:path}", KSERVE), ("/models/{rest:path}", HUB)):
+    _route(None, _path, of=_of, scope=ANY_SCOPE)
 
-UNKNOWN = _route(None, "/{rest:path}", of=AFINA, scope=ADMIN, repeats=False)
-"""The route of all other paths, which needs an administrator's key, so that a path not in `ROUTES` is not public."""
+UNKNOWN = _route(None, "/{rest:path}", of=AFINA, scope=ANY_SCOPE, repeats=False)
+"""The route of all other paths, which are answered with 404 if the request has a valid key."""
 
 _BY_HEAD: defaultdict[str, list[Route]] = defaultdict(list)
 for _one in ROUTES:

@@ -88,9 +88,6 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _by_starlette(request: Request, error: Exception) -> Response:
     """Return the error response for an unknown path, or for a method that the path does not support."""
     assert isinstance(error, HTTPException)
-    kind = {404: "not_found", 405: "no_such_method"}.get(error.status_code, "invalid")
-    path, message = request.url.path, str(error.detail)
-    if error.status_code == 404 and path != "/":
-        hint = f" Leave out the last `/`: {path.rstrip('/')[:80]}." if path.endswith("/") else ""
-        message = f"No such path.{hint}"
-    return error_response(route_of(path), Refusal(error.status_code, kind, message, dict(error.headers or {})))
+    path, kind = request.url.path, {405: "no_such_method"}.get(error.status_code, "invalid")
+    refusal = Refusal(error.status_code, kind, str(error.detail), dict(error.headers or {}))
+    return error_response(route_of(path), Refusal.of_path(path) if error.status_code == 404 else refusal)

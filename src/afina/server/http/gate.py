@@ -24,7 +24,7 @@ from afina.server.http import encodings
 from afina.server.http.calls import UNANSWERED
 from afina.server.http.refusals import GONE, Refusal, error_response
 from afina.server.logs_and_traces import RareLine, TracedRequest
-from afina.server.routes import ALWAYS, DESCRIPTION, REQUEST_ID, Route, id_of, route_of
+from afina.server.routes import ALWAYS, ANY_SCOPE, DESCRIPTION, REQUEST_ID, Route, id_of, route_of
 from afina.store.api_keys import ADMIN, METRICS, Key
 
 
@@ -134,6 +134,8 @@ class Gate:
         try:
             _framed(scope)
             scope["afina.key"] = inner["afina.key"] = seen.key = self._admitted(scope, route)
+            if route.method is None:  # here, because the application's patterns of paths match a last line break too
+                raise Refusal.of_path(scope["path"])
             bounded = self._streamed if route.streams else self._bounded
             whole = bounded(scope, receive)
             with self._counted(seen.key):
@@ -182,7 +184,7 @@ class Gate:
         if key is None or kind.lower() != "bearer":
             challenge = {"WWW-Authenticate": "Bearer"}
             raise Refusal(UNAUTHORIZED, "unauthorized", "a valid key is needed: Authorization: Bearer KEY.", challenge)
-        if wanted not in key.scopes and not (wanted == METRICS and ADMIN in key.scopes):
+        if wanted not in (ANY_SCOPE, *key.scopes) and not (wanted == METRICS and ADMIN in key.scopes):
             raise Refusal(403, "forbidden", f"This key lacks the scope `{wanted}`.")
         return key
 

@@ -53,6 +53,12 @@ class Refusal(Exception):
         """Return the refusal of a request for a single field, with which the message begins."""
         return cls(status, kind, Sentence([Option(field), ": ", problem]), field=field)
 
+    @classmethod
+    def of_path(cls, path: str) -> Refusal:
+        """Return the refusal of a path that has no route."""
+        hint = f" Leave out the last `/`: {path.rstrip('/')[:80]}." if path.endswith("/") else ""
+        return cls(404, "not_found", f"No such path.{hint}")
+
     def renamed(self, name: Callable[[str], str]) -> Refusal:
         """Return the refusal with other names of the fields that it speaks of."""
         message = self.message.renamed(name) if isinstance(self.message, Sentence) else self.message
