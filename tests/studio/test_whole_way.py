@@ -107,4 +107,5 @@ def test_from_a_dropped_file_to_a_served_adapter_that_answers_a_curl(
     page.get_by_label("Text", exact=True).fill("a bright film")
     reader.press("Ask")
     expect(page.get_by_role("article").first).to_contain_text("%", timeout=LONG_MS)
+    reader.press("Data")
     assert reader.bold == []
