@@ -117,6 +117,7 @@ class Vera(PeftMethod):
     title: ClassVar[str] = "VeRA"
     summary: ClassVar[str] = "vectors train that scale shared random matrices, the body stays frozen"
     learning_rate: ClassVar[float] = 3e-3
+    encoder_rate: ClassVar[float | None] = 3e-2
     search: ClassVar[Mapping[str, tuple[Any, ...]]] = {"r": (64, 256, 1024)}
     practical: ClassVar[bool] = False
 

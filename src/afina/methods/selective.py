@@ -288,6 +288,7 @@ class LayerNorm(Selective):
     title: ClassVar[str] = "norms"
     summary: ClassVar[str] = "the norms between the layers train, the layers stay frozen"
     learning_rate: ClassVar[float] = 1e-3
+    encoder_rate: ClassVar[float | None] = 3e-3
     practical: ClassVar[bool] = False
     said_by_peft: ClassVar[bool] = True
 
