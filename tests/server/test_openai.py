@@ -424,7 +424,7 @@ def test_fields_that_change_no_answer_are_accepted(served: Served) -> None:
     )
     assert found.status_code == 200, found.text
     assert found.json()["choices"] == served.post("/v1/completions", plain).json()["choices"]
-    chat = {"model": "acme/talk", "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 6}
+    chat: dict[str, Any] = {"model": "acme/talk", "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 6}
     more = {
         **{"tools": [], "tool_choice": "none", "parallel_tool_calls": True, "functions": [], "function_call": "auto"},
         **{
@@ -433,12 +433,24 @@ def test_fields_that_change_no_answer_are_accepted(served: Served) -> None:
             "prediction": {"type": "content", "content": "a"},
             "moderation": None,
         },
-        **{"reasoning_effort": "none", "verbosity": "medium", "web_search_options": None, "top_logprobs": None},
-        **{"add_generation_prompt": True, "continue_final_message": False, "chat_template_kwargs": {}},
+        **{"reasoning_effort": "high", "verbosity": "medium", "web_search_options": None, "top_logprobs": None},
+        **{"add_generation_prompt": True, "continue_final_message": False, "chat_template_kwargs": {"thinking": True}},
+        "messages": [{**chat["messages"][0], "id": "m1", "reasoning_content": "hm", "created": 5}],
     }
     found = served.post("/v1/chat/completions", {**chat, **both, **more})
     assert found.status_code == 200, found.text
     assert found.json()["choices"] == served.post("/v1/chat/completions", chat).json()["choices"]
+
+
+def test_a_stop_string_of_the_request_ends_an_answer_with_a_grammar(client: OpenAI) -> None:
+    guided: Any = {
+        "model": "acme/told",
+        "prompt": PROMPT,
+        "extra_body": {"structured_outputs": {"choice": ["the soup"]}},
+    }
+    for stop, text in ((["play"], "the soup"), (["soup", "play"], "the")):
+        (choice,) = client.completions.create(**guided, stop=stop, max_tokens=40).choices
+        assert (choice.text, choice.finish_reason) == (text, "stop")
 
 
 def test_logprobs_of_a_chat(client: OpenAI) -> None:
@@ -659,7 +671,6 @@ CHOICE = {"structured_outputs": {"choice": ["a"]}}
         ({"structured_outputs": {}}, "invalid", "structured_outputs"),
         ({"structured_outputs": {"choice": ["a"], "regex": "a"}}, "invalid", "structured_outputs"),
         ({**CHOICE, "response_format": {"type": "json_object"}}, "invalid", "structured_outputs"),
-        ({**CHOICE, "stop": ["a"]}, "invalid", "stop"),
         ({"structured_outputs": {"json": {"type": "array", "uniqueItems": True}}}, "invalid", "structured_outputs"),
         ({"response_format": {"type": "json_schema"}}, "invalid", "response_format"),
         ({"response_format": {"type": "json", "value": "a"}}, "invalid", "response_format.value"),
@@ -699,8 +710,11 @@ def test_a_request_that_is_wrong_is_refused_in_openais_words(
         ({"messages": [{"role": "user", "content": "a"}] * 257}, "invalid", "messages"),
         ({"messages": [{"role": "user", "content": "soup " * 400}]}, "context_length_exceeded", "messages"),
         ({"modalities": ["text", "audio"]}, "unsupported", "modalities.1"),
-        ({"reasoning_effort": "low"}, "unsupported", "reasoning_effort"),
-        ({"chat_template_kwargs": {"a": 1}}, "unsupported", "chat_template_kwargs"),
+        ({"reasoning_effort": "lots"}, "unsupported", "reasoning_effort"),
+        ({"chat_template_kwargs": {"a": 1, "add_generation_prompt": False}}, "unsupported",
+         "chat_template_kwargs.add_generation_prompt"),
+        ({"messages": [{"role": "user", "content": "a", "eos_token": "b"}]}, "unsupported", "messages.0.eos_token"),
+        ({"messages": [{"role": "assistant", "contents": "a"}]}, "invalid", "messages.0.content"),
         ({"top_logprobs": 2}, "invalid", "top_logprobs"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "invalid", "max_tokens"),
         ({"max_completion_tokens": 10**9}, "invalid", "max_completion_tokens"),

@@ -155,6 +155,7 @@ def test_an_answer_that_reaches_the_limit_is_incomplete(client: OpenAI) -> None:
     assert found.incomplete_details.reason == "max_output_tokens"
 
 
+REASONING = {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "Hm."}]}
 CALL = {"type": "function_call", "call_id": "call_1", "name": "rate", "arguments": '{"stars":1}'}
 
 
@@ -163,7 +164,8 @@ CALL = {"type": "function_call", "call_id": "call_1", "name": "rate", "arguments
     [
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"background": True}, "background"),
-        ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
+        ({"reasoning": {"effort": "lots"}}, "reasoning.effort"),
+        ({"input": [REASONING]}, "input"),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format"),
         ({"text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "array", "uniqueItems": True}}}},
          "text.format"),
@@ -199,11 +201,13 @@ def test_a_request_for_a_response_that_is_wrong_is_refused(served: Served, more:
 def test_fields_that_change_no_answer_are_accepted(served: Served, client: OpenAI) -> None:
     unused: dict[str, Any] = {
         "store": True, "metadata": {"a": "b"}, "user": "ada", "parallel_tool_calls": False, "truncation": "disabled",
-        "include": ["reasoning.encrypted_content"], "reasoning": {"effort": None}, "tools": [], "tool_choice": "auto",
+        "include": ["reasoning.encrypted_content"], "reasoning": {"effort": "low", "summary": "concise"},
+        "tools": [], "tool_choice": "auto",
         "previous_response_id": None, "conversation": None, "background": False, "service_tier": "auto",
         "prompt_cache_key": "a", "safety_identifier": "b", "max_tool_calls": 3, "text": {"format": {"type": "text"}},
     }  # fmt: skip
-    found = served.post("/v1/responses", {"model": "acme/talk", "input": PROMPT, "max_output_tokens": 6, **unused})
+    unused["input"] = [{"role": "user", "content": PROMPT}, REASONING]
+    found = served.post("/v1/responses", {"model": "acme/talk", "max_output_tokens": 6, **unused})
     assert found.status_code == 200, found.text
     plain = client.responses.create(model="acme/talk", input=PROMPT, max_output_tokens=6)
     said = Response.model_validate(found.json())
@@ -250,10 +254,13 @@ def tools(*functions: Any) -> list[Any]:
     return [{"type": "function", "function": one} for one in functions]
 
 
-@pytest.mark.parametrize("choice", ["required", NAMED], ids=["required", "named"])
+@pytest.mark.parametrize(
+    "choice", ["required", NAMED, {"function": {"name": "rate"}}], ids=["required", "named", "bare"]
+)
 def test_a_chat_calls_the_function_that_the_request_forces(client: OpenAI, choice: Any) -> None:
     functions = tools(RATE) if choice == "required" else tools(OTHER, RATE)
     asked: Any = {"tools": functions, "tool_choice": choice, "max_tokens": 200, "temperature": 1, "seed": 2}
+    asked |= {"stop": ["Observation:", "Calling tools:"]}
     (choice,) = chat(client, SAID, **asked).choices
     assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
     (call,) = choice.message.tool_calls
@@ -336,7 +343,7 @@ def test_a_function_without_parameters_has_no_arguments(client: OpenAI) -> None:
         ({"tools": tools({**OTHER, "parameters": {"type": "object", "properties": {"a": {"type": "array",
           "uniqueItems": True}}}}), "tool_choice": "required"}, "tools"),
         ({"tools": tools(RATE), "tool_choice": NAMED, "structured_outputs": {"choice": ["a"]}}, "structured_outputs"),
-        ({"tools": tools(RATE), "tool_choice": NAMED, "stop": ["a"]}, "stop"),
+        ({"tools": tools(RATE), "tool_choice": NAMED, "stop_token_ids": [5]}, "stop_token_ids"),
     ],
     ids=lambda value: repr(value)[:60],
 )  # fmt: skip

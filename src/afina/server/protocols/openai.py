@@ -196,13 +196,14 @@ def _check(accepted: AcceptedRequest) -> None:
 async def rendered(call: ClientCall, body: ChatRequest) -> Sequence[Text]:
     """Return the messages of a chat as one prompt, rendered with the backbone's chat template.
 
-    Raises Refusal if the model was not trained on chats, Missing if the key's client has no such model, and InvalidData
-    if the chat template cannot render the messages.
+    Raises Refusal if the model was not trained on chats or a field could change the prompt, Missing if the key's client
+    has no such model, and InvalidData if the chat template cannot render the messages.
     """
     manifest = (await call.look(call.core.version, call.key, body.model, body.user or call.id)).manifest
     _check_chat(objectives.make(tuple(manifest["label_names"]), manifest.get("objective")), manifest.get("template"))
-    messages = [one.for_template() for one in body.messages]
-    return [Text(await call.look(rendered_chat, call.core.engine.backbone.tokenizer, messages))]
+    tokenizer = call.core.engine.backbone.tokenizer
+    openai_bodies.check_unread(body, tokenizer.get_chat_template())
+    return [Text(await call.look(rendered_chat, tokenizer, [one.for_template() for one in body.messages]))]
 
 
 def _check_chat(objective: Objective, template: str | None) -> None:

@@ -1,7 +1,8 @@
 """Pydantic models of the request bodies of OpenAI's protocol, and functions that read generation options from them.
 
-A field that is unknown is refused. A field of OpenAI's protocol is refused if it would change the answer and this
-server does not support it. A field with the value null counts as absent.
+A field that is unknown is refused, except fields of messages that the chat template does not read. A field of OpenAI's
+protocol is refused if it would change the answer and this server does not support it. A field with the value null
+counts as absent.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from afina.errors import InvalidData
@@ -117,6 +118,9 @@ Stops = Annotated[
 
 SETTING = "Default: the model's own setting, as `afina predict` uses it"
 
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+EFFORT = "accepted and not used, because there is no reasoning; refused if the chat template reads it"
 
 Nothing = Annotated[list[Any], Field(max_length=0)]
 """The type of an array that must be empty."""
@@ -314,7 +318,9 @@ Content = str | Annotated[Array[TextPart], Field(min_length=1, max_length=MESSAG
 
 
 class Message(Strict):
-    """The base class of messages of a chat."""
+    """The base class of messages of a chat. `check_unread` refuses further fields that could change the answer."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": True})
 
     role: str
     content: Content | None = Field(description="the text, or parts of it, which are joined")
@@ -402,13 +408,33 @@ class ChatRequest(Generate, Tools):
     function_call: Literal["none", "auto"] | None = Field(None, description="accepted and not used without functions")
     modalities: Array[Literal["text"]] | None = Field(None, description='not supported: only ["text"]')
     prediction: _ANY_JSON | None = Field(None, description="accepted and not used: it changes no answer of OpenAI")
-    reasoning_effort: Literal["none"] | None = Field(None, description="not supported: only none")
+    reasoning_effort: Effort | None = Field(None, description=EFFORT)
     verbosity: Literal["medium"] | None = Field(None, description="not supported: only medium")
     add_generation_prompt: Literal[True] | None = Field(None, description="not supported: only true")
     continue_final_message: Literal[False] | None = Field(None, description="not supported: only false")
-    chat_template_kwargs: Annotated[_ANY_JSON, Field(max_length=0)] | None = Field(
-        None, description="not supported: only {}"
+    chat_template_kwargs: _ANY_JSON | None = Field(
+        None, description="accepted and not used; a name that the chat template has is refused"
     )
+
+
+_MEANT = frozenset({"tool_calls", "function_call", "refusal", "audio", "images"})
+"""Fields of messages with content that the model would have to read, in whichever messages they are not known."""
+
+
+def check_unread(body: ChatRequest, template: str) -> None:
+    """Raise Refusal for a field that would change the answer if this server gave it to the chat template."""
+    given = {f"chat_template_kwargs.{name}": name for name in body.chat_template_kwargs or {}}
+    if body.reasoning_effort not in (None, "none"):
+        given["reasoning_effort"] = "reasoning_effort"
+    for index, message in enumerate(body.messages):
+        extra = message.model_extra or {}
+        if extra and message.content is None and not getattr(message, "tool_calls", None):
+            raise Refusal.at(f"messages.{index}.content", "is missing or null.")
+        given |= {f"messages.{index}.{name}": name for name in extra}
+    for field, name in given.items():
+        if name in _MEANT or re.search(rf"\b{re.escape(name)}\b", template):
+            problem = "is not supported, and could change the prompt. Leave it out."
+            raise Refusal.at(field[:STOP_CHARACTERS], problem, "unsupported")
 
 
 def completion_texts(body: CompletionRequest) -> Sequence[Text]:
@@ -516,7 +542,8 @@ def decoding_changes(body: CompletionRequest | ChatRequest, *, guided: bool) -> 
     """Return the fields of `Decoding` that a request changes. Raises Refusal if fields contradict each other.
 
     At temperature 0, top-p, top-k and min-p are switched off. An answer that a grammar restricts (`guided`) has no stop
-    strings, stop tokens, beams or forbidden n-grams, so that the answer follows its grammar to the end.
+    tokens, beams or forbidden n-grams, and only the request's stop strings, so that the answer follows its grammar to
+    the end or to a string that the client has asked for.
     """
     most = [body.max_tokens, *([body.max_completion_tokens] if isinstance(body, ChatRequest) else [])]
     given = {one for one in most if one is not None}
@@ -525,8 +552,6 @@ def decoding_changes(body: CompletionRequest | ChatRequest, *, guided: bool) -> 
     stop = None if body.stop is None else (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
     if any(not 1 <= len(one) <= STOP_CHARACTERS for one in stop or ()):
         raise Refusal.at("stop", f"expected strings of 1 to {STOP_CHARACTERS} characters.")
-    if guided and stop:
-        raise Refusal.at("stop", "cannot be combined with a grammar of the answer. Leave `stop` out.")
     if guided and body.stop_token_ids:
         raise Refusal.at("stop_token_ids", "cannot be combined with a grammar of the answer. Leave it out.")
     biases = body.logit_bias
@@ -544,7 +569,7 @@ def decoding_changes(body: CompletionRequest | ChatRequest, *, guided: bool) -> 
     elif body.temperature is not None:
         found["beams"] = 1
     if guided:
-        found |= {"stop": (), "stop_token_ids": (), "beams": 1, "no_repeat_ngram": 0}
+        found |= {"stop": stop or (), "stop_token_ids": (), "beams": 1, "no_repeat_ngram": 0}
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -15,9 +15,11 @@ from afina.server.http.bodies import Array, Strict
 from afina.server.http.refusals import Refusal
 from afina.server.protocols.openai_bodies import (
     ALTERNATIVES,
+    EFFORT,
     MESSAGES,
     SETTING,
     ChatRequest,
+    Effort,
     Nothing,
     Sampled,
 )
@@ -88,6 +90,17 @@ class FunctionResult(Strict):
     status: str | None = Field(None, description="accepted and not used")
 
 
+class ReasoningItem(Strict):
+    """The reasoning of an earlier answer of another model, which is not part of the prompt."""
+
+    type: Literal["reasoning"] = Field(description="type of the item")
+    id: str | None = Field(None, description="accepted and not used")
+    status: str | None = Field(None, description="accepted and not used")
+    summary: list[Any] | None = Field(None, description="accepted and not used")
+    content: list[Any] | None = Field(None, description="accepted and not used")
+    encrypted_content: str | None = Field(None, description="accepted and not used")
+
+
 def _kind(item: Any) -> str | None:
     """Return the type of an item (a dictionary or a pydantic model), or None if the value is not an item."""
     kind = item.get("type") if isinstance(item, dict) else getattr(item, "type", "")
@@ -97,12 +110,13 @@ def _kind(item: Any) -> str | None:
 Item = Annotated[
     Annotated[MessageItem, Tag("message")]
     | Annotated[FunctionCall, Tag("function_call")]
-    | Annotated[FunctionResult, Tag("function_call_output")],
+    | Annotated[FunctionResult, Tag("function_call_output")]
+    | Annotated[ReasoningItem, Tag("reasoning")],
     Discriminator(
         _kind,
         custom_error_type="item",
-        custom_error_message="expected an item of type message, function_call or function_call_output. No response is "
-        "stored, so send items themselves and not their ids, and leave out items of other types",
+        custom_error_message="expected an item of type message, function_call, function_call_output or reasoning. No "
+        "response is stored, so send items themselves and not their ids, and leave out items of other types",
     ),
 ]
 
@@ -129,8 +143,10 @@ class TextOptions(Strict):
 class Reasoning(Strict):
     """The options of reasoning, which the models of this server do not have."""
 
-    effort: Literal["none"] | None = Field(None, description="not supported: only none")
-    summary: Literal["auto"] | None = Field(None, description="accepted and not used: there is no reasoning")
+    effort: Effort | None = Field(None, description=EFFORT)
+    summary: Literal["auto", "concise", "detailed"] | None = Field(
+        None, description="accepted and not used: there is no reasoning"
+    )
 
 
 class ResponseStreamOptions(Strict):
@@ -199,6 +215,7 @@ def chat_of(body: ResponsesRequest) -> ChatRequest:
             "max_completion_tokens": body.max_output_tokens,
             **{name: getattr(body, name) for name in ("temperature", "top_p", "seed", "user", "stream")},
             "response_format": _format(body.text),
+            "reasoning_effort": None if body.reasoning is None else body.reasoning.effort,
             "tools": [{"type": "function", "function": one} for one in functions],
             "tool_choice": choice,
             "logprobs": body.reports,
@@ -229,7 +246,11 @@ def messages_of(body: ResponsesRequest) -> list[dict[str, Any]]:
     if isinstance(body.input, str):
         return [*made, {"role": "user", "content": body.input}]
     called = set[str]()
+    if all(isinstance(one, ReasoningItem) for one in body.input):
+        raise Refusal.at("input", "has only reasoning. Send a message too.")
     for number, item in enumerate(body.input):
+        if isinstance(item, ReasoningItem):
+            continue
         if isinstance(item, MessageItem):
             made.append({"role": item.role, "content": _text(item.content)})
         elif isinstance(item, FunctionCall):
@@ -256,6 +277,7 @@ _FIELDS = {
     "max_completion_tokens": "max_output_tokens",
     "response_format": "text.format",
     "logprobs": "include",
+    "reasoning_effort": "reasoning.effort",
 }
 """The fields of a `/v1/responses` request, by the names of the corresponding fields of a chat request."""
 

@@ -20,7 +20,7 @@ _PATTERN = r"^[A-Za-z0-9_.-]{1,64}$"
 class OfFunction(Strict):
     """The base class of parts of a request that have the type `function`."""
 
-    type: Literal["function"] = Field(description="only functions are supported")
+    type: Literal["function"] = Field("function", description="only functions are supported")
 
 
 class NamedFunction(Strict):
