@@ -50,6 +50,12 @@ def chosen(decoding: Decoding, guide: Any = None, ends: frozenset[int] = frozens
     return list(search.tokens)
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-308, 9e-5])
+def test_a_temperature_near_0_is_greedy(temperature: float) -> None:
+    decoding = Decoding(temperature=temperature, top_p=0.9, presence_penalty=0.1)
+    assert chosen(decoding) == chosen(Decoding(presence_penalty=0.1))
+
+
 def processed(*processors: LogitsProcessor) -> list[int]:
     """The tokens that transformers' processors and argmax take, given `rows`."""
     tokens = PROMPT.tolist()

@@ -157,6 +157,23 @@ def test_a_grammar_has_a_size(make: Any) -> None:
         make()
 
 
+ORDER = 1234567890123456789
+
+
+@pytest.mark.parametrize(
+    "compared", [{"enum": [ORDER, ORDER - 1]}, {"const": [ORDER]}, {"minimum": -ORDER}, {"maximum": 10**400}]
+)
+def test_an_integer_that_the_grammar_would_round_is_refused(compared: dict[str, Any]) -> None:
+    schema = {"type": "object", "properties": {"id": {"anyOf": [compared, {"type": "null"}]}}}
+    with raises(InvalidData, code="request.grammar-invalid"):
+        Grammar.of_schema(schema)
+
+
+def test_an_integer_that_a_double_holds_is_answered_digit_by_digit() -> None:
+    schema = {"enum": [2**53, 10**18], "default": ORDER}
+    assert answer(Grammar.of_schema(schema), 0) in {str(2**53), str(10**18)}
+
+
 @pytest.mark.parametrize(
     ("grammar", "said"),
     [

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,9 @@ MOST_BYTES = 8192
 
 DEEPEST = 64
 """The largest number of nested levels in a schema."""
+
+_COMPARED = frozenset({"const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
+"""The keywords with whose numbers a number of an answer is compared. llguidance reads these numbers as doubles."""
 
 TRIAL_SECONDS, TRIAL_BYTES, TRIAL_WAIT = 1, 1 << 30, 20.0
 """The limits on compiling a grammar in a separate process: processor seconds, bytes of address space, and seconds."""
@@ -116,6 +119,11 @@ class Grammar:
             raise _invalid(f"a schema with more than {DEEPEST} levels")
         if (length := len(json.dumps(schema))) > MOST_CHARACTERS:
             raise _invalid(f"a schema of {length:,} characters, expected at most {MOST_CHARACTERS:,}")
+        if (rounded := next(_rounded(schema), None)) is not None:
+            raise _invalid(
+                f"the integer {str(rounded)[:40]} of the schema would be rounded to the nearest double. Give an integer "
+                f"between -{2**53} and {2**53}, or give it as a text in quotation marks with the type string"
+            )
         return cls._after_space(f"%json {json.dumps({**closed(schema), 'x-guidance': _JSON})}")
 
     @classmethod
@@ -291,6 +299,18 @@ def _depth(schema: Any) -> int:
         inner = [one for one in level if isinstance(one, Mapping | list)]
         level = [each for one in inner for each in (one.values() if isinstance(one, Mapping) else one)]
     return found
+
+
+def _rounded(schema: Any, compared: bool = False) -> Iterator[int]:
+    """Yield the integers in a schema with which numbers are compared, and that a double cannot hold."""
+    if isinstance(schema, Mapping):
+        for name, one in schema.items():
+            yield from _rounded(one, compared or name in _COMPARED)
+    elif isinstance(schema, list):
+        for one in schema:
+            yield from _rounded(one, compared)
+    elif compared and isinstance(schema, int) and (abs(schema) > sys.float_info.max or schema != float(schema)):
+        yield schema
 
 
 def _in_short(message: str) -> str:

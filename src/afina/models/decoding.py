@@ -18,6 +18,10 @@ _SINGLE = ("min_new_tokens", "presence_penalty", "frequency_penalty", "repetitio
 """`_IN_WORDS`: settings that `Decoding.in_words` names. `_SINGLE`: settings that beam search excludes."""
 
 
+LEAST_TEMPERATURE = 1e-4
+"""The lowest temperature of sampling. Logits that are divided by a far lower one are infinite."""
+
+
 class Decoding(Frozen):
     """The settings with which a language model generates an answer, token by token.
 
@@ -27,7 +31,8 @@ class Decoding(Frozen):
         beams: Number of beams of beam search; 1: no beam search.
         length_penalty: In beam search, the sum of log-probabilities is divided by length ** length_penalty.
         no_repeat_ngram: Size of n-grams that may occur at most once in the prompt and the answer together.
-        temperature: Divisor of the logits before sampling. 0: no sampling; each token is the most probable one.
+        temperature: Divisor of the logits before sampling. Below `LEAST_TEMPERATURE`: no sampling; each token is the most
+            probable one.
         top_p: Sampling draws from the smallest set of most probable tokens whose probabilities sum to at least `top_p`.
         top_k: Sampling draws from the `top_k` most probable tokens. 0: sampling draws from all tokens.
         min_p: Sampling draws only from tokens whose probability is at least `min_p` times that of the most probable
@@ -66,8 +71,8 @@ class Decoding(Frozen):
 
     @property
     def samples(self) -> bool:
-        """Whether tokens are drawn at random (temperature above 0)."""
-        return self.temperature > 0
+        """Whether tokens are drawn at random (temperature `LEAST_TEMPERATURE` or more)."""
+        return self.temperature >= LEAST_TEMPERATURE
 
     @property
     def in_words(self) -> str:

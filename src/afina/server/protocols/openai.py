@@ -177,7 +177,7 @@ def _check(accepted: AcceptedRequest) -> None:
     assert decoding is not None
     assert options is not None
     if options.n > 1 and not decoding.samples:
-        raise Refusal.at("n", "without sampling, all answers are the same. Give a `temperature` above 0.")
+        raise Refusal.at("n", "without sampling, all answers are the same. Give a `temperature` of 0.0001 or more.")
     if options.logprobs is not None and decoding.beams > 1:
         problem = "not available with the beam search of this model. Give a `temperature` above 0."
         raise Refusal.at("logprobs", problem)
