@@ -228,3 +228,12 @@ def test_any_object_as_a_schema_gives_guides_or_a_refusal(schema: dict[str, Any]
     logits = np.zeros(len(WORDS))
     guide.mask(logits)
     assert np.isfinite(logits).any()
+
+
+def test_a_grammar_is_tried_for_each_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = list[Grammar]()
+    monkeypatch.setattr(guides, "_trial", tried.append)
+    fresh, grammar = GuideMaker(WORDS), Grammar.of_choices(["tried", "once"])
+    for client in ("acme", "acme", "bolt"):
+        fresh.prepare(client, grammar)
+    assert tried == [grammar, grammar]

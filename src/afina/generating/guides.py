@@ -57,7 +57,7 @@ REHEARSED, REHEARSED_SECONDS = 128, 0.5
 """The length of the random answer in the rehearsal: the largest number of tokens, and of processor seconds."""
 
 _REMEMBERED = 1024
-"""The number of grammars that are remembered as being within the limits."""
+"""The number of grammars of a client that are remembered as being within the limits."""
 
 _LIMITS: Mapping[str, Any] = {
     "initial_lexer_fuel": 200_000,
@@ -121,8 +121,8 @@ class Grammar:
             raise _invalid(f"a schema of {length:,} characters, expected at most {MOST_CHARACTERS:,}")
         if (rounded := next(_rounded(schema), None)) is not None:
             raise _invalid(
-                f"the integer {str(rounded)[:40]} of the schema would be rounded to the nearest double. Give an integer "
-                f"between -{2**53} and {2**53}, or give it as a text in quotation marks with the type string"
+                f"the integer {str(rounded)[:40]} of the schema would be rounded to the nearest double. Give integers "
+                f"between -{2**53} and {2**53}, or texts in quotation marks with the type string"
             )
         return cls._after_space(f"%json {json.dumps({**closed(schema), 'x-guidance': _JSON})}")
 
@@ -189,7 +189,8 @@ class GuideMaker:
         """For each token id, whether the token's text is ASCII."""
         self._opening = threading.Lock()
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._tried: OrderedDict[str, None] = OrderedDict()
+        self._tried: defaultdict[str, OrderedDict[str, None]] = defaultdict(OrderedDict)
+        """The digests of grammars within the limits, by client, so that times do not tell what others have asked."""
 
     def prepare(self, client: str, grammar: Grammar) -> Callable[[], TokenGuide]:
         """Compile a grammar, and return a function that makes a new guide for an answer.
@@ -200,7 +201,8 @@ class GuideMaker:
         from llguidance import LLMatcher, LLParserLimits
 
         with self._turns[client]:
-            tried = grammar.digest in self._tried
+            of_client = self._tried[client]
+            tried = grammar.digest in of_client
             if not tried and (problem := _trial(grammar)) is not None:
                 raise _invalid(problem)
             vocabulary, limits = self._vocabulary(), LLParserLimits(**_LIMITS)
@@ -209,9 +211,9 @@ class GuideMaker:
                 raise _invalid(_in_short(made.get_error()))
             if not tried:  # not by a copy, because copies share what they may spend
                 self._rehearse(LLMatcher(vocabulary, grammar.source, log_level=0, limits=limits))
-                self._tried[grammar.digest] = None
-                if len(self._tried) > _REMEMBERED:
-                    self._tried.popitem(last=False)
+                of_client[grammar.digest] = None
+                if len(of_client) > _REMEMBERED:
+                    of_client.popitem(last=False)
         return lambda: TokenGuide(made.deep_copy())
 
     def _rehearse(self, matcher: LLMatcher) -> None:

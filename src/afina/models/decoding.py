@@ -31,8 +31,8 @@ class Decoding(Frozen):
         beams: Number of beams of beam search; 1: no beam search.
         length_penalty: In beam search, the sum of log-probabilities is divided by length ** length_penalty.
         no_repeat_ngram: Size of n-grams that may occur at most once in the prompt and the answer together.
-        temperature: Divisor of the logits before sampling. Below `LEAST_TEMPERATURE`: no sampling; each token is the most
-            probable one.
+        temperature: Divisor of the logits before sampling. Below `LEAST_TEMPERATURE`: no sampling; each token is the
+            most probable one.
         top_p: Sampling draws from the smallest set of most probable tokens whose probabilities sum to at least `top_p`.
         top_k: Sampling draws from the `top_k` most probable tokens. 0: sampling draws from all tokens.
         min_p: Sampling draws only from tokens whose probability is at least `min_p` times that of the most probable

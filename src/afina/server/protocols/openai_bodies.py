@@ -167,7 +167,8 @@ class Sampled(Unused):
         None,
         ge=0,
         le=2,
-        description=f"divisor of the logits; below 0.0001: always the most probable token. {SETTING}, and not 1 as with OpenAI",
+        description="divisor of the logits; below 0.0001: always the most probable token. "
+        f"{SETTING}, and not 1 as with OpenAI",
     )
     top_p: float | None = Field(
         None, gt=0, le=1, description=f"draw from the most probable tokens with this probability together. {SETTING}"
