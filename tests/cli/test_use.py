@@ -197,6 +197,10 @@ def test_the_list_of_doubtful_labels_goes_into_a_csv_file_that_is_named(
         "--without wrong.csv\nWritten: results/doubts/doubts.html, wrong.csv, results/doubts/doubts.json\n"
     )
     assert Path("wrong.csv").read_bytes() == Path("results/doubts/doubts.csv").read_bytes()
+    assert afina("doubts", "a.csv", "--out", "wrong.csv").code == 0
+    Path("texts.csv").write_text("text,label\nGood,bad\n")
+    assert "exists already, and is left as it is" in afina("doubts", "a.csv", "--out", "texts.csv").error
+    assert Path("texts.csv").read_text() == "text,label\nGood,bad\n"
     (tmp_path / "named.csv").mkdir()
     afina("doubts", "a.csv", "--out", "named.csv")
     assert (tmp_path / "named.csv" / "doubts.csv").is_file()

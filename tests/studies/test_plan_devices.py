@@ -7,17 +7,20 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
 from afina import Backbone
+from afina.data.batch import Loader
+from afina.data.tokenize import Encoded
 from afina.errors import InvalidStudy
 from afina.events import silent
 from afina.methods import make
 from afina.methods.attachment import shard
 from afina.models.language_model import open_model
-from afina.ranks import Ranks
+from afina.ranks import Ranks, owners
 from afina.report.details.plans import devices_table, forecast_table, gpu_table
 from afina.studies.planning import forecast_runs
 from afina.studies.planning.forecast import Forecast, Terms
@@ -54,6 +57,14 @@ def planned(path: str, method: str, devices: int, *, sharded: bool = False, **gi
 
 
 # Data parallel
+
+
+@pytest.mark.parametrize(("texts", "devices"), [(16, 17), (16, 33), (2, 4096)])
+def test_a_device_without_a_text_is_not_the_busiest(texts: int, devices: int) -> None:
+    encoded = Encoded(np.zeros(8 * texts, np.int32), np.arange(0, 8 * texts + 1, 8), truncated=0)
+    loader = Loader(encoded, np.zeros(texts, np.int64), texts, 0)
+    busiest = forecast_runs._busiest(spec("minilm", "lora", batch_size=texts), make("lora"), loader, devices)
+    assert busiest in owners(np.full(texts, 8), devices)
 
 
 @pytest.mark.parametrize("dtype", some_slow(["float32", "bfloat16"], quick=["float32"]))

@@ -291,14 +291,15 @@ def test_a_study_file_that_is_not_text_or_has_no_methods_is_refused(tmp_path: Pa
         ("=1", "`overrides` =1: expected key=value"),
         ("train..epochs=1", "`overrides` train..epochs=1: expected key=value"),
         ("backbone.name=x", "`overrides` backbone.name=x: backbone is a value, not a table, so it has no"),
+        (["epochs=1", " epochs = 3"], "`overrides` epochs: the key is given more than once"),
         ("train.epoch=1", "unknown key 'train.epoch'. Did you mean 'train.epochs'?"),
         ("train=3", "train = 3: expected a table"),
         ("methods.lora=3", "methods.lora = 3: expected a table"),
     ],
 )
-def test_a_setting_that_cannot_be_meant_is_told(tmp_path: Path, item: str, told: str) -> None:
+def test_a_setting_that_cannot_be_meant_is_told(tmp_path: Path, item: str | list[str], told: str) -> None:
     with pytest.raises(AfinaError) as caught:
-        Study.load(write(tmp_path / "mine.toml"), [item])
+        Study.load(write(tmp_path / "mine.toml"), item)
     assert told in str(caught.value)
 
 

@@ -60,20 +60,22 @@ def doubts(
     from rich.console import Console
 
     from afina.cli.progress import watcher
+    from afina.studies.labelling.doubts import check_is_list
     from afina.studies.labelling.find_doubts import doubts as find_doubts
     from afina.studies.labelling.find_doubts import read_merged
     from afina.studies.study_file import override
 
     settings: dict[str, Any] = {}
-    for item in overrides or []:
-        override(settings, item.removeprefix("train."))
+    override(settings, (item.removeprefix("train.") for item in overrides or []))
+    table = out if out.suffix == ".csv" and not out.is_dir() else None
+    if table is not None:
+        check_is_list(table)
     says = print_progress("doubts")
     read = read_merged(task, None, data, says)
     print_reading(read.told)
     asked: dict[str, Any] = {"method": method, "backbone": backbone, "folds": folds, "seed": seed}
     with ends_with(f"Interrupted. To continue: {shlex.join(['afina', *sys.argv[1:]])}"):
         watching = watcher(Console(stderr=True), lambda results: None)
-        table = out if out.suffix == ".csv" and not out.is_dir() else None
         directory = out if table is None else USUAL_OUT
         found = find_doubts(read, **asked, settings=settings, out=directory, watcher=watching, says=says)
     _show(found, directory, table, as_json)

@@ -148,8 +148,7 @@ def asking_endpoint(
     from afina.studies.study_file import override
 
     given: dict[str, Any] = {"url": url, "model": model, "price_in": price_in, "price_out": price_out}
-    for item in endpoint_settings or []:
-        override(given, item)
+    override(given, endpoint_settings or [])
     found = {name: value for name, value in given.items() if value is not None}
     return found or None
 

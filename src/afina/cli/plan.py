@@ -239,8 +239,7 @@ def _planned(names: Sequence[str] | None, layers: str | None, overrides: Sequenc
     from afina.studies.study_file import override
 
     given: dict[str, Any] = {}
-    for item in overrides:
-        override(given, item)
+    override(given, overrides)
     if layers is not None:
         given["layers"] = int(layers) if layers.isascii() and layers.isdecimal() else layers
     if not given:

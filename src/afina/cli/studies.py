@@ -269,8 +269,8 @@ def train(
     from afina.studies.study_file import override
 
     given: dict[str, Any] = {}
-    for item in overrides or []:
-        override(given, item.removeprefix("train."))  # here all are of the one method, there of the whole study
+    # Here all are of the one method, there of the whole study.
+    override(given, (item.removeprefix("train.") for item in overrides or []))
     content = _training_of(task, method, only(backbone) if backbone else None, chosen_in)
     ((method, recorded),) = content["methods"].items()
     if given.keys() & {"epochs", "max_steps"}:

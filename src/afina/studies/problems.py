@@ -314,6 +314,9 @@ STUDY_MISSING = Problem(
 _study_override_malformed = partial(Problem, InvalidStudy, "study.override-malformed")
 OVERRIDE_MALFORMED = _study_override_malformed("`overrides` {found}: expected key=value, such as `epochs`=1.")
 OVERRIDE_TOO_DEEP = _study_override_malformed("`overrides` {found}...: arrays or tables are nested too deeply.")
+OVERRIDE_TWICE = _study_override_malformed(
+    "`overrides` {key}: the key is given more than once, here or by an option of its own. Give each key once."
+)
 OVERRIDE_OF_VALUE = _study_override_malformed(
     "`overrides` {found}: {key} is a value, not a table, so it has no keys. Set {key} itself."
 )

@@ -151,8 +151,7 @@ class Study(ReprCard, Frozen):
         """
         content, where = read(str(source))
         before = content.get(BACKBONES)
-        for item in [overrides] if isinstance(overrides, str) else overrides:
-            override(content, str(item))
+        override(content, [overrides] if isinstance(overrides, str) else map(str, overrides))
         narrow(content, before)
         return cls.parse(content, where)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -87,15 +87,25 @@ _IN_BRACES = re.compile(r"\{[^{}]+\}")
 _EITHER = {"backbone": "backbones", "backbones": "backbone"}
 
 
-def override(content: dict[str, Any], item: str) -> None:
-    """Set one `key=value` in the fields of a study file; the value is TOML if possible, or else text.
+def override(content: dict[str, Any], items: Iterable[str]) -> None:
+    """Set each `key=value` in the fields of a study file; a value is TOML if possible, or else text.
 
     A new `backbone` removes the key `backbones` of the study, and new `backbones` remove the key `backbone`.
+    Raises InvalidStudy for an item that is malformed, and for a key that is given twice.
     """
-    key, found, text = item.partition("=")
-    parts = key.strip().split(".")
-    if not found or not all(parts):
-        raise problems.OVERRIDE_MALFORMED(found=item)
+    set_before: set[str] = set()
+    for item in items:
+        key, found, text = item.partition("=")
+        parts = key.strip().split(".")
+        if not found or not all(parts):
+            raise problems.OVERRIDE_MALFORMED(found=item)
+        if (key := ".".join(parts)) in set_before:
+            raise problems.OVERRIDE_TWICE(key=key)
+        set_before.add(key)
+        _set(content, parts, item, text)
+
+
+def _set(content: dict[str, Any], parts: Sequence[str], item: str, text: str) -> None:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

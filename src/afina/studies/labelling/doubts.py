@@ -14,6 +14,7 @@ from typing import Literal, Self
 from pydantic import ValidationError
 
 from afina import file_io
+from afina import problems as ground
 from afina.data.kinds import Kind
 from afina.data.reading_options import USUAL, ReadingOptions
 from afina.repr_html import ReprCard
@@ -171,6 +172,15 @@ class Doubts(ReprCard, Sealed):
         if problem := made.refuses(text):
             raise problems.DOUBTS_DAMAGED(path=path, reason=problem)
         return made
+
+
+def check_is_list(path: Path) -> None:
+    """Raise Refused if `path` is a file other than a list of doubts, such as the labelled texts themselves."""
+    if path.is_file():
+        with path.open("rb") as file:
+            begins = file.read(len(start := ",".join(COLUMNS[:3]).encode()))
+        if begins != start:
+            raise ground.OUT_EXISTS(path=path)
 
 
 def as_csv(labels: Sequence[DoubtfulLabel]) -> str:

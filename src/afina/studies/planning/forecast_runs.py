@@ -157,7 +157,10 @@ def _busiest(run: RunSpec, method: Method, loader: Loader, devices: int) -> int:
     """Return the rank that computes the largest micro-batch, if so many devices share each batch."""
 
     def tokens(rank: int) -> int:
-        return len(inputs_of(method).largest(loader, recipe_of(run, method, loader, Ranks(rank, devices))).tokens)
+        recipe = recipe_of(run, method, loader, Ranks(rank, devices))
+        if not loader.most_parts(recipe.steps, recipe.at_once):  # it has no text of any batch
+            return 0
+        return len(inputs_of(method).largest(loader, recipe).tokens)
 
     return max(range(devices), key=tokens) if devices > 1 else 0
 
