@@ -125,7 +125,7 @@ def _compare(alike: Sequence[Arm]) -> list[Comparison]:
 
 
 def undecided_clause(names: Sequence[str]) -> str:
-    """Return the clause of a headline on methods that may be as good, with its comma; empty if there are none."""
+    """Return the clause of a headline about methods that may be as good, with its comma. Empty: no such method."""
     return f", undecided against {_shortened(names)}" if names else ""
 
 

@@ -24,7 +24,7 @@ ERROR_KIND = "Afina-Error"
 """The HTTP header of an error response with the kind of error, in one word for programs."""
 
 ANY_SCOPE = "any"
-"""The scope of paths without a route: an API key is needed, whatever its scopes are."""
+"""The scope of paths without a route, which every valid API key has."""
 
 ALWAYS: Mapping[str, str] = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 """HTTP headers of every response."""

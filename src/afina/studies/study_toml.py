@@ -35,7 +35,7 @@ def study_of(out: str | Path) -> Study:
 
 
 def recommended_study(out: str | Path) -> Study:
-    """Return `study_of` of a recommendation in `out`. Raises NotFound if there is none."""
+    """Return `study_of` for a recommendation in `out`. Raises NotFound if `out` has no recommendation."""
     file = OutputDirectory(Path(out)).recommendation
     if not file.is_file():
         raise problems.RECOMMENDATION_MISSING(file=file.name, path=out)

@@ -37,7 +37,7 @@ class LabelledText:
 
 @dataclass(frozen=True)
 class Rounds:
-    """What is kept of the labelling of a project; `pool` is the file of texts, empty before one was given."""
+    """The state of the labelling of a project. `pool`: the path of the file of texts, empty before the first round."""
 
     pool: str = ""
     number: int = 0

@@ -60,7 +60,7 @@ class Studio:
     """The folder whose paths the pages may name; None: every path if only this machine reaches it, else none."""
     closing: bool = False
     once: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    """What a page shows once, such as a new key, by the random name in the address of the page."""
+    """Content that a page shows once, such as a new key, by the random name in the address of the page."""
 
 
 @dataclass(frozen=True)

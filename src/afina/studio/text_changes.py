@@ -122,7 +122,7 @@ class TextChanges:
 
 @contextmanager
 def changing(project: Project) -> Iterator[None]:
-    """Use the changes as they are afterwards, if those before are used, or if there are none before."""
+    """Use the changes at the end of the block, if earlier changes are used or if the project had no changes."""
     with _lock:
         before = TextChanges(Project.read(project.directory))
         follows = before.has_own_list or not (before.rows or WITHOUT in before.project.options)

@@ -419,7 +419,7 @@ class ChatRequest(Generate, Tools):
 
 
 _MEANT = frozenset({"tool_calls", "function_call", "refusal", "audio", "images"})
-"""Fields of messages with content that the model would have to read, in whichever messages they are not known."""
+"""Fields whose content the model would have to read. A message that does not define such a field is refused with it."""
 
 
 def check_unread(body: ChatRequest, template: str) -> None:
