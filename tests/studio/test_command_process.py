@@ -59,6 +59,14 @@ def test_a_command_that_was_not_started_is_neither_running_nor_lost(tmp_path: Pa
     assert not (tmp_path / "none").exists()
 
 
+def test_a_command_has_the_limit_of_memory_with_which_it_was_started(process: CommandProcess, tmp_path: Path) -> None:
+    process.start(endless(tmp_path / "inner"), memory=8 << 30)
+    until(lambda: is_up(process))
+    supervisor, command, *_ = family(process.pid or 0)
+    assert command.rlimit(psutil.RLIMIT_AS) == (8 << 30, 8 << 30)
+    assert supervisor.rlimit(psutil.RLIMIT_AS) == psutil.Process().rlimit(psutil.RLIMIT_AS)
+
+
 def test_a_command_leaves_its_output_its_status_and_its_log(process: CommandProcess) -> None:
     process.start(["--version"])
     assert process.is_running

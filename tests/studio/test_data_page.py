@@ -15,6 +15,7 @@ from rubbish_files import RUBBISH
 from starlette.testclient import TestClient
 
 from afina.data.reading_options import OPTIONS
+from afina.errors import OutOfMemory
 from afina.sentence import Sentence
 from afina.studies.study import Study
 from afina.studio.command_process import LOCK, CommandProcess
@@ -92,6 +93,16 @@ def test_while_the_texts_are_read_the_page_shows_the_last_words_and_the_share(
     assert 'value="0.34"' in page
     assert 'data-events="/reviews/data/live"' in page
     assert "Read with these options" not in page
+
+
+def test_texts_that_need_more_memory_than_one_reading_may_use_are_refused_in_words(
+    web: TestClient, project: Make
+) -> None:
+    process = data.inspection_of(project(REVIEWS.encode()))
+    process.directory.mkdir(parents=True)
+    for name, content in (("exit", {"status": 2}), ("error", {"error": OutOfMemory(limit=1 << 30).as_json()})):
+        (process.directory / f"{name}.json").write_text(json.dumps(content))
+    assert web.get("/reviews/data.json").json()["problem"] == data.TOO_LARGE
 
 
 def test_the_button_of_a_doubt_sets_the_option_that_mends_it(web: TestClient, project: Make, answered: Any) -> None:

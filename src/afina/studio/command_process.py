@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -46,10 +48,13 @@ class CommandProcess:
 
     directory: Path
 
-    def start(self, arguments: Sequence[str], environment: dict[str, str] | None = None) -> None:
+    def start(
+        self, arguments: Sequence[str], environment: dict[str, str] | None = None, memory: int | None = None
+    ) -> None:
         """Start `afina ARGUMENTS` unless it runs already; its earlier output is removed. The process outlives this one.
 
-        `environment` has the variables that differ from those of this process.
+        `environment` has the variables that differ from those of this process, and `memory` is the most address space
+        in bytes that the command may use.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / LOCK).open("w") as lock:
@@ -57,7 +62,8 @@ class CommandProcess:
                 return
             for name in ("exit.json", "error.json", "progress.json", "output", "process.json"):
                 (self.directory / name).unlink(missing_ok=True)
-            file_io.write_text(self._command, json.dumps({"arguments": [*arguments], "environment": environment or {}}))
+            command = {"arguments": [*arguments], "environment": environment or {}, "memory": memory}
+            file_io.write_text(self._command, json.dumps(command))
             with (self.directory / "log").open("ab") as log:
                 supervisor = subprocess.Popen(
                     [sys.executable, "-P", "-m", MODULE, str(self.directory.absolute()), str(lock.fileno())],
@@ -238,12 +244,21 @@ def _read(path: Path) -> dict[str, Any]:
     return {}
 
 
+def _prepare(memory: int | None) -> None:
+    """Prepare the process of a command: Ctrl-C reaches it, and it has its limit of memory."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if memory is not None:
+        with suppress(ValueError, OSError):  # a lower limit holds already, or the system knows none
+            resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+
+
 def supervise(directory: Path, lock: int) -> None:
     """Run the command of a directory to its end, with the locked file's descriptor; the supervisor's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command, in the same process group, decides what it does
     found = CommandProcess(directory)
     found._say_pid(os.getpid())
-    variables = _read(found._command).get("environment")
+    command = _read(found._command)
+    variables, memory = command.get("environment"), command.get("memory")
     environment = {name: str(value) for name, value in variables.items()} if isinstance(variables, dict) else {}
     with (directory / "output").open("wb") as output, (directory / "log").open("ab") as log:
         child = subprocess.Popen(
@@ -253,7 +268,7 @@ def supervise(directory: Path, lock: int) -> None:
             stderr=log,
             env=os.environ | environment | {STATE_DIRECTORY: str(directory)},
             pass_fds=(lock,),  # the command keeps the lock if only its supervisor is killed
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            preexec_fn=partial(_prepare, memory if isinstance(memory, int) else None),
         )
         status = child.wait()
     file_io.write_text(directory / "exit.json", json.dumps({"status": status}))

@@ -27,11 +27,13 @@ class KeptAnswer:
 
     Attributes:
         inputs: A key that changes when the answer would change; empty: the process is of one set of inputs.
+        memory: The most address space in bytes that the command may use. None: no limit.
     """
 
     process: CommandProcess
     arguments: Sequence[str]
     inputs: str = ""
+    memory: int | None = None
 
     @property
     def command(self) -> str:
@@ -48,7 +50,7 @@ class KeptAnswer:
 
     def compute(self) -> None:
         """Start the command unless it runs, also if its answer is kept."""
-        self.process.start([*self.arguments, "--json"])
+        self.process.start([*self.arguments, "--json"], memory=self.memory)
 
     @property
     def _is_kept(self) -> bool:

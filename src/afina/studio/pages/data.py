@@ -11,9 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from afina import meter
+from afina.allocator import LEAST_ADDRESS_SPACE
 from afina.data.addresses import named
 from afina.data.readers.target_kinds import TARGETS
 from afina.data.reading_options import OF_FILES, OPTIONS
+from afina.errors import OutOfMemory
 from afina.sentence import Json, Sentence
 from afina.studies.labelling.doubtful_kinds import DOUBTFUL_KINDS
 from afina.studio import problems
@@ -71,6 +74,9 @@ MOST_INSPECTIONS = 2
 """Files that are read at once; each takes memory."""
 
 WAITS = "they wait until one of two other files is read"
+TOO_LARGE = (
+    "The texts need more memory than one reading may use (half of what is free). Close other programs, or divide them."
+)
 STOPPED = "The reading was stopped. Read the texts again, or choose other options."
 
 _beginning = threading.Lock()
@@ -158,7 +164,8 @@ def inspect_arguments(project: Project) -> list[str]:
 
 
 def _inspection(project: Project) -> KeptAnswer:
-    return KeptAnswer(inspection_of(project), inspect_arguments(project))
+    memory = max(LEAST_ADDRESS_SPACE, meter.memory_available() // MOST_INSPECTIONS)
+    return KeptAnswer(inspection_of(project), inspect_arguments(project), memory=memory)
 
 
 def _begin(visit: Visit, inspection: KeptAnswer) -> bool:
@@ -184,12 +191,17 @@ def data(visit: Visit, project: str) -> DataFacts:
     process = inspection.process
     is_reading = process.status is None
     said = WAITS if waits else in_words(opened, process.last_words) if is_reading else ""
-    was_stopped = process.status in INTERRUPTED
+    if process.status in INTERRUPTED:
+        problem = STOPPED
+    elif process.error.get("code") == OutOfMemory.code:
+        problem = TOO_LARGE
+    else:
+        problem = in_words(opened, inspection.problem)
     return DataFacts(
         project=opened,
         command=inspection.command,
         found=found,
-        problem=STOPPED if was_stopped else in_words(opened, inspection.problem),
+        problem=problem,
         fields=_fields(opened, found),
         said=said,
         share=process.share_done if is_reading else None,
