@@ -67,7 +67,8 @@ OWNERS = {
     "transformers": "data.template data.tokenize data.token_cache models.backbone models.pretrained models.verbalizer "
     "models.kernels.attention models.kernels.linear models.weights.held",
     "peft": "methods.* studies.executors.fork_server",
-    "re2": "methods.peft_settings",
+    "re2": "methods.peft_settings generating.schema_checks",
+    "jsonschema": "generating.guides generating.schema_checks",
     "safetensors": "tensorfile",
     "huggingface_hub": "hub",
     "pyarrow": "data.readers.formats",
@@ -88,6 +89,7 @@ OWNERS = {
     "sqlalchemy": "store.*",
     "obstore": "blobs.remote",
     "llguidance": "generating.guides",
+    "referencing": "generating.schema_checks",
     "bitsandbytes": "models.kernels.nf4",
     "fastapi": "server.http.* server.protocols.*",
     "starlette": "server.http.* server.protocols.* server.ray_serve.* studio.*",
@@ -209,7 +211,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 LATER = (
     "torch transformers peft numpy scipy sklearn pandas pyarrow openpyxl jinja2 matplotlib pydantic sqlalchemy "
     "optuna obstore huggingface_hub fastapi opentelemetry rich IPython resource rouge_score sacrebleu "
-    "llguidance ray bitsandbytes threadpoolctl re2 openai cleanlab pycrfsuite"
+    "llguidance jsonschema referencing ray bitsandbytes threadpoolctl re2 openai cleanlab pycrfsuite"
 )
 """Libraries that take long to import, or are not installed everywhere: what does not need them starts without them."""
 

@@ -135,8 +135,9 @@ class Grammar:
 
 
 def require() -> None:
-    """Raise NotFound if llguidance is not installed."""
+    """Raise NotFound if llguidance or jsonschema is not installed."""
     try:
+        import jsonschema  # noqa: F401
         import llguidance  # noqa: F401
     except ImportError as error:
         raise problems.LLGUIDANCE_MISSING(extra="guided", package=error.name) from None

@@ -11,7 +11,7 @@ NO_TOKEN_ALLOWED = Problem(
     "`no_repeat_ngram` or `min_new_tokens`.",
 )
 LLGUIDANCE_MISSING = Problem(
-    NotFound, "extra.missing", "answers that follow a grammar need llguidance. Run: pip install 'afina[{extra}]'."
+    NotFound, "extra.missing", "answers that follow a grammar need {package}. Run: pip install 'afina[{extra}]'."
 )
 NOT_WITH_BEAMS = Problem(
     InvalidStudy,
@@ -29,3 +29,6 @@ STREAM_DIFFERS = Problem(
     "the streamed text differs from the answer, because the tokenizer changed earlier text. Ask without `stream`.",
 )
 GRAMMAR_UNTRIED = Problem(Busy, "server.grammar-untried", "the grammar could not be tried in time. Try again later.")
+SCHEMA_UNCHECKED = Problem(
+    InvalidData, "request.schema-unchecked", "the answer cannot be checked against its JSON schema: {_problem}."
+)
