@@ -119,7 +119,9 @@ def url(studio: Studio, reviews: Project, gpt2: Backbone) -> Iterator[str]:
 def at_once(monkeypatch: pytest.MonkeyPatch, answered: Answered) -> None:
     """Commands of pages are carried out in this process, before the form is answered."""
 
-    def start(process: CommandProcess, arguments: Sequence[str], environment: dict[str, str] | None = None) -> None:
+    def start(
+        process: CommandProcess, arguments: Sequence[str], environment: dict[str, str] | None = None, **_: Any
+    ) -> None:
         for name, value in (environment or {}).items():
             monkeypatch.setenv(name, value)
         answered(process, arguments)

@@ -265,7 +265,7 @@ def test_a_signed_in_browser_makes_a_link_for_one_more_and_signs_out(
 def test_the_pages_of_a_studio_that_others_reach_name_only_paths_of_its_folder_of_files(
     open_to_others: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(CommandProcess, "start", lambda *arguments: None)
+    monkeypatch.setattr(CommandProcess, "start", lambda *_, **__: None)
     (tmp_path / "files").mkdir()
     for name in ("files/texts.csv", "secret.csv"):
         (tmp_path / name).write_text("text,label\na,good\nb,bad\n", encoding="utf-8")

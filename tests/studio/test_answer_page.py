@@ -39,7 +39,7 @@ def started(monkeypatch: pytest.MonkeyPatch, answered: Any) -> list[list[str]]:
     """Commands are carried out at once, in this process; the list has the arguments of each."""
     every: list[list[str]] = []
 
-    def start(process: CommandProcess, arguments: Any, environment: Any = None) -> None:
+    def start(process: CommandProcess, arguments: Any, environment: Any = None, memory: Any = None) -> None:
         every.append([*arguments])
         answered(process, arguments)
 

@@ -252,7 +252,7 @@ def test_two_files_are_read_at_once_and_a_third_waits_and_can_be_stopped(
     studio: Studio, web: TestClient, project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, told = list[Path](), list[Path]()
-    monkeypatch.setattr(CommandProcess, "start", lambda process, *rest: begun.append(process.directory))
+    monkeypatch.setattr(CommandProcess, "start", lambda process, *_, **__: begun.append(process.directory))
     monkeypatch.setattr(CommandProcess, "interrupt", lambda process: told.append(process.directory))
     third = project(b"text,label\na,bad\nb,good\n")
     with ExitStack() as stack:

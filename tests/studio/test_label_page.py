@@ -43,7 +43,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The arguments of the commands that were begun, and their answer at once."""
     arguments: list[list[str]] = []
 
-    def start(process: CommandProcess, given: list[str]) -> None:
+    def start(process: CommandProcess, given: list[str], **_: Any) -> None:
         arguments.append([*given])
         rows = [{"text": text, "text_pair": None, "chosen": why} for text, why in ROWS]
         left(process, {"rows": rows, "random": {"words": "accuracy on all texts: 0.80"}})

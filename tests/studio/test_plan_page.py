@@ -32,7 +32,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The arguments of commands that would have been started; they go on until the end of the test."""
     found: list[list[str]] = []
 
-    def start(process: CommandProcess, arguments: Any, environment: Any = None) -> None:
+    def start(process: CommandProcess, arguments: Any, environment: Any = None, memory: Any = None) -> None:
         process.directory.mkdir(parents=True, exist_ok=True)
         (process.directory / "command.json").write_text(json.dumps({"arguments": [*arguments]}))
         found.append([*arguments])

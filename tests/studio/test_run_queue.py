@@ -50,7 +50,7 @@ class Invented:
     def __init__(self) -> None:
         self.started: list[str] = []
 
-    def start(self, process: CommandProcess, arguments: Any, environment: Any = None) -> None:
+    def start(self, process: CommandProcess, arguments: Any, environment: Any = None, memory: Any = None) -> None:
         self.started.append(process.directory.name)
         process.directory.mkdir(parents=True, exist_ok=True)
         (process.directory / "command.json").write_text(json.dumps({"arguments": [*arguments]}), encoding="utf-8")
@@ -61,7 +61,7 @@ class Invented:
 def invented(monkeypatch: pytest.MonkeyPatch) -> Invented:
     """Each process that is started is lost at once; `ends` gives it an exit status."""
     made = Invented()
-    monkeypatch.setattr(CommandProcess, "start", lambda *given: made.start(*given))
+    monkeypatch.setattr(CommandProcess, "start", lambda *given, **limits: made.start(*given, **limits))
     return made
 
 

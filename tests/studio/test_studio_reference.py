@@ -8,6 +8,7 @@ from typing import Any, get_args
 import typer.main
 
 from afina import cli
+from afina.allocator import LEAST_ADDRESS_SPACE
 from afina.cli.studio import MOST_MB
 from afina.server.settings import Settings
 from afina.studio import access, app, forms
@@ -40,6 +41,7 @@ def test_limits_are_those_of_the_code() -> None:
         access.MOST_SESSIONS,
         access.SESSION_DAYS,
         MOST_INSPECTIONS,
+        LEAST_ADDRESS_SPACE >> 20,
         TRIES,
     ]
     assert f"together {forms.MOST_FIELD_BYTES >> 20} MiB" in TEXT
