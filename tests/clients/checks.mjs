@@ -2,7 +2,7 @@
 
 export const URL = process.env.AFINA_URL;
 export const KEY = process.env.AFINA_KEY;
-export const ANSWERS = JSON.parse(process.env.AFINA_ANSWERS);
+export const ANSWERS = JSON.parse(process.env.AFINA_ANSWERS ?? "null");
 
 export const REVIEW = {
   type: "object",

@@ -122,7 +122,9 @@ def install(client: Client) -> str | None:
 def versions(client: Client) -> str:
     """Return the packages of a client with their versions."""
     if client.in_node:
-        named = [client.home / "node_modules" / one / "package.json" for one in client.packages]
+        named = [
+            client.home / "node_modules" / (one.rpartition("@")[0] or one) / "package.json" for one in client.packages
+        ]
         return ", ".join(
             f"{found['name']} {found['version']}" for found in (json.loads(one.read_text()) for one in named)
         )

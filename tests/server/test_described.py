@@ -12,6 +12,7 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from openapi_spec_validator import validate
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -232,6 +233,35 @@ def test_every_field_and_parameter_of_openapi_has_a_description() -> None:
     parameters = [parameter for one in operations for parameter in one.get("parameters", [])]
     assert len(parameters) > 20
     assert [one for one in parameters if not one.get("description")] == []
+
+
+def named_alike(schema: Any, where: str) -> Iterator[str]:
+    """The schemas with enum members that differ by case only, a default, or a type of unknown fields."""
+    if isinstance(schema, dict):
+        names = [str(one).lower() for one in schema.get("enum", [])]
+        typed = "properties" in schema and isinstance(schema.get("additionalProperties"), dict)
+        if len({*names}) < len(names) or "default" in schema or typed:
+            yield where
+        for name, one in schema.items():
+            yield from named_alike(one, f"{where}/{name}")
+    elif isinstance(schema, list):
+        for index, one in enumerate(schema):
+            yield from named_alike(one, f"{where}/{index}")
+
+
+def test_generators_of_clients_read_the_description() -> None:
+    """See tests/clients/openapi_python_client.py and openapi_typescript_client.mjs, which use generated clients."""
+    from afina.server.http.app import make_app
+
+    found = make_app(cast(Any, None)).openapi()
+    validate(found)
+    assert [*named_alike({"a": {"enum": ["Left", "left"]}}, "x")] == ["x/a"]
+    assert [*named_alike(found["components"]["schemas"], "schemas")] == []
+    operations = [one for methods in found["paths"].values() for one in methods.values()]
+    parameters = [parameter for one in operations for parameter in one.get("parameters", [])]
+    assert {one["schema"]["type"] for one in parameters if one["in"] == "path"} == {"string"}
+    (days,) = [one["schema"] for one in parameters if one["name"] == "days"]
+    assert (days["minimum"], days["maximum"], days["default"]) == (1, 35, 7)
 
 
 def test_the_root_says_where_the_description_and_pages_are_without_a_key(served: Any) -> None:

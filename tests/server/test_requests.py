@@ -333,6 +333,11 @@ def test_a_model_that_is_named_twice_is_not_guessed(served: Any) -> None:
         "`model`: differs between the body and the query. Leave one of them out.",
     )
     assert served.post("/predict?model=acme/reviews", BODY).status_code == 200
+    twice = served.post("/predict?model=acme/reviews&model=acme/tags", BODY)
+    assert (twice.status_code, twice.json()["error"][:7]) == (422, "`model`")
+    tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"]}
+    of_version = served.post("/v2/models/acme/reviews/infer?version=1", {"inputs": [tensor]})
+    assert (of_version.status_code, of_version.json()["model_version"]) == (200, "1")
 
 
 def test_who_asks_for_a_websocket_is_answered_in_http_and_leaves_nothing_in_the_log(

@@ -40,4 +40,5 @@ def either(*shapes: Shape) -> Shape:
 
 
 def one_of(*values: object) -> Shape:
-    return {"enum": [*values]}
+    """Return the JSON Schema of a value that is one of several. A single value is a `const`, also for booleans."""
+    return {"enum": [*values]} if len(values) > 1 else {"const": values[0]}

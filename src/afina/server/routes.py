@@ -221,14 +221,14 @@ DESCRIPTION = _route("GET", "/openapi.json", of=AFINA)
 
 PARAMETERS = {
     "client": "the client: the first part of a model's name",
-    "days": "number of days whose answers are counted, today included (UTC), 1 to 35; default: 7",
+    "days": "number of days whose answers are counted, today included (UTC)",
     "key": "id of the key",
     "message": "reason, kept in the audit log for ever",
     "id": "client/task, client/task@alias or client/task@version",
     "task": "the task: the second part of a model's name",
     "alias": "the alias, such as `production`",
     "version": "number or alias of the version; default: the version in production, or else the newest",
-    "model": "client/task, client/task@alias or client/task@version, for requests and lines without a model",
+    "model": "client/task, client/task@alias or client/task@version, for lines without a model",
     "Inference-Header-Content-Length": "number of bytes of the JSON, if binary data follows the JSON in the body",
 }
 """Descriptions of the parameters in paths, queries and headers for the OpenAPI description, by parameter name."""

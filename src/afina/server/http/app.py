@@ -22,6 +22,7 @@ from afina.server.http.calls import RequestPool, refusal_of
 from afina.server.http.gate import Gate
 from afina.server.http.refusals import Refusal, error_response
 from afina.server.http.routing import body_schemas
+from afina.server.json_shapes import TEXT
 from afina.server.routes import DESCRIPTION, route_of
 
 PROTOCOLS: Sequence[ModuleType] = [
@@ -43,6 +44,10 @@ class App(FastAPI):
             for operation in (one for methods in made["paths"].values() for one in methods.values()):
                 for parameter in operation.get("parameters", []):
                     parameter["description"] = routes.PARAMETERS[parameter["name"]]
+                    if parameter["in"] == "path":
+                        parameter["schema"] = (
+                            TEXT  # FastAPI takes the type of a function with and without the parameter
+                        )
             parts = made.setdefault("components", {})
             bodies = [body for one in PROTOCOLS for body in one.router.bodies]
             parts.setdefault("schemas", {}).update(body_schemas(bodies))

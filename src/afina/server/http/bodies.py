@@ -52,10 +52,16 @@ def without_nulls(fields: Any) -> Any:
     return {name: value for name, value in fields.items() if value is not None} if isinstance(fields, dict) else fields
 
 
+def _unknown_are_null(schema: dict[str, Any]) -> None:
+    """Change the JSON Schema of a body, whose unknown fields must be null; no type of TypeScript says so."""
+    del schema["additionalProperties"]
+    schema["unevaluatedProperties"] = {"type": "null"}
+
+
 class Strict(Body):
     """Base class of request bodies in which null counts as absent: clients send null for options they do not set."""
 
-    model_config = ConfigDict(json_schema_extra={"additionalProperties": {"type": "null"}})
+    model_config = ConfigDict(json_schema_extra=_unknown_are_null)
 
     @model_validator(mode="before")
     @classmethod

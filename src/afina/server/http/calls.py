@@ -293,7 +293,8 @@ async def _call_of(request: Request) -> ClientCall:
         route = request.scope["route"]
         if route_of(request.scope["path"]).protocol is not OPENAI:
             described = (route.openapi_extra or {}).get("parameters", ())
-            _check_query(request, {one["name"] for one in described if one["in"] == "query"})
+            named = {one["name"] for one in described if one["in"] == "query"}
+            _check_query(request, named | {one.alias for one in route.dependant.query_params})
     return ClientCall(request)
 
 

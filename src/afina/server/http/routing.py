@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi import APIRouter, Response
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
+from pydantic_core.core_schema import WithDefaultSchema
 
 from afina.server.http.bodies import Body
 from afina.server.json_shapes import BYTES, COUNT, TEXT, Shape, about, either, one_of
@@ -52,7 +53,7 @@ class ProtocolRouter(APIRouter):
         *,
         lines: str | None = None,
         media: str = "application/json",
-        query: Sequence[str] = (),
+        query: Mapping[str, Shape] | None = None,
         events: Shape | None = None,
         binary: str | None = None,
     ) -> Callable[[Handler], Handler]:
@@ -60,12 +61,13 @@ class ProtocolRouter(APIRouter):
 
         Args:
             answer: None: the response is text.
-            lines: an example of a request body that is JSON lines.
+            lines: an example of a request body that is JSON lines, whose media type few generators of clients know.
+            query: the JSON Schemas of the query parameters.
             events: the JSON Schema of each server-sent event.
             binary: the header with the length of the JSON, if binary data may follow the JSON in the bodies.
         """
         answered = _response("The answer.", media, answer or TEXT)
-        parameters = [{"name": name, "in": "query", "schema": TEXT} for name in query]
+        parameters = [{"name": name, "in": "query", "schema": shape} for name, shape in (query or {}).items()]
         content: dict[str, Any] = {}
         if binary is not None:
             parameters.append({"name": binary, "in": "header", "schema": COUNT})
@@ -74,7 +76,7 @@ class ProtocolRouter(APIRouter):
             schema = {"$ref": REFERENCE.format(model=body.__name__)}
             content = {"application/json": {"schema": schema, "example": example}}
         elif lines is not None:
-            content = {"application/x-ndjson": {"schema": TEXT, "example": lines}}
+            content = {"application/x-ndjson": {"schema": TEXT, "example": lines}, OCTETS: {"schema": BYTES}}
         if events is not None:
             answered["content"]["text/event-stream"] = {"schema": _event(events)}
         if binary is not None:
@@ -135,8 +137,17 @@ def _response(why: str, media: str, shape: Shape) -> dict[str, Any]:
     return {"description": why, "content": {media: {"schema": shape}}}
 
 
+class _WithoutDefaults(GenerateJsonSchema):
+    """JSON Schemas without `default`, since generated clients for TypeScript must send a field that has one."""
+
+    def default_schema(self, schema: WithDefaultSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+
 def body_schemas(bodies: list[type[Body]]) -> dict[str, Any]:
     """Return the JSON Schemas of request bodies and of all pydantic models inside them, by the models' names."""
-    _, schemas = models_json_schema([(body, "validation") for body in bodies], ref_template=REFERENCE)
+    _, schemas = models_json_schema(
+        [(body, "validation") for body in bodies], ref_template=REFERENCE, schema_generator=_WithoutDefaults
+    )
     definitions: dict[str, Any] = schemas["$defs"]
     return definitions

@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Annotated, Any, Literal
 
-from fastapi import Response
+from fastapi import Query, Response
 from fastapi.responses import JSONResponse
-from pydantic import Field
+from pydantic import ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from afina import __version__
 from afina.predicting.reading import Truncation
@@ -46,13 +47,15 @@ _Pair = Annotated[Array[Readable], Field(json_schema_extra={"minItems": 1, "maxI
 class Predict(Body):
     """The body of a `/predict` request, with the fields of text-embeddings-inference and the field `model`."""
 
+    model_config = ConfigDict(json_schema_extra={"required": ["inputs", "model"]})
+
     inputs: Readable | _Pair | Annotated[Array[_Pair], Field(json_schema_extra={"minItems": 1})] = Field(
         description="a text; a pair of texts as an array of two; or a batch: an array of arrays of one or two texts"
     )
-    model: str | None = Field(None, description="client/task, client/task@alias or client/task@version")
+    model: str | SkipJsonSchema[None] = Field(None, description="client/task, client/task@alias or client/task@version")
     raw_scores: bool = Field(False, description="true: return logits instead of probabilities")
     truncate: bool | None = Field(None, description="false: refuse texts that are too long; otherwise they are cut")
-    truncation_direction: Literal["Left", "Right", "left", "right"] | None = Field(
+    truncation_direction: Literal["Left", "Right"] | Literal["left", "right"] | None = Field(
         None, description="side at which a text that is too long loses tokens; default: as in training"
     )
 
@@ -85,9 +88,12 @@ def _text(given: list[Any]) -> Text:
     return Text(*given)
 
 
-@router.answers(routes.TEI_PREDICT, PREDICT_ANSWER, Predict, PREDICT_EXAMPLE, query=["model"])
-async def predict(call: Called) -> Response:
-    """Classify texts (protocol of text-embeddings-inference). The labels with the highest scores come first."""
+@router.answers(routes.TEI_PREDICT, PREDICT_ANSWER, Predict, PREDICT_EXAMPLE)
+async def predict(call: Called, model: Annotated[str | None, Query(include_in_schema=False)] = None) -> Response:
+    """Classify texts (protocol of text-embeddings-inference). The labels with the highest scores come first.
+
+    For clients of that protocol, which have no field `model`, `?model=` in the URL replaces the field.
+    """
     body = await call.body(Predict)
     asked = call.in_query("model")
     if None not in (body.model, asked) and body.model != asked:

@@ -80,7 +80,7 @@ async def created(call: Called) -> Response:
     return JSONResponse({**made.key.as_json(), "secret": made.secret})
 
 
-@router.answers(routes.REVOKED_KEY, KEY, query=["message"])
+@router.answers(routes.REVOKED_KEY, KEY, query={"message": {**TEXT, "maxLength": MESSAGE}})
 async def revoked(call: Called, key: str) -> Response:
     """Revoke an API key of any client for ever. The query parameter `message` is the reason for the audit log."""
     given = call.request.query_params.getlist("message")

@@ -27,7 +27,7 @@ from afina.server.json_shapes import (
 from afina.server.protocols.bulk import Bulk, answered
 from afina.server.receipts import GenerationFacts
 from afina.server.requests import Text
-from afina.server.versions.served_answers import days_of
+from afina.server.versions.served_answers import KEPT_DAYS, WINDOW_DAYS, days_of
 
 TASKS_EXAMPLE = {"text": "It broke on the second day.", "models": ["acme/reviews@production", "acme/urgent"]}
 ALIAS_EXAMPLE = {"version": 3, "expected": 2, "message": "three points better on checked texts"}
@@ -154,6 +154,7 @@ DRIFT = record(
     servers=about(COUNT, "servers whose counts were added"),
     drift=about(either(_DRIFT, NOTHING), "comparison of both; null: there is no reference"),
 )
+DAYS = {**COUNT, "minimum": 1, "maximum": KEPT_DAYS, "default": WINDOW_DAYS}
 router = ProtocolRouter()
 
 
@@ -190,7 +191,7 @@ async def tasks(call: Called) -> Response:
     return JSONResponse({"results": [{"model": model, **answered(one)} for model, (one,) in pairs]})
 
 
-@router.answers(routes.BULK, lines=LINE_EXAMPLE, media="application/x-ndjson", query=["model"])
+@router.answers(routes.BULK, lines=LINE_EXAMPLE, media="application/x-ndjson", query={"model": TEXT})
 async def bulk(call: Called) -> Response:
     """Read JSON lines with texts, and return a JSON line with the answer to each line, in the same order.
 
@@ -221,7 +222,7 @@ async def shadow(call: Called, client: str, task: str) -> Response:
     return JSONResponse(await call.look(call.administration.shadow, call.key, f"{client}/{task}"))
 
 
-@router.answers(routes.DRIFT, DRIFT, query=["days"])
+@router.answers(routes.DRIFT, DRIFT, query={"days": DAYS})
 async def drift(call: Called, client: str, task: str, alias: str) -> Response:
     """Return how far the answers of the last days differ from the answers to the adapter's evaluation texts.
 

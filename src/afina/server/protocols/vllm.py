@@ -84,10 +84,9 @@ def _some_tokens(given: int) -> int:
 _Tokens = Annotated[int, Field(ge=-1, json_schema_extra={"not": {"const": 0}}), AfterValidator(_some_tokens)]
 
 
-def _only(given: str, other: str) -> Shape:
-    """Return the JSON Schema of a body that must have the field `given` and must not have the field `other`."""
-    some = about({"type": ["string", "array"]}, "what is classified")
-    return {"required": [given], "properties": {given: some, other: about(NOTHING, "left out")}}
+def _has(field: str) -> Shape:
+    """Return the JSON Schema of a body in which a field is neither missing nor null."""
+    return {"required": [field], "properties": {field: about({"not": NOTHING}, "what is classified")}}
 
 
 class VllmRequest(Body):
@@ -105,7 +104,9 @@ class VllmRequest(Body):
 class Classify(VllmRequest):
     """The body of a classification request of vLLM. Token ids as input are not supported."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": [_only("input", "messages"), _only("messages", "input")]})
+    model_config = ConfigDict(
+        json_schema_extra={"if": _has("input"), "then": {"not": _has("messages")}, "else": _has("messages")}
+    )
 
     input: Readable | Texts | None = Field(None, description="one text or several; or give `messages`")
     messages: Annotated[Array[ClassifiedMessage], Field(min_length=1, max_length=1)] | None = Field(
