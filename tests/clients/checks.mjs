@@ -34,6 +34,6 @@ export async function main() {
     } catch (error) {
       problem = `${error.name}: ${error.message}`.slice(0, 600);
     }
-    console.log(JSON.stringify({ check: what, problem }));
+    console.log("\n" + JSON.stringify({ check: what, problem }));
   }
 }

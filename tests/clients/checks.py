@@ -56,4 +56,4 @@ def main() -> None:
             if os.environ.get("AFINA_TRACE"):
                 traceback.print_exc()
             problem = f"{type(error).__name__}: {error}"[:600]
-        print(json.dumps({"check": what, "problem": problem}), flush=True)
+        print(f"\n{json.dumps({'check': what, 'problem': problem})}", flush=True)  # clients print parts of lines

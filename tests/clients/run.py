@@ -5,7 +5,7 @@
 
 A script here is a client. It names its packages in a block of comments (the format of PEP 723), and checks that the
 client gets the answers that the adapters give in afina itself. The environments are in .venv/clients, and are kept. The
-status is 1 if a check fails.
+results are written to docs/reference/clients.md. The status is 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 from afina import Adapter, AdapterStore, Backbone, Predictor  # noqa: E402
 from afina.models.objective import ANSWERS_NOTHING  # noqa: E402
 from afina.store.exchange.merging import merge  # noqa: E402
+from clients import page  # noqa: E402
 from crowd import adapter  # noqa: E402
 from fakes import configuration, save, sentences, tokenizer  # noqa: E402
 from servers import PLACES, PRICE, TAGS, TOLD, probed, started, talk  # noqa: E402
@@ -157,7 +158,7 @@ def ask(client: Client, environment: dict[str, str]) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"check"')]
     if done.returncode:
         lines.append({"check": "the script", "problem": done.stderr.strip()[-300:] or f"status {done.returncode}"})
-    return lines
+    return lines or [{"check": "the script", "problem": "it checked nothing"}]
 
 
 def plain_spoken(path: Path) -> Path:
@@ -305,7 +306,7 @@ def main() -> None:
     parser.add_argument("--record", type=Path, metavar="FILE", help="write the requests of every form to a file")
     given = parser.parse_args()
     wanted = clients(given.only)
-    failed = 0
+    failed, rows = 0, dict[str, str]()
     with (
         tempfile.TemporaryDirectory() as root,
         served(Path(root)) as plain,
@@ -318,9 +319,12 @@ def main() -> None:
             bad = [one for one in checks if one["problem"]]
             failed += len(bad)
             about = client.name if problem else f"{client.name} ({versions(client)})"
+            if not problem:
+                rows[client.name] = page.row(client.name, versions(client), checks)
             print(f"{about}: {len(checks) - len(bad)} of {len(checks)} checks pass", flush=True)
             for one in bad:
                 print(f"    {one['check']}: {one['problem']}", flush=True)
+    page.write(rows)
     sys.exit(bool(failed))
 
 
