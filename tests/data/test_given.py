@@ -29,7 +29,10 @@ SECOND = ["It sank.", "It was not."]
         [[text] for text in TEXTS],
         pd.Series(TEXTS, index=[7, 3]),
         pd.DataFrame({"text": TEXTS}, index=[1, 0]),
-        pa.array(TEXTS).to_pylist(),
+        pa.array(TEXTS),
+        pa.chunked_array([TEXTS[:1], TEXTS[1:]]),
+        pa.array(TEXTS).dictionary_encode(),
+        pa.table({"text": TEXTS}),
         iter(TEXTS),
     ],
     ids=lambda value: type(value).__name__,
@@ -47,6 +50,8 @@ def test_texts_are_the_same_in_whatever_form_they_come(given: Any) -> None:
         list(zip(TEXTS, SECOND, strict=True)),
         np.array([TEXTS, SECOND]).T,
         pd.DataFrame({"first": TEXTS, "second": SECOND}, index=[5, 5]),
+        pa.table({"first": TEXTS, "second": SECOND}),
+        pa.record_batch({"first": TEXTS, "second": SECOND}),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -79,6 +84,7 @@ def test_pairs_come_in_any_form_too_one_for_each_text() -> None:
             pd.DataFrame([["a", 1, 2]], columns=["text", "x", "y"]),
             {"code": "data.type-wrong", "argument": "texts", "found": "DataFrame"},
         ),
+        (pa.table({"a": TEXTS, "b": TEXTS, "c": TEXTS}), {"found": "Table", "code": "data.type-wrong"}),
         ([("a", "b"), ("c",)], {"code": "data.type-wrong", "argument": "texts"}),
     ],
 )
@@ -89,6 +95,7 @@ def test_what_is_no_list_of_texts_is_refused(given: Any, told: dict[str, Any]) -
 
 def test_names_of_columns_are_a_frames() -> None:
     assert column_names(pd.DataFrame({"text": TEXTS})) == ["text"]
+    assert column_names(pa.table({"text": TEXTS})) == ["text"]
     assert column_names(pd.DataFrame([TEXTS])) is None
     assert column_names(np.array([TEXTS])) is None
     assert column_names(TEXTS) is None

@@ -6,11 +6,13 @@ import ast
 import copy
 import pickle
 import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from sklearn import config_context
 from sklearn.base import clone, is_classifier, is_regressor
@@ -19,6 +21,7 @@ from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from sklearn.semi_supervised import SelfTrainingClassifier
 
 from afina import Adapter, AfinaError, Backbone, Predictor, TextClassifier, TextRegressor
 from afina.errors import CorruptAdapter, InvalidData, InvalidStudy, UnknownName
@@ -309,6 +312,8 @@ def test_out_is_where_the_adapter_is_left_and_nothing_else_is_overwritten(
         (["a", "b"], [0.5, 0.25], "Unknown label type: continuous"),
         (["a", "b"], pd.Series(["x", pd.NA]), "y: label 2 is missing"),
         (["a", "b"], np.array(["x", 1], dtype=object), "y: found labels of several types|Unknown label type"),
+        (["a", "b"], [1, "1"], r"y: found labels of several types \(int, str\)"),
+        (["a", "b"], [1, True], r"y: found labels of several types \(bool, int\)"),
         (["a", "b"], ["x", "y\ud800"], "y: label 2, .* holds half a surrogate pair"),
         (["a", "b"], None, "requires y to be passed"),
         (["a", "b"], [[1, 0], [0, 1]], "should be a 1d array|1d"),
@@ -387,6 +392,28 @@ def test_a_regressor_answers_in_the_unit_of_its_numbers(gpt2: Backbone) -> None:
     assert heavy.adapter_.manifest.objective["mean"] == pytest.approx(np.average(prices, weights=weights))
     assert made.adapter_.manifest.label_names == ("price",)
     assert is_regressor(made)
-    for wrong, told in (([1.0] * 24, "all 24 texts have the number 1"), (["a"] * 24, "could not convert")):
+    dates = [date(2024, 1, day) for day in range(1, 25)]
+    for wrong, told in (
+        ([1.0] * 24, "all 24 texts have the number 1"),
+        (["a"] * 24, "could not convert"),
+        ([1e300, *range(23)], "their standard deviation is infinite"),
+        ([10**400, *range(23)], "their standard deviation is infinite"),
+        (dates, "y: found date. Expected numbers"),
+        (pd.Series(pd.to_datetime(dates)), "y: found datetime64"),
+    ):
         with pytest.raises(ValueError, match=told):
             made.fit(TEXTS, wrong)
+
+
+@pytest.mark.parametrize("labels", [["bad", "good"], [0, 1]], ids=["texts", "numbers"])
+def test_self_training_labels_the_texts_without_a_label(gpt2: Backbone, labels: list[Any]) -> None:
+    """scikit-learn converts an array of objects to numbers, but not a table. The labels are objects beside -1."""
+    known = np.array([labels[label == "good"] for label in LABELS], dtype=object)
+    known[12:] = -1
+    table = pa.table({"text": TEXTS})
+    base = TextClassifier(method="head", backbone=gpt2.address, training={"max_steps": 1}, head="random")
+    made = SelfTrainingClassifier(base, threshold=0.0).fit(table, known)
+    assert made.classes_.tolist() == labels
+    assert made.transduction_[:12].tolist() == known[:12].tolist()
+    assert set(made.transduction_) == set(labels)
+    assert made.predict(table).tolist() == base.fit(TEXTS, made.transduction_).predict(pa.array(TEXTS)).tolist()

@@ -74,12 +74,13 @@ class TextInputs:
 
 def classes_of(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the sorted classes of the labels, and the index of each label in the classes, int64 [N]."""
-    try:
-        check_classification_targets(labels)
-        classes, indices = np.unique(labels, return_inverse=True)
-    except TypeError:
-        kinds = sorted({type(label).__name__ for label in labels.tolist()})
-        raise problems.TYPES_MIXED(found=kinds) from None
+    kinds = _types(labels)
+    if len(kinds) > 1 and not kinds <= {"int", "float"}:
+        raise problems.TYPES_MIXED(found=sorted(kinds))
+    if labels.dtype == object and "str" not in kinds:  # scikit-learn calls these labels of an unknown type
+        labels = np.asarray(labels.tolist())
+    check_classification_targets(labels)
+    classes, indices = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise problems.ONE_CLASS(label=classes.tolist()[0], texts=len(labels))
     return classes, indices.astype(np.int64)
@@ -87,7 +88,17 @@ def classes_of(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def numbers_of(labels: np.ndarray) -> np.ndarray:
     """Convert the targets of regression to float64 [N]."""
-    numbers: np.ndarray = check_array(labels, ensure_2d=False, dtype=np.float64, input_name="y")
+    if labels.dtype.kind in "mM":  # dates and durations, which numpy would convert
+        raise problems.NOT_NUMBERS(found=str(labels.dtype))
+    try:
+        numbers: np.ndarray = check_array(labels, ensure_2d=False, dtype=np.float64, input_name="y")
+        with np.errstate(over="ignore", invalid="ignore"):
+            if not np.isfinite(numbers.std()):
+                raise OverflowError
+    except OverflowError:
+        raise problems.NUMBERS_TOO_LARGE() from None
+    except TypeError:
+        raise problems.NOT_NUMBERS(found=sorted(_types(labels))) from None
     if len(np.unique(numbers)) < 2:
         found = "one sample has" if len(numbers) == 1 else f"all {len(numbers):,} texts have"
         raise problems.ONE_NUMBER(_who=found, number=numbers[0], texts=len(numbers))
@@ -143,10 +154,16 @@ def _entity(given: Any, row: int) -> Entity:
     return made
 
 
+def _types(labels: Iterable[Any]) -> set[str]:
+    return {type(label.item() if isinstance(label, np.generic) else label).__name__ for label in labels}
+
+
 def _column(y: Any, texts: Sequence[str]) -> np.ndarray:
     if y is None:
         raise problems.TARGET_MISSING()
     column: np.ndarray = column_or_1d(y, warn=True)
+    if isinstance(y, list | tuple) and len(_types(y)) > 1:
+        column = np.array(y, dtype=object)  # without a dtype, [1, "1"] is two texts, and [1, True] two numbers
     check_consistent_length(texts, column)
     for number, label in enumerate(column.tolist(), start=1):
         if label is None or type(label).__name__ in MISSING_TYPES or (isinstance(label, float) and label != label):

@@ -80,6 +80,14 @@ TYPES_MIXED = Problem(
     InvalidInput, "input.types-mixed", "y: found labels of several types ({found}). Expected labels of one type."
 )
 
+_input_number_invalid = partial(Problem, InvalidInput, "input.number-invalid")
+NOT_NUMBERS = _input_number_invalid(
+    "y: found {found}. Expected numbers. Convert a date to a number, such as the days since a fixed day."
+)
+NUMBERS_TOO_LARGE = _input_number_invalid(
+    "y: the numbers are too large: their standard deviation is infinite. Divide the numbers by a constant."
+)
+
 _input_weights_invalid = partial(Problem, InvalidInput, "input.weights-invalid")
 WEIGHTS_NOT_A_VECTOR = _input_weights_invalid(
     "sample_weight: found {found} dimensions. Sample weights must be 1D: a number for each text."

@@ -21,7 +21,7 @@ from afina.data import problems
 from afina.data.readers.delimited import check_header
 from afina.data.readers.formats import FileTable, as_text
 from afina.data.readers.source import is_whole
-from afina.data.readers.texts import as_lists
+from afina.data.readers.texts import as_lists, frame_columns
 
 EXPECTED = (
     "Expected a DataFrame, a Dataset, a dict of columns or a list of dicts; or texts and their labels, such as "
@@ -53,7 +53,7 @@ def table_of(data: Any, targets: Any = None) -> FileTable:
     if parts or not (isinstance(data, Mapping) or is_frame(data)):
         raise problems.ARGUMENT_OF_OTHER_TYPE(argument="data", found=type(data).__name__, _shape="", _expected=EXPECTED)
     kind = type(data).__name__
-    names = list(data if isinstance(data, Mapping) else getattr(data, "column_names", None) or data.columns)
+    names = list(data) if isinstance(data, Mapping) else frame_columns(data)
     if not names or not all(isinstance(name, str) and is_whole(name) for name in names):
         raise problems.COLUMN_NAMES_NOT_TEXTS(argument="data", found=kind, _names=names)
     check_header(kind, names)

@@ -306,18 +306,26 @@ def column_names(texts: object) -> list[str] | None:
     """Return the column names of a DataFrame; None for any other object."""
     if len(getattr(texts, "shape", ())) != 2:
         return None
-    names = list(getattr(texts, "columns", ()))
+    names = frame_columns(texts)
     return names if names and all(isinstance(name, str) for name in names) else None
+
+
+def frame_columns(frame: Any) -> list[Any]:
+    """Return the names of the columns of a frame of any library; pyarrow and `datasets` have `column_names`."""
+    names: Any = getattr(frame, "column_names", None) or getattr(frame, "columns", ())
+    return list(names)
 
 
 def _columns(given: Any, what: str) -> tuple[Sequence[Any], Sequence[Any] | None]:
     if isinstance(given, str | bytes):
         raise problems.ONE_STRING(found=given[:40], argument="texts", _name="", _items="texts")
-    if isinstance(given, Mapping | Set) or not isinstance(given, Iterable):
+    if isinstance(given, Mapping | Set) or not (isinstance(given, Iterable) or hasattr(given, "__array__")):
         raise problems.ARGUMENT_OF_OTHER_TYPE(_shape="", argument=what, found=type(given).__name__, _expected=EXPECTED)
     shape = getattr(given, "shape", None)
     if shape is not None:
         return _of_array(given, len(shape), what)
+    if hasattr(given, "to_pylist"):  # an array of pyarrow, whose items are no strings
+        given = given.to_pylist()
     rows = given if isinstance(given, list | tuple) else list(given)
     if rows and all(isinstance(row, list | tuple) for row in rows):
         return _of_rows(rows, what)
