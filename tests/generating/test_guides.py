@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from llguidance import LLMatcher
 
 from afina.errors import InvalidData, NotFound
 from afina.generating import guides
@@ -161,12 +162,35 @@ ORDER = 1234567890123456789
 
 
 @pytest.mark.parametrize(
-    "compared", [{"enum": [ORDER, ORDER - 1]}, {"const": [ORDER]}, {"minimum": -ORDER}, {"maximum": 10**400}]
+    "compared", [{"enum": [ORDER, ORDER - 1]}, {"const": [ORDER]}, {"minimum": ORDER * 10**9}, {"multipleOf": ORDER}]
 )
 def test_an_integer_that_the_grammar_would_round_is_refused(compared: dict[str, Any]) -> None:
     schema = {"type": "object", "properties": {"id": {"anyOf": [compared, {"type": "null"}]}}}
     with raises(InvalidData, code="request.grammar-invalid"):
         Grammar.of_schema(schema)
+
+
+@pytest.mark.parametrize(
+    ("bound", "most"),
+    [
+        ({"maximum": 2**63 - 1}, 2**63 - 1024),
+        ({"exclusiveMaximum": 2**63 - 1024}, 2**63 - 2048),
+        ({"minimum": -(2**63)}, 2**63 - 1024),
+        ({"minimum": -ORDER}, ORDER - ORDER % 256),
+    ],
+)
+def test_a_bound_that_no_double_holds_is_moved_inwards(bound: dict[str, Any], most: int) -> None:
+    ends = (most, most + 1) if "minimum" not in bound else (-most, -most - 1)
+    source = Grammar.of_schema({"type": "integer", **bound}).source
+    for end, allowed in zip(ends, (True, False), strict=True):
+        matcher, tokens = LLMatcher(maker()._vocabulary(), source), WORDS.encode(str(end))
+        whole = matcher.try_consume_tokens(tokens) == len(tokens)
+        assert (whole and matcher.is_accepting()) == allowed
+
+
+def test_names_of_properties_and_defaults_are_compared_with_nothing() -> None:
+    default = {"default": ORDER}
+    Grammar.of_schema({"properties": {"const": default, "enum": default}, "default": {"const": ORDER}})
 
 
 def test_an_integer_that_a_double_holds_is_answered_digit_by_digit() -> None:

@@ -852,6 +852,64 @@ def test_a_generation_that_fails_is_an_error_of_the_request(
     assert within(10.0, lambda: served.core.batching.generating == (0, 0))
 
 
+SEVEN: Any = {"type": "object", "properties": {"number": {"const": 7}}, "required": ["number"]}
+FORM = {"name": "seven", "schema": SEVEN}
+SPOKEN: dict[str, Any] = {"model": "acme/talk", "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 60}
+RESPONSE: dict[str, Any] = {"model": "acme/talk", "input": PROMPT, "max_output_tokens": 60}
+COUNT: dict[str, Any] = {"name": "count", "parameters": SEVEN}
+IN_A_SCHEMA = {
+    "completion": (
+        "completions",
+        {"model": "acme/told", "prompt": PROMPT, "max_tokens": 60, "structured_outputs": {"json": SEVEN}},
+    ),
+    "chat": ("chat/completions", {**SPOKEN, "response_format": {"type": "json_schema", "json_schema": FORM}}),
+    "call": (
+        "chat/completions",
+        {**SPOKEN, "tools": [{"type": "function", "function": COUNT}], "tool_choice": "required"},
+    ),
+    "response": ("responses", {**RESPONSE, "text": {"format": {"type": "json_schema", **FORM}}}),
+    "called": ("responses", {**RESPONSE, "tools": [{"type": "function", **COUNT}], "tool_choice": "required"}),
+}
+
+
+def checks(served: Served) -> dict[str, int]:
+    """The numbers of answers that were checked against their schemas, by outcome."""
+    found = re.findall(r'afina_schema_checks_total{outcome="(\w+)"} (\d+)', served.core.metrics.text().decode())
+    return {outcome: int(count) for outcome, count in found}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("path", "body"), IN_A_SCHEMA.values(), ids=IN_A_SCHEMA)
+def test_an_answer_that_violates_its_schema_is_a_counted_error(
+    served: Served, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any], stream: bool
+) -> None:
+    before = checks(served)
+    held = served.post(f"/v1/{path}", {**body, "stream": stream})
+    assert held.status_code == 200
+    monkeypatch.setattr(guides, "closed", lambda schema: {"enum": [{"number": 8}]})
+    broken = served.post(f"/v1/{path}", {**body, "stream": stream})
+    assert "violates its JSON schema" in broken.text
+    assert not {'"stop"', '"tool_calls"}', '"completed"'} & {*re.findall(r'"\w+"}?', broken.text)}
+    assert broken.status_code == (200 if stream else 500)
+    assert checks(served) == {**before, "held": before["held"] + 1, "violated": before["violated"] + 1}
+
+
+def test_an_answer_that_is_cut_or_cannot_be_checked_is_no_error(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guides, "closed", lambda schema: {"enum": [{"number": 8}]})
+    path, body = IN_A_SCHEMA["completion"]
+    before = checks(served)
+    for more, finish in (({"max_tokens": 2}, "length"), ({"stop": "8"}, "stop")):
+        (choice,) = served.post(f"/v1/{path}", {**body, **more}).json()["choices"]
+        assert (choice["finish_reason"], "}" in choice["text"]) == (finish, False)
+    assert checks(served) == before
+    unchecked = {"structured_outputs": {"json": {**SEVEN, "pattern": r"\p{Letter}", "type": "string"}}}
+    monkeypatch.setattr(guides, "closed", lambda schema: {"enum": ["x"]})
+    assert served.post(f"/v1/{path}", {**body, **unchecked}).json()["choices"][0]["text"] == '"x"'
+    assert checks(served) == {**before, "unchecked": before["unchecked"] + 1}
+
+
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
 def test_answers_and_events_are_as_described(served: Served, path: str) -> None:
     said = served.get("/openapi.json").json()["paths"][path]["post"]["responses"]["200"]["content"]

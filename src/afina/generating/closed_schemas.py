@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from math import inf, nextafter
 from typing import Any
 from urllib.parse import unquote
 
@@ -19,6 +20,12 @@ _INNER = ("items", "additionalItems", "prefixItems", "additionalProperties")
 
 _CHOICES = ("anyOf", "oneOf")
 _DEFINITIONS = ("$defs", "definitions")
+_BOUNDS = {"minimum": -1, "exclusiveMinimum": -1, "maximum": 1, "exclusiveMaximum": 1}
+"""The keywords of bounds, with the direction in which a bound excludes numbers."""
+
+_FARTHEST = 2**63 - 1024
+"""The largest bound: the largest double below 2**63. llguidance compares integers of 64 bits."""
+
 _SAID = frozenset({"additionalProperties", "unevaluatedProperties"})
 
 MOST_STEPS = 100_000
@@ -37,6 +44,7 @@ def closed(schema: Schema) -> dict[str, Any]:
     - If several schemas hold for one object (`allOf`, or keywords beside `$ref`, `anyOf` and `oneOf`), the object may
       have the keys of all these schemas.
     - Each `$ref` into the schema becomes a reference to a copy in `$defs`.
+    - A bound that is not a double becomes the next double that excludes more numbers.
     - Other references, parts with an `$id` of their own, and keywords such as `not` are unchanged.
 
     Raises InvalidData if the references of the schema combine in too many ways.
@@ -71,6 +79,7 @@ class _Closing:
         if not isinstance(given, Mapping) or (given is not self._root and "$id" in given):
             return given
         made = {name: one for name, one in given.items() if name not in _DEFINITIONS}
+        made |= {name: _inner_bound(name, made[name]) for name in _BOUNDS if name in made}
         for name in _NAMES:
             if isinstance(one := given.get(name), Mapping):
                 made[name] = {key: self._schema(value, {}) for key, value in one.items()}
@@ -162,6 +171,19 @@ def _merged(beside: Keys, schemas: Iterable[Schema]) -> Keys:
         name: {key: True for one in given if isinstance(one.get(name), Mapping) for key in one[name]} for name in _NAMES
     }
     return {name: keys for name, keys in found.items() if keys}
+
+
+def _inner_bound(name: str, bound: Any) -> Any:
+    """Return a bound, or the next double of 64 bits that excludes more numbers, if there is one.
+
+    llguidance allows an exclusive bound itself if its distance to the next double is more than 1.
+    """
+    sign = _BOUNDS[name]
+    if not isinstance(bound, int) or abs(bound) <= 2**53 or sign * bound < -_FARTHEST:
+        return bound
+    least = min(sign * bound - name.startswith("exclusive"), _FARTHEST)
+    double = float(least)
+    return sign * int(double if double <= least else nextafter(double, -inf))
 
 
 def _listed(given: Schema, name: str) -> list[Any]:

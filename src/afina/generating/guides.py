@@ -20,7 +20,7 @@ import sys
 import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +46,9 @@ DEEPEST = 64
 
 _COMPARED = frozenset({"const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
 """The keywords with whose numbers a number of an answer is compared. llguidance reads these numbers as doubles."""
+
+_NAMING = frozenset({"properties", "patternProperties", "$defs", "definitions", "default"})
+"""The keywords whose values have names that are not keywords."""
 
 TRIAL_SECONDS, TRIAL_BYTES, TRIAL_WAIT = 1, 1 << 30, 20.0
 """The limits on compiling a grammar in a separate process: processor seconds, bytes of address space, and seconds."""
@@ -79,9 +82,13 @@ _JSON = {"whitespace_pattern": " ?", "lenient": False, "coerce_one_of": False}
 
 @dataclass(frozen=True)
 class Grammar:
-    """A grammar that defines which texts an answer may be. `source`: The grammar in llguidance's syntax."""
+    """A grammar that defines which texts an answer may be.
+
+    `source`: The grammar in llguidance's syntax. `schema`: The JSON Schema that the grammar is made of, or None.
+    """
 
     source: str
+    schema: Mapping[str, Any] | None = field(default=None, compare=False)
 
     @property
     def digest(self) -> str:
@@ -119,12 +126,14 @@ class Grammar:
             raise _invalid(f"a schema with more than {DEEPEST} levels")
         if (length := len(json.dumps(schema))) > MOST_CHARACTERS:
             raise _invalid(f"a schema of {length:,} characters, expected at most {MOST_CHARACTERS:,}")
-        if (rounded := next(_rounded(schema), None)) is not None:
+        made = closed(schema)
+        if (rounded := next(_rounded(made), None)) is not None:
             raise _invalid(
                 f"the integer {str(rounded)[:40]} of the schema would be rounded to the nearest double. Give integers "
                 f"between -{2**53} and {2**53}, or texts in quotation marks with the type string"
             )
-        return cls._after_space(f"%json {json.dumps({**closed(schema), 'x-guidance': _JSON})}")
+        source = cls._after_space(f"%json {json.dumps({**made, 'x-guidance': _JSON})}").source
+        return cls(source, schema)
 
     @classmethod
     def _after_space(cls, body: str) -> Grammar:
@@ -308,7 +317,10 @@ def _rounded(schema: Any, compared: bool = False) -> Iterator[int]:
     """Yield the integers in a schema with which numbers are compared, and that a double cannot hold."""
     if isinstance(schema, Mapping):
         for name, one in schema.items():
-            yield from _rounded(one, compared or name in _COMPARED)
+            if compared or name not in _NAMING or not isinstance(one, Mapping):
+                yield from _rounded(one, compared or name in _COMPARED)
+            elif name != "default":
+                yield from _rounded([*one.values()])
     elif isinstance(schema, list):
         for one in schema:
             yield from _rounded(one, compared)

@@ -217,6 +217,10 @@ class Metrics:
         )
         self.failures = Counter("afina_failures", "Unexpected failures: see the log.", ("what",), registry=here)
         self.probes = Counter("afina_probes", "Golden probes that were replayed.", ("outcome",), registry=here)
+        about = "Complete JSON answers, by the outcome of the check against their schema."
+        self.schema_checks = Counter("afina_schema_checks", about, ("outcome",), registry=here)
+        for outcome in ("held", "violated", "unchecked"):
+            self.schema_checks.labels(outcome)
         self.shadowed = Counter(
             "afina_shadow_texts", "Texts for a shadow version, by outcome.", ("outcome",), registry=here
         )

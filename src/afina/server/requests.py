@@ -50,6 +50,7 @@ class GenerationOptions:
         logprobs: the number of most probable tokens to report at each step. None: no log-probabilities.
         make_guide: returns a new guide, which restricts the tokens of one answer to a grammar.
         guide: the digest of the grammar, for the receipt.
+        schema: the JSON Schema against which complete answers are checked. None: they are not.
         echo: whether the log-probabilities of the prompt's tokens are reported too, if `logprobs` is not None.
         heard: called on the computing thread after each step, with the number of an answer and the answer's new tokens;
             must return at once. The answers to the first text have the numbers 0 to n - 1, and so on.
@@ -61,6 +62,7 @@ class GenerationOptions:
     logprobs: int | None = None
     make_guide: Callable[[], Guide] | None = None
     guide: str | None = None
+    schema: Mapping[str, Any] | None = None
     prompt_as: Prompt = "text"
     echo: bool = False
     heard: Callable[[int, NewTokens], None] | None = None

@@ -112,9 +112,7 @@ async def _computed(
         headers = {RECEIPT: str(accepted.receipt)}
         if streams:
             await pending.next()
-            for number, future in enumerate(pending.futures):
-                if future.done():
-                    pending.outcome(number)  # an error before the first piece is an error of the request
+            await pending.finished()  # an error before the first piece is an error of the request
             begun = True
             wanted = body.stream_options
             return EventStream(
@@ -126,7 +124,7 @@ async def _computed(
             )
         while not pending.done:
             await pending.next()
-        outcomes, usage = [pending.outcome(number) for number in range(len(pending.futures))], pending.usage()
+        outcomes, usage = [pending.outcome(number) for number in await pending.finished()], pending.usage()
         if body.max_tokens == 0:
             outcomes, usage = [one.without_answer() for one in outcomes], pending.usage_with(0)
         if options.logprobs is None:
@@ -164,6 +162,7 @@ def _options(
         n=number,
         logprobs=logprobs,
         guide=None if grammar is None else grammar.digest,
+        schema=None if grammar is None else grammar.schema,
         make_guide=None if grammar is None else tools.guides.prepare(key.client, grammar),
         prompt_as="chat" if isinstance(body, ChatRequest) else openai_bodies.prompt_of(body),
         echo=isinstance(body, CompletionRequest) and bool(body.echo),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from starlette.responses import Response
@@ -16,11 +16,13 @@ from starlette.types import Receive, Scope, Send
 
 from afina import meter
 from afina.engine.generations import GeneratedText
-from afina.errors import AfinaError
+from afina.errors import AfinaError, InvalidData
 from afina.generating.answer_stream import AnswerStream
+from afina.generating.answers import text_of
 from afina.generating.generation import NewTokens
+from afina.generating.schema_checks import violation
 from afina.server.http.calls import SPARE, ClientCall, refusal_of
-from afina.server.http.refusals import GONE
+from afina.server.http.refusals import GONE, Refusal
 from afina.server.protocols.openai_answers import OpenAIFormat, WrittenAnswer
 from afina.server.requests import AcceptedRequest
 
@@ -70,7 +72,8 @@ class PendingAnswers:
         self.futures = accepted.futures
         for future in self.futures:
             future.add_done_callback(lambda done: new.wake())
-        self._watch = call.watch()
+        self._call, self._watch = call, call.watch()
+        self._finished = set[int]()
 
     @property
     def done(self) -> bool:
@@ -86,6 +89,40 @@ class PendingAnswers:
             await self._watch.wait(waking, self._until)
         finally:
             waking.cancel()
+
+    async def finished(self) -> Sequence[int]:
+        """Return the numbers of the complete answers, each of which is checked once.
+
+        Raises the error of an answer whose generation failed, and Refusal for an answer that violates its schema.
+        """
+        done = [number for number, future in enumerate(self.futures) if future.done()]
+        for number in done:
+            if number not in self._finished:
+                await self._check(self.outcome(number))
+                self._finished.add(number)
+        return done
+
+    async def _check(self, answer: GeneratedText) -> None:
+        """Raise Refusal if an answer violates its JSON Schema. Answers cut by a limit or stop string are not."""
+        options, decoding = self.accepted.request.generation, self.accepted.decoding
+        assert options is not None
+        assert decoding is not None
+        if options.schema is None or not answer.ended:
+            return
+        tokenizer = self.core.engine.backbone.tokenizer
+        if decoding.stop and await self._call.look(text_of, tokenizer, answer.tokens) != answer.text:
+            return
+        try:
+            problem = await self._call.look(violation, answer.text, options.schema)
+        except InvalidData:
+            self.core.metrics.schema_checks.labels("unchecked").inc()
+            return
+        self.core.metrics.schema_checks.labels("held" if problem is None else "violated").inc()
+        if problem is not None:
+            message = (
+                f"the answer violates its JSON schema, and is therefore not sent: {problem}. Give a simpler schema."
+            )
+            raise Refusal(500, "schema_violated", message)
 
     def outcome(self, number: int) -> GeneratedText:
         """Return the complete answer `number`. Raises the error of the answer if the generation failed."""
@@ -137,7 +174,7 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         try:
             while True:
-                if content := b"".join(self._events()):
+                if content := b"".join(self._events(await self._pending.finished())):
                     await send({"type": "http.response.body", "body": content, "more_body": True})
                 if len(self._ended) == len(self._answers):
                     break
@@ -159,9 +196,8 @@ class EventStream(Response):
             content = self._format.encoded(self._format.failure(refusal)) + self._format.done
             await send({"type": "http.response.body", "body": content})
 
-    def _events(self) -> Iterator[bytes]:
-        """Yield encoded events with the text of new tokens. Raises the error of an answer whose generation failed."""
-        done = [number for number, future in enumerate(self._pending.futures) if future.done()]
+    def _events(self, done: Sequence[int]) -> Iterator[bytes]:
+        """Yield encoded events with the text of new tokens, and the ends of the answers that are `done`."""
         texts: dict[int, str] = {}
         for number, new in self._pending.new.take():
             texts[number] = texts.get(number, "") + self._answers[number].add(new)
