@@ -72,9 +72,9 @@ def classify():
 def infer():
     """POST /v2/models/.../infer of a version"""
     from made.api.open_inference_protocol import infer_v2_models_client_task_versions_version_infer_post as infer
-    from made.models import Infer, Tensor, TensorName
+    from made.models import Infer, Tensor
 
-    body = Infer(inputs=[Tensor(name=TensorName.TEXT, shape=[1], datatype="BYTES", data=[PROMPT])])
+    body = Infer(inputs=[Tensor(name="text", shape=[1], datatype="BYTES", data=[PROMPT])])
     found = infer.sync("acme", "reviews", "1", client=client(), body=body)
     same((found.model_name, found.model_version), ("acme/reviews", "1"))
 

@@ -68,6 +68,18 @@ def unanswered():
 
 
 @check
+def classified():
+    """infer with class_count, priority and timeout, and an input of another name"""
+    tensor = triton.InferInput("INPUT0", [1], "BYTES")
+    tensor.set_data_from_numpy(np.array([PROMPT], dtype=object))
+    wanted = [triton.InferRequestedOutput("probabilities", class_count=1)]
+    more = {"outputs": wanted, "priority": 1, "timeout": 10_000_000, "headers": dict(HEADERS)}
+    (said,) = client.infer("acme/reviews", [tensor], **more).as_numpy("probabilities").reshape(-1)
+    best = max(ANSWERS["reviews"], key=ANSWERS["reviews"].get)
+    assert said.decode().endswith(f":{best}"), said
+
+
+@check
 def version():
     """infer with a version"""
     same(asked(binary=True, model_version="1").get_response()["model_version"], "1")

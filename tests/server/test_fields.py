@@ -92,6 +92,8 @@ EFFECTS: dict[str, tuple[str, dict[str, Any]]] = {
     "Infer.parameters": (INFER, {"parameters": {"binary_data_output": True}}),
     "InferParameters.binary_data_output": (INFER, {"parameters": {"binary_data_output": True}}),
     "InferParameters.content_type": (INFER, {"parameters": {"content_type": "str"}}),
+    "InferParameters.priority": (INFER, {"parameters": {"priority": 3}}),
+    "InferParameters.timeout": (INFER, {"parameters": {"timeout": 5_000_000}}),
     "Infer.outputs": (INFER, {"outputs": DROP}),
     "Tensor.name": (INFER, {"inputs": [{**TENSOR, "name": "pair"}]}),
     "Tensor.shape": (INFER, {"inputs": [{**TENSOR, "shape": [2]}]}),
@@ -102,6 +104,11 @@ EFFECTS: dict[str, tuple[str, dict[str, Any]]] = {
     "TensorParameters.content_type": (INFER, {"inputs": [{**TENSOR, "parameters": {"content_type": "str"}}]}),
     "Output.parameters": (INFER, {"outputs": [{**OUTPUT, "parameters": {"binary_data": True}}]}),
     "OutputParameters.binary_data": (INFER, {"outputs": [{**OUTPUT, "parameters": {"binary_data": True}}]}),
+    "OutputParameters.classification": (
+        INFER,
+        {"outputs": [{"name": "probabilities", "parameters": {"classification": 1}}]},
+    ),
+    "OutputParameters.content_type": (INFER, {"outputs": [{**OUTPUT, "parameters": {"content_type": "str"}}]}),
     "Output.name": (INFER, {"outputs": [{"name": "probabilities"}]}),
     "Tasks.text": ("/tasks", {"text": "a"}),
     "Tasks.pair": ("/tasks", {"pair": "a"}),
@@ -304,6 +311,7 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
     ),
     ("/v2/models/acme/reviews/infer", {"inputs": [TENSOR, {**TENSOR, "name": "pair"}]}),
     ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "shape": [1, 1], "data": [["a"]]}]}),
+    ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "name": "INPUT0"}]}),
 ]
 LEFT: list[tuple[str, dict[str, Any]]] = [
     ("/predict", {"model": "acme/reviews", "inputs": [[]]}),
@@ -320,6 +328,9 @@ LEFT: list[tuple[str, dict[str, Any]]] = [
     ("/pooling", {"model": "acme/places", "input": [1, 2]}),
     ("/pooling", {"model": "acme/places", "input": "a", "task": "token_embed"}),
     ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "name": "pair"}]}),
+    ("/v2/models/acme/reviews/infer", {"inputs": [TENSOR, TENSOR]}),
+    ("/v2/models/acme/reviews/infer", {"inputs": [TENSOR, {**TENSOR, "name": "INPUT1"}]}),
+    ("/v2/models/acme/reviews/infer", {"inputs": [TENSOR], "parameters": {"priority": -1}}),
     ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "shape": [0], "data": []}]}),
     ("/v2/models/acme/reviews/infer", {"inputs": [{one: TENSOR[one] for one in TENSOR if one != "data"}]}),
     ("/v2/models/acme/reviews/infer", {"inputs": [TENSOR], "outputs": []}),

@@ -197,6 +197,27 @@ def test_open_inference_protocol(served: Any) -> None:
         assert (refused.status_code, [*refused.json()]) == (422, ["error"]), wrong
 
 
+def test_open_inference_protocols_classification_is_the_best_labels_of_each_text(served: Any) -> None:
+    def asked(output: str, most: int, **more: Any) -> Any:
+        tensor = {"name": "TEXTS", "shape": [2], "datatype": "BYTES", "data": [*TEXTS]}
+        outputs = [{"name": output, "parameters": {"classification": most}}]
+        return served.post("/v2/models/acme/tags/infer", {"inputs": [tensor], "outputs": outputs, **more})
+
+    wanted = [ranked(one) for one in served.alone("acme/tags@1", *TEXTS)]
+    places = ("loud", "late", "rude")
+    for most, kept in ((2, 2), (9, 3)):
+        (found,) = asked("probabilities", most, parameters={"priority": 1, "timeout": 10_000}).json()["outputs"]
+        assert (found["datatype"], found["shape"]) == ("BYTES", [2, kept])
+        for said, best in zip(found["data"], [one for row in wanted for one in row[:kept]], strict=True):
+            score, index, label = said.split(":")
+            assert (label, int(index)) == (best["label"], places.index(label))
+            assert float(score) == pytest.approx(best["score"], abs=1e-5)
+    assert asked("probabilities", 0).json()["outputs"][0]["datatype"] == "FP32"
+    refused = asked("labels", 1)
+    assert refused.status_code == 422
+    assert "classification" in refused.text
+
+
 def test_open_inference_protocols_metadata_and_health(served: Any) -> None:
     assert served.get("/v2/models/acme/reviews").json() == {
         "name": "acme/reviews",

@@ -29,7 +29,7 @@ from afina.server.http.bodies import MOST_VALUES, Array, Body, Texts
 from afina.server.http.calls import Called
 from afina.server.http.refusals import Refusal
 from afina.server.http.routing import OCTETS, ProtocolRouter
-from afina.server.json_shapes import COUNT, YES_OR_NO, about, array, either, one_of, record
+from afina.server.json_shapes import COUNT, YES_OR_NO, Shape, about, array, either, one_of, record
 from afina.server.json_shapes import NUMBER as ANY_NUMBER
 from afina.server.json_shapes import TEXT as ANY_TEXT
 from afina.server.receipts import RECEIPT
@@ -39,7 +39,10 @@ from afina.store.api_keys import Key
 
 TEXT, PAIR = "text", "pair"
 
-EXTENSIONS = ("binary_tensor_data",)
+CLASSIFIED = "probabilities"
+"""The output tensor of which clients may ask the best labels (`classification`)."""
+
+EXTENSIONS = ("binary_tensor_data", "classification")
 """The extensions of the Open Inference Protocol that the server supports."""
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -108,6 +111,8 @@ class InferParameters(Body):
         None, description="true: values of outputs that do not say otherwise follow the JSON as binary data"
     )
     content_type: Literal["str"] | None = Field(None, description="accepted without effect: only str, as of MLServer")
+    priority: int | None = Field(None, ge=0, description="accepted without effect: all requests have one priority")
+    timeout: int | None = Field(None, ge=0, description="accepted without effect: the server has a limit of its own")
 
 
 class TensorParameters(Body):
@@ -123,14 +128,18 @@ class TensorParameters(Body):
 
 
 class Tensor(Body):
-    """An input tensor with texts, or with the second texts of pairs.
+    """An input tensor with texts, or with the first or second texts of pairs.
 
     The field `data` is required, unless the texts follow the JSON as binary data.
     """
 
     model_config = ConfigDict(json_schema_extra={"required": ["name", "shape", "datatype", "data"]})
 
-    name: Literal["text", "pair"] = Field(description="`text`, or `pair` for the second texts of pairs")
+    name: str = Field(
+        max_length=256,
+        description="with pairs, `text` for the first and `pair` for the second texts; any other name for a single "
+        "input",
+    )
     shape: Annotated[Array[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=2)] = Field(
         description="[n] or [n, 1] for n texts"
     )
@@ -146,12 +155,25 @@ class Tensor(Body):
         return None if self.parameters is None else self.parameters.binary_data_size
 
 
+def _name_is(name: str) -> Shape:
+    return {"properties": {"name": about({"const": name}, "name of the tensor")}}
+
+
 class OutputParameters(Body):
     """The options of an output tensor."""
 
     binary_data: bool | None = Field(
         None,
         description="true: the values follow the JSON as binary data. Default: `binary_data_output` of the request",
+    )
+    classification: int | None = Field(
+        None,
+        ge=0,
+        description=f"for {CLASSIFIED}: return this number of labels of each text, the most probable first, as texts "
+        "`probability:index:label`; 0: the tensor itself",
+    )
+    content_type: Literal["str", "np"] | None = Field(
+        None, description="accepted without effect: str and np, as of MLServer"
     )
 
 
@@ -160,6 +182,11 @@ class Output(Body):
 
     name: str = Field(description="name of the output, as in the model's metadata")
     parameters: OutputParameters | None = Field(None, description="options")
+
+    @property
+    def labels(self) -> int:
+        """The largest number of labels of a text that the response should contain. 0: the tensor itself."""
+        return (self.parameters and self.parameters.classification) or 0
 
 
 class Infer(Body):
@@ -170,19 +197,29 @@ class Infer(Body):
     parameters: InferParameters | None = Field(None, description="options")
     inputs: Annotated[Array[Tensor], Field(min_length=1, max_length=2)] = Field(
         description="texts, and for pairs their second texts",
-        json_schema_extra={"contains": {"properties": {"name": about({"const": TEXT}, "the texts")}}},
+        json_schema_extra={
+            "if": {"maxItems": 1},
+            "then": {"items": {"not": _name_is(PAIR)}},
+            "else": {"allOf": [{"contains": _name_is(TEXT)}, {"contains": _name_is(PAIR)}]},
+        },
     )
     outputs: Annotated[Array[Output], Field(min_length=1)] | None = Field(
         None, description="outputs to return; default: all"
     )
 
     def check(self, asked: AcceptedRequest) -> None:
-        """Raise InvalidData if a requested output tensor does not exist for the model, or is requested twice."""
+        """Raise InvalidData for a requested output tensor that does not exist, has no labels, or is requested twice."""
         known = [one.name for one in ANSWER_FORMATS[asked.objective.kind].tensor_types(asked.objective)]
         names = [one.name for one in self.outputs or ()]
-        for index, name in enumerate(names):
-            if name not in known or name in names[:index]:
-                problem = "named twice" if name in known else f"unknown. This model has {', '.join(known)}"
+        for index, one in enumerate(self.outputs or ()):
+            name, problem = one.name, None
+            if name not in known:
+                problem = f"unknown. This model has {', '.join(known)}"
+            elif name in names[:index]:
+                problem = "named twice"
+            elif one.labels and name != CLASSIFIED:
+                problem = f"not {CLASSIFIED}, the one output that `classification` works on"
+            if problem is not None:
                 raise problems.OUTPUT_TENSOR_UNKNOWN(_problem=problem, output=name[:40], known=known)
 
 
@@ -208,10 +245,10 @@ def parts(content: bytes, headers: Sequence[str]) -> tuple[bytes, bytes]:
 def texts(body: Infer, binary: bytes = b"") -> Sequence[Text]:
     """Return the texts of an inference request. Raises InvalidData if its input tensors are wrong."""
     names, columns = [one.name for one in body.inputs], dict[str, list[str]]()
-    if TEXT not in names or len({*names}) < len(names):
-        raise _malformed(
-            f"expected `{TEXT}`, and at most one further input, `{PAIR}`. Found {' and '.join(names)}", PAIR
-        )
+    single = len(names) == 1 and names[0] != PAIR
+    if not single and {*names} != {TEXT, PAIR}:
+        found = " and ".join(name[:40] for name in names)
+        raise _malformed(f"expected one input, or `{TEXT}` and `{PAIR}`. Found {found}", PAIR)
     sizes = sum(one.binary_size or 0 for one in body.inputs)
     if sizes != len(binary):
         raise _malformed(
@@ -225,9 +262,9 @@ def texts(body: Infer, binary: bytes = b"") -> Sequence[Text]:
         size = one.binary_size or 0
         columns[one.name] = _column(one, binary[:size])
         binary = binary[size:]
-    firsts, seconds = columns[TEXT], columns.get(PAIR)
-    if seconds is None:
-        return [Text(one) for one in firsts]
+    if single:
+        return [Text(one) for one in columns[names[0]]]
+    firsts, seconds = columns[TEXT], columns[PAIR]
     if len(firsts) != len(seconds):
         raise _malformed(
             f"`{TEXT}` has {len(firsts)} texts and `{PAIR}` has {len(seconds)}. Expected equal numbers", PAIR
@@ -278,12 +315,22 @@ def answered(
     outputs, binary = list[dict[str, Any]](), list[bytes]()
     for one in wanted:
         output, chosen = made[one.name], one.parameters and one.parameters.binary_data
+        if one.labels:
+            output = _classified(output, one.labels, answers[0].objective.label_names)
         if always if chosen is None else chosen:
             binary.append(_to_binary(output["datatype"], output.pop("data")))
             output["parameters"] = {"binary_data_size": len(binary[-1])}
         outputs.append(output)
     head = {"model_name": name, "model_version": version} | ({} if body.id is None else {"id": body.id})
     return {**head, "outputs": outputs}, binary
+
+
+def _classified(output: dict[str, Any], most: int, labels: Sequence[str]) -> dict[str, Any]:
+    """Return the tensor of the most probable labels of each text, as Triton's extension `classification` writes it."""
+    rows = np.reshape(output["data"], output["shape"])
+    best = np.argsort(-rows, axis=1, kind="stable")[:, :most]
+    data = [f"{row[at]:f}:{at}:{labels[at]}" for row, places in zip(rows, best, strict=True) for at in places]
+    return {"name": output["name"], "shape": [*best.shape], "datatype": "BYTES", "data": data}
 
 
 def _to_binary(datatype: str, values: Sequence[Any]) -> bytes:
