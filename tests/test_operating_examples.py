@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx2
 import pytest
@@ -22,7 +22,7 @@ import yaml
 
 from afina import Adapter, Backbone, cli
 from afina.cli.serving import variable_of
-from afina.server.metrics import Metrics
+from afina.server.metrics import FailedPart, Metrics
 from crowd import adapter
 from pages import ROOT
 from servers import Listening, listening, within
@@ -165,7 +165,7 @@ def test_alerts_and_panels_ask_for_figures_and_labels_that_a_server_has(title: s
 
 def test_the_page_of_operators_names_figures_that_a_server_has(served_figures: Any) -> None:
     page = (ROOT / "docs" / "reference" / "operating.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`(afina_[a-z_]+)", page))
+    named = set(re.findall(r"`((?:afina|process)_[a-z_]+)", page))
     kinds = {re.sub(r"_(bucket|sum|count)$", "", name) for name in served_figures[0]}
     assert len(named) >= 10
     assert named <= kinds
@@ -190,6 +190,42 @@ def test_prometheus_reads_the_alerts(tmp_path: Path) -> None:
     for words in (["rules", "alerts.yml"], ["config", "--syntax-only", "prometheus.yml"]):
         done = subprocess.run([program, "check", *words], cwd=PLACE, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("alert", "sample"),
+    [
+        *[("AfinaFails", f'afina_failures_total{{what="{what}"}}') for what in get_args(FailedPart)],
+        ("AfinaProbeFailed", 'afina_probes_total{outcome="failed"}'),
+        ("AfinaVersionIsDamaged", 'afina_probes_total{outcome="damaged"}'),
+        ("AfinaHasNoConnectionsLeft", 'afina_connections_closed_total{reason="full"}'),
+    ],
+)
+def test_an_alert_fires_at_the_first_failure(alert: str, sample: str, tmp_path: Path) -> None:
+    """A sample that begins with the failure is no increase."""
+    before = "0 0" if f"{sample} 0.0" in Metrics().text().decode().splitlines() else "_ _"
+    series = sample.replace("{", '{instance="a",')
+    test = {
+        "rule_files": [str(PLACE / "alerts.yml")],
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": series, "values": f"{before} 1 1 1"}],
+                "promql_expr_test": [
+                    {
+                        "expr": f'count(ALERTS{{alertname="{alert}",alertstate="firing"}})',
+                        "eval_time": "4m",
+                        "exp_samples": [{"labels": "{}", "value": 1}],
+                    }
+                ],
+            }
+        ],
+    }
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(test))
+    done = subprocess.run(
+        [needs("promtool"), "test", "rules", "test.yml"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture

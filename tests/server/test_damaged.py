@@ -51,7 +51,8 @@ def test_a_damaged_version_is_503_and_named_in_log_and_figures(
     lines = [one for one in logged(caplog) if one["message"] == "version not served"]
     assert [(one["version"], one["level"], one["tries"]) for one in lines] == [("acme/reviews@2", "error", 1)]
     assert "sha256" in lines[0]["problem"]
-    assert served.figure('afina_probes_total{outcome="failed"}') == 1
+    assert served.figure('afina_probes_total{outcome="damaged"}') == 1
+    assert served.figure('afina_probes_total{outcome="failed"}') == 0
     assert served.figure('afina_version_not_served{version="acme/reviews@2"}') == 1
     assert served.figure("afina_versions_not_served") == 1
 

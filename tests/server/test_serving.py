@@ -7,19 +7,21 @@ import json
 import logging
 import re
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from afina.engine.engine import Engine
 from afina.errors import NotFound
 from afina.server.http import calls
 from afina.server.http.calls import RequestPool
-from afina.server.metrics import CLIENTS, OTHERS, Metrics
+from afina.server.metrics import CLIENTS, OTHERS, UNUSED, Metrics, VersionUsage
 from afina.server.requests import Text, TextRequest
+from clock import Clock
 from crowd import adapter
 from servers import Held, accepted, logged, probed, serving, within
 
@@ -182,6 +184,24 @@ def test_clients_beyond_the_first_are_counted_together() -> None:
     ]
     assert len(lines) == CLIENTS + 1
     assert f'afina_client_generated_tokens_total{{client="{OTHERS}"}} 15.0' in lines
+
+
+def test_a_version_beyond_the_most_replaces_the_version_that_is_unused_for_longest() -> None:
+    clock, registry = Clock(), CollectorRegistry()
+    usage, done = VersionUsage(registry, clock), Future[None]()
+    done.set_result(None)
+    for index in range(CLIENTS):
+        usage.answered(f"acme/reviews@{index}", clock.now, done)
+    usage.answered("acme/reviews@0", clock.now, done)
+    usage.answered("acme/reviews@new", clock.now, done)  # all are in use
+    clock.now += UNUSED
+    usage.answered("acme/reviews@new", clock.now, done)
+    text = generate_latest(registry).decode()
+    count = 'afina_version_answers_total{outcome="answered",version="%s"}'
+    shown = [count % f"acme/reviews@{name}" in text for name in (0, 1, 2, "new")]
+    assert shown == [True, False, True, True]
+    assert 'acme/reviews@1"' not in text
+    assert f"{count % OTHERS} 1.0" in text
 
 
 def test_logs_are_lines_of_json_without_a_text(served: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -32,7 +32,8 @@ def test_requests_and_their_quantiles_are_counted_without_monitoring() -> None:
     made.tokens.inc(200)
     made.generated.inc(7)
     made.refused.labels("invalid").inc(3)
-    found = Traffic.of(made.text().decode(), PATHS)
+    text = made.text().decode() + 'afina_drift_p{version="acme/reviews@1"} NaN\n'
+    found = Traffic.of(text, PATHS)
     assert (found.requests, found.refused, found.texts, found.tokens) == (20, 3, 20, 207)
     assert (found.median, found.percentile) == (0.005, 0.05)
 

@@ -23,7 +23,7 @@ from afina.server.line.computing import Batcher
 from afina.server.line.queue import FairQueue
 from afina.server.line.work import EngineComputer, GeneratedAnswer, Work, works_of
 from afina.server.logs_and_traces import Traces
-from afina.server.metrics import ComputedBatch, ComputedStep, Metrics
+from afina.server.metrics import ComputedBatch, ComputedStep, FailedPart, Metrics
 from afina.server.requests import (
     AcceptedRequest,
     Check,
@@ -163,7 +163,7 @@ class Core:
         self.canaries.names.refresh()
         self.shadows.names.refresh()
 
-    def failed(self, what: str, error: BaseException) -> None:
+    def failed(self, what: FailedPart, error: BaseException) -> None:
         """Count and log an unexpected error, but not its message, because the message may contain a client's text."""
         logs_and_traces.note_failure(self.metrics, what, error)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
 
-    from afina.server.metrics import ComputedBatch, Metrics
+    from afina.server.metrics import ComputedBatch, FailedPart, Metrics
 
 
 NAME = "afina.server"
@@ -119,7 +119,7 @@ def error_place(error: BaseException) -> tuple[str, str]:
     return type(error).__name__, at
 
 
-def note_failure(metrics: Metrics, what: str, error: BaseException) -> None:
+def note_failure(metrics: Metrics, what: FailedPart, error: BaseException) -> None:
     """Count and log an unexpected error: its type, file and line, as its message may contain a client's text."""
     metrics.failures.labels(what).inc()
     unforeseen, at = error_place(error)

@@ -6,15 +6,16 @@ The number of label values is bounded. Texts and model names from requests are n
 from __future__ import annotations
 
 import collections
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from math import inf
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
@@ -32,6 +33,17 @@ NAMED = 20
 """Largest number of versions that cannot be served and are named by the label `version`."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+FailedPart = Literal["line", "compute", "step", "watch", "store", "golden test", "request", "stream", "bulk"]
+"""The operations of a server that may fail unexpectedly, for the log and the metrics.
+
+`line` takes the next work items from the queue, `compute` computes a batch, `step` computes a step of generations,
+`watch` is the batch listener, and `store` reads the store.
+"""
+
+_PROBED = ("none", "passed", "failed", "damaged", "not replayed")
+_CHECKED = ("held", "violated", "unchecked")
+_CLOSED = ("slow", "crowded", "full", "unread", "malformed")
 
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -70,34 +82,54 @@ class ComputedStep(NamedTuple):
 CLIENTS, OTHERS = 200, "(others)"
 """The largest number of clients (or versions) that are label values, and the label value of all further ones."""
 
+UNUSED = 600.0
+"""The seconds without use after which a label value may give way: until then Prometheus has read its samples."""
+
 
 class BoundedLabels:
-    """At most `CLIENTS` values of a label, the first that occur; all further values are `OTHERS`."""
+    """At most `CLIENTS` values of a label of metrics. Thread-safe.
 
-    def __init__(self) -> None:
-        self._known: set[str] = set()
+    A further value replaces the least recently used one, and its samples, if that was not used for `UNUSED` seconds.
+    Otherwise the further value is `OTHERS`.
+    """
+
+    def __init__(
+        self, label: str, metrics: Sequence[Counter | Histogram], clock: Callable[[], float] = meter.now
+    ) -> None:
+        self._label, self._metrics, self._clock = label, metrics, clock
+        self._lock = threading.Lock()
+        self._used: dict[str, float] = {}
 
     def of(self, value: str) -> str:
-        if value not in self._known and len(self._known) >= CLIENTS:
-            return OTHERS
-        self._known.add(value)
-        return value
+        with self._lock:
+            now = self._clock()
+            if value not in self._used and len(self._used) >= CLIENTS:
+                oldest = next(iter(self._used))
+                if now - self._used[oldest] < UNUSED:
+                    return OTHERS
+                del self._used[oldest]
+                for metric in self._metrics:
+                    metric.remove_by_labels({self._label: oldest})
+            self._used.pop(value, None)  # the values are in the order of their last use
+            self._used[value] = now
+            return value
 
 
 class ClientUsage:
     """Counters by client, a label value from its first request with a valid API key, which only operators create."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._clients = BoundedLabels()
         what = {
             "requests": "Requests of a client, answered or refused.",
             "texts": "Texts of a client that were accepted.",
             "tokens": "Tokens of accepted texts of a client, without the tokens of shadow versions.",
             "generated_tokens": "Tokens that were generated for a client, without those of shadow versions.",
         }
-        self._requests, self._texts, self._tokens, self._generated = (
+        counters = [
             Counter(f"afina_client_{name}", text, ("client",), registry=registry) for name, text in what.items()
-        )
+        ]
+        self._requests, self._texts, self._tokens, self._generated = counters
+        self._clients = BoundedLabels("client", counters)
 
     def requested(self, client: str) -> None:
         self._requests.labels(self._clients.of(client)).inc()
@@ -116,13 +148,13 @@ class AbstainingUsage:
     """Counts of clients' texts for versions that abstain, by whether the version answered the text."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._versions = BoundedLabels()
         self._texts = Counter(
             "afina_abstaining_texts",
             "Texts for versions that abstain, by whether they were answered: yes or no.",
             ("version", "answered"),
             registry=registry,
         )
+        self._versions = BoundedLabels("version", (self._texts,))
 
     def follow(self, accepted: AcceptedRequest) -> None:
         if accepted.objective.abstain_below is not None:
@@ -139,7 +171,6 @@ class VersionUsage:
     """Counts and durations of answers, of canary versions and of the versions in production beside them."""
 
     def __init__(self, registry: CollectorRegistry, clock: Callable[[], float] = meter.now) -> None:
-        self._versions = BoundedLabels()
         self._clock = clock
         self._answers = Counter(
             "afina_version_answers",
@@ -154,6 +185,7 @@ class VersionUsage:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._versions = BoundedLabels("version", (self._answers, self._seconds), clock)
 
     def follow(self, accepted: AcceptedRequest) -> None:
         if accepted.compared:
@@ -172,6 +204,14 @@ class VersionUsage:
         self._answers.labels(version, outcome).inc()
 
 
+def _counter(name: str, about: str, label: str, values: Sequence[str], registry: CollectorRegistry) -> Counter:
+    """Return a counter whose samples are 0 from the start: Prometheus' `increase` ignores the first sample."""
+    counter = Counter(name, about, (label,), registry=registry)
+    for value in values:
+        counter.labels(value)
+    return counter
+
+
 class Metrics:
     """The metrics of one server, in a new Prometheus registry; `seconds` were spent on batches and generation steps."""
 
@@ -179,6 +219,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.seconds = 0.0
         here = self.registry
+        ProcessCollector(registry=here)
         self.requests = Counter("afina_requests", "Requests.", ("route", "status"), registry=here)
         self.latency = Histogram(
             "afina_request_seconds",
@@ -212,15 +253,13 @@ class Metrics:
             registry=here,
         )
         self.refused = Counter("afina_refused", "Requests that were refused.", ("reason",), registry=here)
-        self.closed = Counter(
-            "afina_connections_closed", "Connections that the server closed.", ("reason",), registry=here
-        )
-        self.failures = Counter("afina_failures", "Unexpected failures: see the log.", ("what",), registry=here)
-        self.probes = Counter("afina_probes", "Golden probes that were replayed.", ("outcome",), registry=here)
+        about = "Connections that the server closed."
+        self.closed = _counter("afina_connections_closed", about, "reason", _CLOSED, here)
+        about = "Unexpected failures: see the log."
+        self.failures = _counter("afina_failures", about, "what", get_args(FailedPart), here)
+        self.probes = _counter("afina_probes", "Golden tests of versions, by outcome.", "outcome", _PROBED, here)
         about = "Complete JSON answers, by the outcome of the check against their schema."
-        self.schema_checks = Counter("afina_schema_checks", about, ("outcome",), registry=here)
-        for outcome in ("held", "violated", "unchecked"):
-            self.schema_checks.labels(outcome)
+        self.schema_checks = _counter("afina_schema_checks", about, "outcome", _CHECKED, here)
         self.shadowed = Counter(
             "afina_shadow_texts", "Texts for a shadow version, by outcome.", ("outcome",), registry=here
         )
@@ -377,7 +416,7 @@ class Traffic:
     @classmethod
     def of(cls, text: str, paths: Collection[str]) -> Traffic:
         """Return the traffic of these routes from the text that `GET /metrics` answers."""
-        totals: collections.Counter[str] = collections.Counter()
+        totals: collections.defaultdict[str, float] = collections.defaultdict(float)
         buckets: collections.Counter[float] = collections.Counter()
         for family in text_string_to_metric_families(text):
             for one in family.samples:
@@ -385,12 +424,12 @@ class Traffic:
                     if one.labels["route"] in paths:
                         buckets[float(one.labels["le"])] += int(one.value)
                 elif one.name != "afina_requests_total" or one.labels["route"] in paths:
-                    totals[one.name] += int(one.value)
+                    totals[one.name] += one.value
         return cls(
-            requests=totals["afina_requests_total"],
-            refused=totals["afina_refused_total"],
-            texts=totals["afina_texts_total"],
-            tokens=totals["afina_tokens_total"] + totals["afina_generated_tokens_total"],
+            requests=int(totals["afina_requests_total"]),
+            refused=int(totals["afina_refused_total"]),
+            texts=int(totals["afina_texts_total"]),
+            tokens=int(totals["afina_tokens_total"] + totals["afina_generated_tokens_total"]),
             median=_quantile(buckets, 0.5),
             percentile=_quantile(buckets, 0.95),
         )

@@ -26,6 +26,7 @@ from afina.server.connections import LEFT
 from afina.server.core import LOADING, Core
 from afina.server.http.bodies import Body, parse_body
 from afina.server.http.refusals import GONE, Refusal
+from afina.server.metrics import FailedPart
 from afina.server.receipts import RECEIPT
 from afina.server.requests import AcceptedRequest, Check, GenerationOptions, ServedAnswer, Text, TextRequest, no_check
 from afina.server.routes import OPENAI, route_of
@@ -162,7 +163,7 @@ async def _until_left(receive: Receive) -> None:
         pass
 
 
-def refusal_of(core: Core, what: str, error: Exception) -> Refusal:
+def refusal_of(core: Core, what: FailedPart, error: Exception) -> Refusal:
     """Return the refusal for an exception. An unexpected one (status 500) is counted and logged with `what` failed."""
     refusal = Refusal.of(error)
     if refusal.status == 500:

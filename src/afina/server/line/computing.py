@@ -17,14 +17,9 @@ from afina.errors import AfinaError, Busy
 from afina.server import problems
 from afina.server.line.queue import LEAST, FairQueue
 from afina.server.line.work import EngineComputer, GeneratedAnswer, Work
-from afina.server.metrics import ComputedBatch, ComputedStep
+from afina.server.metrics import ComputedBatch, ComputedStep, FailedPart
 
 FIRST_SPEED = 500.0  # the estimate of the tokens that are computed per second, used before the first batch
-
-LINE, COMPUTE, STEP, WATCH = "line", "compute", "step", "watch"
-"""The names, for the log and the metrics, of four operations that may fail: taking the next work items, computing a
-batch, computing a step of generations, and calling the batch listener.
-"""
 
 
 class _Turn(NamedTuple):
@@ -58,7 +53,7 @@ class Batcher:
         computer: EngineComputer,
         *,
         watch: Callable[[ComputedBatch | ComputedStep], None] = lambda computed: None,
-        failed: Callable[[str, BaseException], None] = lambda what, error: None,
+        failed: Callable[[FailedPart, BaseException], None] = lambda what, error: None,
         clock: Callable[[], float] = meter.now,
     ) -> None:
         self._line, self.computer, self._watch, self._clock = line, computer, watch, clock
@@ -188,7 +183,7 @@ class Batcher:
             self._forget(batch)
             for item in batch:
                 item.fail(error)
-            self._note(COMPUTE, error)
+            self._note("compute", error)
             return
         self._tell(batch, turn.budget, began)
         ended = [
@@ -225,7 +220,7 @@ class Batcher:
             self._stepped(now)
         except BaseException as error:  # noqa: BLE001 - the futures receive any error
             self._broken(error)
-            self._note(STEP, error)
+            self._note("step", error)
             return
         self._settle([(self._running.pop(one), outcome) for one, outcome in ended if one in self._running])
         if self.computer.generations.waiting:
@@ -266,7 +261,7 @@ class Batcher:
             work.settle(error)
         except BaseException as error:  # noqa: BLE001 - the future receives any error
             work.fail(error)
-            self._note(STEP, error)
+            self._note("step", error)
         else:
             self._running[work.generation] = work
             work.began = True
@@ -318,9 +313,9 @@ class Batcher:
         try:
             self._watch(computed)
         except BaseException as error:  # noqa: BLE001 - a failing listener must not lose the answers
-            self._note(WATCH, error)
+            self._note("watch", error)
 
-    def _note(self, what: str, error: BaseException) -> None:
+    def _note(self, what: FailedPart, error: BaseException) -> None:
         with suppress(BaseException):
             self._failed(what, error)
 
@@ -344,7 +339,7 @@ class Batcher:
         for item in waiting:
             if item.future.set_running_or_notify_cancel():
                 item.fail(error)
-        self._note(LINE, error)
+        self._note("line", error)
 
     def give_up(self) -> None:
         """Refuse new work items, and fail all that wait or generate. The batch in computation is still answered."""

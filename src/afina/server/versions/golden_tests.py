@@ -9,7 +9,7 @@ from typing import Any
 from afina.engine.engine import Engine
 from afina.engine.mixed_batches import SinglePass
 from afina.engine.residents import Lease
-from afina.errors import AfinaError, Busy, CannotWrite, NotFound, WrongBackbone
+from afina.errors import AfinaError, Busy, CannotWrite, CorruptAdapter, CorruptStore, NotFound, WrongBackbone
 from afina.predicting import golden_test
 from afina.server import logs_and_traces, problems
 from afina.server.line.computing import Batcher
@@ -46,9 +46,10 @@ class GoldenTests:
     def run(self, version: Version) -> None:
         """Load a version and run its golden test. Raises AfinaError, such as OtherBackbone or CorruptAdapter."""
         with self._engine.lease(version) as lease:
+            loaded = False
             try:
-                lease.resident(LOADING)
-                manifest = lease.resident().manifest
+                manifest = lease.resident(LOADING).manifest
+                loaded = True
                 if manifest.probe is None:
                     self._metrics.probes.labels("none").inc()
                     return
@@ -59,8 +60,7 @@ class GoldenTests:
             except WrongBackbone:
                 raise self._elsewhere(version) from None
             except Exception as error:
-                at_the_moment = isinstance(error, Busy | NotFound | CannotWrite) or not isinstance(error, AfinaError)
-                self._metrics.probes.labels("not replayed" if at_the_moment else "failed").inc()
+                self._metrics.probes.labels(_outcome(error, loaded=loaded)).inc()
                 if isinstance(error, AfinaError):
                     raise
                 raise problems.PROBE_NOT_COMPUTED(version=str(version)) from None
@@ -93,3 +93,12 @@ class GoldenTests:
         resident = lease.resident()
         outputs = outcomes[0] if resident.generates else golden_test.rows(one.outputs for one in outcomes)
         return golden_test.compared(outputs, golden_test.recorded(resident.manifest, where), where)
+
+
+def _outcome(error: Exception, *, loaded: bool) -> str:
+    """Return the outcome, for the metrics, of a golden test that ended with an error."""
+    if isinstance(error, Busy | NotFound | CannotWrite) or not isinstance(error, AfinaError):
+        return "not replayed"
+    if loaded:
+        return "failed"
+    return "damaged" if isinstance(error, CorruptAdapter | CorruptStore) else "not replayed"
