@@ -332,7 +332,6 @@ def test_a_function_without_parameters_has_no_arguments(client: OpenAI) -> None:
 @pytest.mark.parametrize(
     ("more", "param"),
     [
-        ({"tools": tools(RATE)}, "tool_choice"),
         ({"tools": tools(RATE, OTHER), "tool_choice": "required"}, "tool_choice"),
         ({"tools": tools(OTHER), "tool_choice": NAMED}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),

@@ -9,10 +9,11 @@ This module does not import models, and can be imported without transformers.
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from afina.data import problems
 from afina.data.template import PAIR, TEXT, Template
@@ -96,40 +97,52 @@ def chat_template(tokenizer: Tokenizer, *, pairs: bool) -> Template:
     return made
 
 
-def rendered_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> str:
+def rendered_chat(
+    tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
+) -> str:
     """Return the prompt, with special tokens, that the tokenizer's chat template makes of the messages of a chat.
 
     Raises InvalidData if a message contains a special token, which could imitate another message, or if the template
-    raises an error or leaves out the text of a message.
+    raises an error or leaves out the text of a message or the name of a function that a message calls.
     """
     for number, message in enumerate(messages, start=1):
-        values = message.values()
+        values = [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in message.values()]
         if forged := [token for token in tokenizer.all_special_tokens if any(token in value for value in values)]:
             raise problems.MESSAGE_SPECIAL_TOKEN(token=forged[0], number=number)
     try:
-        made = rendered(tokenizer, messages, prompt=True)
+        made = rendered(tokenizer, messages, prompt=True, tools=tools)
     except ChatRefused as error:
         raise problems.MESSAGES_REFUSED_BY_TEMPLATE(_error=error) from None
     for number, message in enumerate(messages, start=1):
-        if message["content"].strip() not in made:
+        called = [one["function"]["name"] for one in message.get("tool_calls", ())]
+        content = message["content"].strip()
+        shown = content in made or json.dumps(content, ensure_ascii=False) in made  # Llama 3 writes results as JSON
+        if not shown or any(name not in made for name in called):
             raise problems.MESSAGE_LEFT_OUT(role=message["role"], number=number)
     return made
 
 
-def rendered(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], *, prompt: bool) -> str:
+def rendered(
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    prompt: bool,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> str:
     """Return the text that the tokenizer's chat template makes of messages with the keys `role` and `content`.
 
-    With `prompt`, the start of an answer is appended. Raises ChatRefused if the template raises an error, needs the
-    date, or takes more than SECONDS.
+    `tools`: the functions that the answer may call, as in OpenAI's protocol. With `prompt`, the start of an answer is
+    appended. Raises ChatRefused if the template raises an error, needs the date, or takes more than SECONDS.
     """
     found: list[str | Exception] = []
 
     def render() -> None:
         given = [dict(one) for one in messages]
         try:
-            source = f"{_NO_CLOCK}{tokenizer.get_chat_template()}"
+            offered: Any = None if tools is None else [dict(one) for one in tools]
+            source = f"{_NO_CLOCK}{tokenizer.get_chat_template(tools=offered)}"
             made = tokenizer.apply_chat_template(
-                given, chat_template=source, tokenize=False, add_generation_prompt=prompt
+                given, tools=offered, chat_template=source, tokenize=False, add_generation_prompt=prompt
             )
         except Exception as error:  # noqa: BLE001 - the template's code may raise anything
             found.append(error)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
-from afina.data.prompts import rendered_chat
 from afina.data.word_tokens import WordTokens
 from afina.engine.mixed_batches import Prediction
 from afina.generating.answers import text_of
@@ -25,6 +24,7 @@ from afina.server.answer_formats import ANSWER_FORMATS
 from afina.server.receipts import PROMPTS, GenerationFacts
 
 if TYPE_CHECKING:
+    from afina.data.tokenize import Tokenizer
     from afina.server.protocols.openai_bodies import ChatRequest
 
 
@@ -69,7 +69,7 @@ def replayed(
     decoding = facts.decoding(own if stop is None else stop, choice)
     objective = predictor.objective.decoding_changed(**dict(decoding))
     tokenizer = predictor.backbone.tokenizer
-    whole = rendered_chat(tokenizer, _messages(text)) if facts.prompt == "chat" else text
+    whole = _chat_prompt(tokenizer, text) if facts.prompt == "chat" else text
     if facts.prompt == "tokens":
         prompt = _tokens(text, predictor.backbone.vocabulary)
     else:
@@ -155,13 +155,13 @@ def _tokens(text: str, size: int) -> np.ndarray:
     return np.array(given, np.int32)
 
 
-def _messages(text: str) -> list[dict[str, str]]:
-    """Return the messages of a chat, from JSON, in the form that chat templates expect. Raises InvalidData."""
+def _chat_prompt(tokenizer: Tokenizer, text: str) -> str:
+    """Return the prompt of a chat, from JSON: its messages, or fields of the request. Raises InvalidData."""
     from afina.server.http.refusals import Refusal
+    from afina.server.protocols.tool_calls import chat_prompt
 
     try:
         given = json.loads(text)
-        body = _request({"messages": given} if isinstance(given, list) else {**given})
+        return chat_prompt(tokenizer, _request({"messages": given} if isinstance(given, list) else {**given})).text
     except (ValueError, TypeError, RecursionError, Refusal):  # a ValidationError is a ValueError
         raise problems.NOT_A_CHAT() from None
-    return [one.for_template() for one in body.messages]

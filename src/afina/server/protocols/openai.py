@@ -6,14 +6,14 @@ defaults, as in `afina predict`. Chats need an adapter that was trained with the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 from fastapi import Response
 from fastapi.responses import JSONResponse
 
 from afina import meter
-from afina.data.prompts import rendered_chat
 from afina.data.tokenize import Tokenizer
 from afina.errors import InvalidData, NotFound
 from afina.generating.answer_stream import TokenTexts
@@ -28,6 +28,7 @@ from afina.server.protocols import openai_answers, openai_bodies
 from afina.server.protocols.openai_answers import AnswerHead, ChatFormat, CompletionFormat, OpenAIFormat
 from afina.server.protocols.openai_bodies import ChatRequest, CompletionRequest
 from afina.server.protocols.openai_stream import EventStream, NewTokenQueue, PendingAnswers
+from afina.server.protocols.tool_calls import ChatPrompt, chat_prompt
 from afina.server.receipts import RECEIPT
 from afina.server.requests import AcceptedRequest, GenerationOptions, Text
 from afina.store.api_keys import Key
@@ -74,7 +75,8 @@ async def completions(call: Called) -> Response:
 async def chat(call: Called) -> Response:
     """Generate the next message of a chat (OpenAI's chat completions). The model must have been trained on chats."""
     body = await call.body(ChatRequest)
-    return await answered(call, body, await rendered(call, body), partial(ChatFormat, body))
+    said = await rendered(call, body)
+    return await answered(call, body, [Text(said.text)], partial(ChatFormat, body, said.reader), said.headers)
 
 
 FormatOf = Callable[[AnswerHead, TokenTexts, AcceptedRequest], OpenAIFormat]
@@ -82,17 +84,25 @@ FormatOf = Callable[[AnswerHead, TokenTexts, AcceptedRequest], OpenAIFormat]
 
 
 async def answered(
-    call: ClientCall, body: CompletionRequest | ChatRequest, texts: Sequence[Text], format_of: FormatOf
+    call: ClientCall,
+    body: CompletionRequest | ChatRequest,
+    texts: Sequence[Text],
+    format_of: FormatOf,
+    headers: Mapping[str, str] = MappingProxyType({}),
 ) -> Response:
-    """Return the HTTP response with the generated answers to the texts."""
+    """Return the HTTP response with the generated answers to the texts, and with further `headers`."""
     try:
-        return await _computed(call, body, texts, format_of)
+        return await _computed(call, body, texts, format_of, headers)
     except InvalidData as error:
         raise openai_bodies.refusal(body, error) from None
 
 
 async def _computed(
-    call: ClientCall, body: CompletionRequest | ChatRequest, texts: Sequence[Text], format_of: FormatOf
+    call: ClientCall,
+    body: CompletionRequest | ChatRequest,
+    texts: Sequence[Text],
+    format_of: FormatOf,
+    headers: Mapping[str, str],
 ) -> Response:
     streams = bool(body.stream)
     if body.stream_options is not None and body.stream_options.asks and not streams:
@@ -109,7 +119,7 @@ async def _computed(
     try:
         head = AnswerHead(call.id, int(meter.posix_time()), body.model, accepted.receipt.adapter)
         written = format_of(head, tools.texts, accepted)
-        headers = {RECEIPT: str(accepted.receipt)}
+        headers = {RECEIPT: str(accepted.receipt), **headers}
         if streams:
             await pending.next()
             await pending.finished()  # an error before the first piece is an error of the request
@@ -127,7 +137,7 @@ async def _computed(
         outcomes, usage = [pending.outcome(number) for number in await pending.finished()], pending.usage()
         if body.max_tokens == 0:
             outcomes, usage = [one.without_answer() for one in outcomes], pending.usage_with(0)
-        if options.logprobs is None:
+        if options.logprobs is None and not written.takes_time:
             return JSONResponse(written.response(outcomes, accepted.decoding, usage), headers=headers)
         # 65,000 tokens with log-probabilities take 0.6 seconds, in which the event loop answers others.
         made = await call.look(written.response, outcomes, accepted.decoding, usage)
@@ -192,7 +202,7 @@ def _check(accepted: AcceptedRequest) -> None:
         _check_chat(accepted.objective, accepted.manifest.template)
 
 
-async def rendered(call: ClientCall, body: ChatRequest) -> Sequence[Text]:
+async def rendered(call: ClientCall, body: ChatRequest) -> ChatPrompt:
     """Return the messages of a chat as one prompt, rendered with the backbone's chat template.
 
     Raises Refusal if the model was not trained on chats or a field could change the prompt, Missing if the key's client
@@ -202,7 +212,7 @@ async def rendered(call: ClientCall, body: ChatRequest) -> Sequence[Text]:
     _check_chat(objectives.make(tuple(manifest["label_names"]), manifest.get("objective")), manifest.get("template"))
     tokenizer = call.core.engine.backbone.tokenizer
     openai_bodies.check_unread(body, tokenizer.get_chat_template())
-    return [Text(await call.look(rendered_chat, tokenizer, [one.for_template() for one in body.messages]))]
+    return await call.look(chat_prompt, tokenizer, body)
 
 
 def _check_chat(objective: Objective, template: str | None) -> None:

@@ -18,6 +18,7 @@ from afina.server.http.refusals import Refusal
 from afina.server.json_shapes import COUNT, NOTHING, NUMBER, TEXT, Shape, about, array, by_name, either, one_of, record
 from afina.server.protocols import openai_bodies
 from afina.server.protocols.openai_bodies import ChatRequest, CompletionRequest
+from afina.server.protocols.tool_calls import Call, CallReader, CallStream, Said
 from afina.server.requests import AcceptedRequest
 from afina.server.routes import OPENAI
 
@@ -61,7 +62,7 @@ _CALLED = record(
     optional=("name",),
 )
 _CALL = {
-    "index": about(COUNT, "number of the call: always 0"),
+    "index": about(COUNT, "number of the call, from 0"),
     "id": about(TEXT, "id of the call"),
     "type": about(one_of("function"), "always function"),
     "function": about(_CALLED, "the function"),
@@ -69,9 +70,9 @@ _CALL = {
 _CALLS = array(record(**{name: _CALL[name] for name in ("id", "type", "function")}))
 _MESSAGE = record(
     role=about(one_of("assistant"), "always assistant"),
-    content=about(_NOTHING_OR_TEXT, "the answer; null if it is a call"),
+    content=about(_NOTHING_OR_TEXT, "the answer; if it has calls, the text before them or null"),
     refusal=about(NOTHING, "always null"),
-    tool_calls=about(_CALLS, "the call of the function that the request forces"),
+    tool_calls=about(_CALLS, "the calls of functions"),
     optional=("tool_calls",),
 )
 _INDEX = about(COUNT, "number of the answer; the answers to the first prompt come first")
@@ -175,7 +176,10 @@ class AnswerHead:
 
 
 class OpenAIFormat(ABC):
-    """The format in which a route of OpenAI's returns generated answers. `reports`: with log-probabilities."""
+    """The format in which a route of OpenAI's returns generated answers. `reports`: with log-probabilities.
+
+    `takes_time`: the end of an answer must not be written in the event loop.
+    """
 
     prefix: ClassVar[str]
     whole: ClassVar[str]
@@ -185,6 +189,8 @@ class OpenAIFormat(ABC):
 
     done: ClassVar[bytes] = b"data: [DONE]\n\n"
     """The bytes that end a stream of server-sent events."""
+
+    takes_time = False
 
     def __init__(self, head: AnswerHead, texts: TokenTexts, accepted: AcceptedRequest) -> None:
         assert accepted.request.generation is not None
@@ -205,12 +211,12 @@ class OpenAIFormat(ABC):
         return {**self._head(self.whole), "choices": choices, "usage": usage}
 
     def events(self, answer: WrittenAnswer, text: str, finish: str | None, *, first: bool) -> Iterator[dict[str, Any]]:
-        """Yield the server-sent events for a piece of an answer, which is the `first` or another.
+        """Yield the server-sent events for a piece of an answer, or none if later pieces decide what the piece is.
 
-        `finish`: why the answer has ended, "stop" or "length"; None: it has not.
+        `first`: the answer has had no event. `finish`: why the answer has ended, "stop" or "length"; None: it has not.
         """
-        logprobs = self._logprobs(answer.take_reported())
-        yield {**self._head(self.part), "choices": [self._piece(answer.index, text, logprobs, finish, first)]}
+        if (piece := self._piece(answer, text, finish, first)) is not None:
+            yield {**self._head(self.part), "choices": [piece]}
 
     def last_events(self, usage: dict[str, int], *, wanted: bool) -> Sequence[dict[str, Any]]:
         """Return the events after the last piece of the answers, with the numbers of tokens if they are `wanted`."""
@@ -244,10 +250,8 @@ class OpenAIFormat(ABC):
         pass
 
     @abstractmethod
-    def _piece(
-        self, index: int, text: str, logprobs: dict[str, Any] | None, finish: str | None, first: bool
-    ) -> dict[str, Any]:
-        pass
+    def _piece(self, answer: WrittenAnswer, text: str, finish: str | None, first: bool) -> dict[str, Any] | None:
+        """Return the choice of an event for a piece of an answer. None: later pieces decide what the piece is."""
 
 
 class CompletionFormat(OpenAIFormat):
@@ -302,26 +306,51 @@ class CompletionFormat(OpenAIFormat):
     def _choice(self, index: int, text: str, logprobs: dict[str, Any] | None, finish: str | None) -> dict[str, Any]:
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
-    def _piece(
-        self, index: int, text: str, logprobs: dict[str, Any] | None, finish: str | None, first: bool
-    ) -> dict[str, Any]:
-        return self._choice(index, text, logprobs, finish)
+    def _piece(self, answer: WrittenAnswer, text: str, finish: str | None, first: bool) -> dict[str, Any]:
+        return self._choice(answer.index, text, self._logprobs(answer.take_reported()), finish)
 
 
 class ChatFormat(OpenAIFormat):
-    """The responses of `/v1/chat/completions`. `function`: the name of what the answers call; None: they are texts."""
+    """The responses of `/v1/chat/completions`.
+
+    `function`: the name of the function that the request forces answers to call; None: none. `reader`: reads the calls
+    in answers; None: answers call no function by their own choice.
+    """
 
     prefix = "chatcmpl"
     whole = "chat.completion"
     part = "chat.completion.chunk"
 
-    def __init__(self, body: ChatRequest, head: AnswerHead, texts: TokenTexts, accepted: AcceptedRequest) -> None:
+    def __init__(
+        self,
+        body: ChatRequest,
+        reader: CallReader | None,
+        head: AnswerHead,
+        texts: TokenTexts,
+        accepted: AcceptedRequest,
+    ) -> None:
         super().__init__(head, texts, accepted)
         function = openai_bodies.function_of(body)
         self.function = None if function is None else function.name
+        self._reader, self._streams = reader, dict[int, CallStream]()
+        self.takes_time = reader is not None
 
-    def call_id(self, index: int) -> str:
-        return f"call_{self.head.request}_{index}"
+    def call_id(self, index: int, number: int) -> str:
+        return f"call_{self.head.request}_{index}" + (f"_{number}" if number else "")
+
+    def _said(self, text: str) -> Said:
+        """Return what a complete answer, or a piece of a forced call, says."""
+        if self.function is not None:
+            return Said("", [Call(self.function, text)])
+        return Said(text) if self._reader is None else self._reader.read(text)
+
+    def _piece_says(self, index: int, text: str, finish: str | None) -> Said | None:
+        """Return what a piece of answer `index` says. None: later pieces decide."""
+        if self._reader is None:
+            return self._said(text)
+        stream = self._streams.setdefault(index, CallStream(self._reader))
+        said = stream.add(text) if finish is None else stream.end(text)
+        return said if said.text or finish else None
 
     def _reported(self, reported: Sequence[ReportedToken]) -> dict[str, Any]:
         content = []
@@ -336,25 +365,31 @@ class ChatFormat(OpenAIFormat):
         return {"token": self.texts.shown(token), "bytes": content, "logprob": max(logprob, LEAST)}
 
     def _choice(self, index: int, text: str, logprobs: dict[str, Any] | None, finish: str) -> dict[str, Any]:
-        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
-        if self.function is not None:
-            called = {"name": self.function, "arguments": text}
-            call = {"id": self.call_id(index), "type": "function", "function": called}
-            message |= {"content": None, "tool_calls": [call]}
-        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": self._finish(finish)}
+        said = self._said(text)
+        message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None}
+        if said.calls:
+            calls = [self._call(index, number, one) for number, one in enumerate(said.calls)]
+            message |= {"content": said.text or None, "tool_calls": calls}
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": _finish(finish, said)}
 
-    def _finish(self, finish: str | None) -> str | None:
-        return "tool_calls" if finish == "stop" and self.function is not None else finish
+    def _call(self, index: int, number: int, call: Call) -> dict[str, Any]:
+        return {"id": self.call_id(index, number), "type": "function", "function": call._asdict()}
 
-    def _piece(
-        self, index: int, text: str, logprobs: dict[str, Any] | None, finish: str | None, first: bool
-    ) -> dict[str, Any]:
+    def _piece(self, answer: WrittenAnswer, text: str, finish: str | None, first: bool) -> dict[str, Any] | None:
+        said = self._piece_says(answer.index, text, finish)
+        if said is None:
+            return None
         delta: dict[str, Any] = {"role": "assistant"} if first else {}
-        if self.function is None:
-            delta["content"] = text
-        else:
-            begun = {"id": self.call_id(index), "type": "function"} if first else {}
-            called = {"name": self.function, "arguments": text} if first else {"arguments": text}
-            delta |= {"content": None} if first else {}
-            delta["tool_calls"] = [{"index": 0, **begun, "function": called}]
-        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": self._finish(finish)}
+        if said.text or first or not said.calls:
+            delta["content"] = said.text or (None if said.calls else "")
+        if said.calls:
+            calls = [self._call(answer.index, number, one) for number, one in enumerate(said.calls)]
+            if self.function is not None and not first:
+                calls = [{"function": {"arguments": text}}]
+            delta["tool_calls"] = [{"index": number, **one} for number, one in enumerate(calls)]
+        logprobs = self._logprobs(answer.take_reported())
+        return {"index": answer.index, "delta": delta, "logprobs": logprobs, "finish_reason": _finish(finish, said)}
+
+
+def _finish(finish: str | None, said: Said) -> str | None:
+    return "tool_calls" if finish == "stop" and said.calls else finish

@@ -302,7 +302,7 @@ class TextPart(Strict):
 class CalledFunction(Strict):
     """The function of a tool call."""
 
-    name: str = Field(description="name of the function; not used")
+    name: str = Field(description="name of the function, for a chat template with tools")
     arguments: str = Field(description="the arguments as JSON, as the model wrote them")
 
 
@@ -360,15 +360,12 @@ class AssistantMessage(Message):
     role: Literal["assistant"] = Field(description="who says it")
     content: Content | None = Field(None, description="the text, or parts of it, which are joined. Default: none")
     tool_calls: Array[ToolCall] | None = Field(
-        None, description="calls, whose arguments the chat template reads as text of the message"
+        None, description="calls, which a chat template without tools reads as their arguments in the text"
     )
     annotations: Nothing | None = Field(None, description="not supported: only []")
 
     def for_template(self) -> dict[str, str]:
-        """Return the message as chat templates expect it, with tool calls as the text that the model wrote.
-
-        Few chat templates have a form for tool calls, and the model was not trained on such a form.
-        """
+        """Return the message as chat templates without tools expect it: the arguments of its calls are text."""
         calls = [call.function.arguments for call in self.tool_calls or []]
         return {**super().for_template(), "content": "\n".join([self.text, *calls] if self.text else calls)}
 
@@ -589,6 +586,13 @@ def is_guided(body: Generate) -> bool:
     """Return whether a request has a field that can restrict its answers by a grammar, such as a JSON schema."""
     given = body.structured_outputs, body.response_format, body.tools if isinstance(body, Tools) else None
     return any(one is not None for one in given)
+
+
+def is_restricted(body: Generate) -> bool:
+    """Return whether a request restricts its answers by a grammar, and not by forcing a function call."""
+    return body.structured_outputs is not None or (
+        body.response_format is not None and body.response_format.type != "text"
+    )
 
 
 def grammar_of(body: Generate) -> Grammar | None:

@@ -67,12 +67,12 @@ class PendingAnswers:
     """
 
     def __init__(self, call: ClientCall, accepted: AcceptedRequest, new: NewTokenQueue) -> None:
-        self.core, self.accepted, self.new = call.core, accepted, new
+        self.core, self.call, self.accepted, self.new = call.core, call, accepted, new
         self._until = meter.now() + call.core.settings.generation_timeout + SPARE
         self.futures = accepted.futures
         for future in self.futures:
             future.add_done_callback(lambda done: new.wake())
-        self._call, self._watch = call, call.watch()
+        self._watch = call.watch()
         self._finished = set[int]()
 
     @property
@@ -110,10 +110,10 @@ class PendingAnswers:
         if options.schema is None or not answer.ended:
             return
         tokenizer = self.core.engine.backbone.tokenizer
-        if decoding.stop and await self._call.look(text_of, tokenizer, answer.tokens) != answer.text:
+        if decoding.stop and await self.call.look(text_of, tokenizer, answer.tokens) != answer.text:
             return
         try:
-            problem = await self._call.look(violation, answer.text, options.schema)
+            problem = await self.call.look(violation, answer.text, options.schema)
         except InvalidData:
             self.core.metrics.schema_checks.labels("unchecked").inc()
             return
@@ -174,7 +174,7 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         try:
             while True:
-                if content := b"".join(self._events(await self._pending.finished())):
+                if content := await self._content():
                     await send({"type": "http.response.body", "body": content, "more_body": True})
                 if len(self._ended) == len(self._answers):
                     break
@@ -196,24 +196,33 @@ class EventStream(Response):
             content = self._format.encoded(self._format.failure(refusal)) + self._format.done
             await send({"type": "http.response.body", "body": content})
 
-    def _events(self, done: Sequence[int]) -> Iterator[bytes]:
-        """Yield encoded events with the text of new tokens, and the ends of the answers that are `done`."""
+    async def _content(self) -> bytes:
+        """Return encoded events with the text of new tokens. Raises as `PendingAnswers.finished`."""
+        done = [number for number in await self._pending.finished() if number not in self._ended]
+        if done and self._format.takes_time:
+            return await self._pending.call.look(self._events, done)
+        return self._events(done)
+
+    def _events(self, done: Sequence[int]) -> bytes:
+        """Return encoded events with the text of new tokens, and the ends of the answers that are `done`."""
         texts: dict[int, str] = {}
         for number, new in self._pending.new.take():
             texts[number] = texts.get(number, "") + self._answers[number].add(new)
-        for number, text in texts.items():
-            if number not in done and (text or self._answers[number].reported):
-                yield self._piece(number, text, None)
+        events = [
+            self._piece(number, text, None)
+            for number, text in texts.items()
+            if number not in done and (text or self._answers[number].reported)
+        ]
         for number in done:
-            if number not in self._ended:
-                outcome = self._pending.outcome(number)
-                self._ended.add(number)
-                text = texts.get(number, "") + self._answers[number].end(outcome)
-                yield self._piece(number, text, "stop" if outcome.ended else "length")
+            outcome = self._pending.outcome(number)
+            self._ended.add(number)
+            text = texts.get(number, "") + self._answers[number].end(outcome)
+            events.append(self._piece(number, text, "stop" if outcome.ended else "length"))
+        return b"".join(events)
 
     def _piece(self, number: int, text: str, finish: str | None) -> bytes:
         events = [*self._format.events(self._answers[number], text, finish, first=number not in self._begun)]
-        self._begun.add(number)
+        self._begun |= {number} if events else set()
         for event in events:
             if self._usage_so_far:
                 event["usage"] = self._pending.usage_with(sum(one.seen for one in self._answers))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import Response
 
@@ -38,7 +38,8 @@ from afina.server.protocols import openai, responses_bodies
 from afina.server.protocols.openai_answers import TOKEN_LOGPROB, AnswerHead, ChatFormat, WrittenAnswer
 from afina.server.protocols.openai_bodies import ChatRequest
 from afina.server.protocols.responses_bodies import ResponsesRequest
-from afina.server.requests import AcceptedRequest
+from afina.server.protocols.tool_calls import Call, CallReader
+from afina.server.requests import AcceptedRequest, Text
 
 _ANY: Shape = {}
 _OR_NULL = {name: either(shape, NOTHING) for name, shape in (("text", TEXT), ("count", COUNT), ("number", NUMBER))}
@@ -95,7 +96,7 @@ ANSWER = record(
     max_tool_calls=about(_OR_NULL["count"], "as in the request"),
     metadata=about(by_name(_ANY), "as in the request"),
     model=about(TEXT, "model as in the request"),
-    output=about(array(_ITEM), "one item: the answer"),
+    output=about(array(_ITEM), "the answer: a message, or calls, or calls after a message"),
     parallel_tool_calls=about(YES_OR_NO, "as in the request"),
     previous_response_id=about(NOTHING, "always null"),
     reasoning=about(by_name(NOTHING), "there is no reasoning"),
@@ -118,7 +119,7 @@ def _event(names: Sequence[str], **fields: Shape) -> Shape:
     return record(type=about(one_of(*names), "type of the event"), sequence_number=number, **fields)
 
 
-_WHERE = {"item_id": about(TEXT, "id of the item"), "output_index": about(COUNT, "always 0")}
+_WHERE = {"item_id": about(TEXT, "id of the item"), "output_index": about(COUNT, "number of the item, from 0")}
 _WITHIN = {**_WHERE, "content_index": about(COUNT, "always 0")}
 _LOGPROBS = about(array(TOKEN_LOGPROB), "log-probabilities of the tokens; empty: not asked")
 EVENT = either(
@@ -158,50 +159,78 @@ class ResponsesFormat(ChatFormat):
         self,
         body: ResponsesRequest,
         chat: ChatRequest,
+        reader: CallReader | None,
         head: AnswerHead,
         texts: TokenTexts,
         accepted: AcceptedRequest,
     ) -> None:
-        super().__init__(chat, head, texts, accepted)
+        super().__init__(chat, reader, head, texts, accepted)
         assert accepted.decoding is not None
         self._body = body
         self._sampling = {"temperature": accepted.decoding.temperature, "top_p": accepted.decoding.top_p}
-        self._number, self._text, self._finished = 0, "", "stop"
-        self._tokens: list[Any] = []
+        self._number, self._finished = 0, "stop"
+        self._message: Literal["none", "open", "complete"] = "none"
+        self._text, self._tokens = "", list[Any]()
+        self._calls: list[Call] = []
 
     def response(self, outcomes: Sequence[GeneratedText], decoding: Decoding, usage: dict[str, int]) -> dict[str, Any]:
         (outcome,) = outcomes
         answer = WrittenAnswer(0, AnswerStream(self.texts, decoding))
         if self.reports:
             answer.end(outcome)
-        self._text, self._finished = outcome.text, "stop" if outcome.ended else "length"
+        said, self._finished = self._said(outcome.text), "stop" if outcome.ended else "length"
+        self._message = "complete" if said.text or not said.calls else "none"
+        self._text, self._calls = said.text, [*said.calls]
         self._tokens = self._content(answer)
         return self._whole(self._ended, usage)
 
     def events(self, answer: WrittenAnswer, text: str, finish: str | None, *, first: bool) -> Iterator[dict[str, Any]]:
-        part = self.function is None
+        said = self._piece_says(0, text, finish)
+        if said is None:
+            return
+        self._finished = finish or self._finished
         if first:
             yield self._event("created", response=self._whole("in_progress"))
             yield self._event("in_progress", response=self._whole("in_progress"))
-            yield self._event("output_item.added", output_index=0, item=self._item("in_progress"))
-            if part:
-                yield self._event("content_part.added", **self._where, part=self._part())
         tokens = self._content(answer)
-        self._text += text
         self._tokens += tokens
+        if said.text or not said.calls:
+            yield from self._said_text(said.text, tokens)
+        if self._message == "open" and (finish or said.calls):
+            yield from self._completed_text()
+        for number, call in enumerate(said.calls):
+            yield from self._said_call(number, call)
+            if finish:
+                yield from self._completed_call(number)
+
+    def _said_text(self, text: str, tokens: list[Any]) -> Iterator[dict[str, Any]]:
+        if self._message == "none":
+            self._message = "open"
+            yield self._event("output_item.added", output_index=0, item=self._message_item("in_progress"))
+            yield self._event("content_part.added", **self._within, part=self._part([]))
+        self._text += text
         if text or tokens:
-            kind, more = ("output_text", {"logprobs": tokens}) if part else ("function_call_arguments", {})
-            yield self._event(f"{kind}.delta", **self._where, delta=text, **more)
-        if finish is None:
-            return
-        self._finished = finish
-        if part:
-            yield self._event("output_text.done", **self._where, text=self._text, logprobs=self._tokens)
-            yield self._event("content_part.done", **self._where, part=self._part())
-        else:
-            said = {"name": self.function, "arguments": self._text}
-            yield self._event("function_call_arguments.done", **self._where, **said)
-        yield self._event("output_item.done", output_index=0, item=self._item(self._ended))
+            yield self._event("output_text.delta", **self._within, delta=text, logprobs=tokens)
+
+    def _completed_text(self) -> Iterator[dict[str, Any]]:
+        self._message = "complete"
+        yield self._event("output_text.done", **self._within, text=self._text, logprobs=self._tokens)
+        yield self._event("content_part.done", **self._within, part=self._part(self._tokens))
+        yield self._event("output_item.done", output_index=0, item=self._message_item(self._ended))
+
+    def _said_call(self, number: int, call: Call) -> Iterator[dict[str, Any]]:
+        if number == len(self._calls):
+            self._calls.append(Call(call.name, ""))
+            item = self._call_item(number, "in_progress")
+            yield self._event("output_item.added", output_index=self._where(number)["output_index"], item=item)
+        self._calls[number] = Call(call.name, self._calls[number].arguments + call.arguments)
+        if call.arguments:
+            yield self._event("function_call_arguments.delta", **self._where(number), delta=call.arguments)
+
+    def _completed_call(self, number: int) -> Iterator[dict[str, Any]]:
+        where, item = self._where(number), self._call_item(number, self._ended)
+        yield self._event("function_call_arguments.done", **where, **self._calls[number]._asdict())
+        yield self._event("output_item.done", output_index=where["output_index"], item=item)
 
     def last_events(self, usage: dict[str, int], *, wanted: bool) -> Sequence[dict[str, Any]]:
         """Return the event that contains the whole response. The argument `wanted` has no effect in this format."""
@@ -220,13 +249,18 @@ class ResponsesFormat(ChatFormat):
         return "completed" if self._finished == "stop" else "incomplete"
 
     @property
-    def _where(self) -> dict[str, Any]:
-        place = {"item_id": self._id, "output_index": 0}
-        return {**place, "content_index": 0} if self.function is None else place
+    def _message_id(self) -> str:
+        return f"msg_{self.head.request}"
 
     @property
-    def _id(self) -> str:
-        return f"{'msg' if self.function is None else 'fc'}_{self.head.request}"
+    def _within(self) -> dict[str, Any]:
+        """Where the text is: the message comes before the calls."""
+        return {"item_id": self._message_id, "output_index": 0, "content_index": 0}
+
+    def _where(self, number: int) -> dict[str, Any]:
+        """Where call `number` is."""
+        before = self._message != "none"
+        return {"item_id": self._call_item(number, "")["id"], "output_index": number + before}
 
     def _event(self, kind: str, /, **fields: Any) -> dict[str, Any]:
         number, self._number = self._number, self._number + 1
@@ -236,15 +270,21 @@ class ResponsesFormat(ChatFormat):
         found = self._logprobs(answer.take_reported())
         return [] if found is None else list(found["content"])
 
-    def _part(self) -> dict[str, Any]:
-        return {"type": "output_text", "text": self._text, "annotations": [], "logprobs": self._tokens}
+    def _part(self, tokens: list[Any]) -> dict[str, Any]:
+        return {"type": "output_text", "text": self._text, "annotations": [], "logprobs": tokens}
 
-    def _item(self, status: str) -> dict[str, Any]:
-        if self.function is None:
-            content = [] if status == "in_progress" else [self._part()]
-            return {"type": "message", "id": self._id, "status": status, "role": "assistant", "content": content}
-        call = {"call_id": self.call_id(0), "name": self.function, "arguments": self._text}
-        return {"type": "function_call", "id": self._id, **call, "status": status}
+    def _message_item(self, status: str) -> dict[str, Any]:
+        content = [] if status == "in_progress" else [self._part(self._tokens)]
+        return {"type": "message", "id": self._message_id, "status": status, "role": "assistant", "content": content}
+
+    def _call_item(self, number: int, status: str) -> dict[str, Any]:
+        name = f"fc_{self.head.request}" + (f"_{number}" if number else "")
+        call = {"call_id": self.call_id(0, number), **self._calls[number]._asdict()}
+        return {"type": "function_call", "id": name, **call, "status": status}
+
+    def _output(self, status: str) -> list[dict[str, Any]]:
+        message = [] if self._message == "none" else [self._message_item(status)]
+        return message + [self._call_item(number, status) for number in range(len(self._calls))]
 
     def _whole(self, status: str, usage: dict[str, int] | None = None) -> dict[str, Any]:
         """Return the JSON of the response with a status.
@@ -265,7 +305,7 @@ class ResponsesFormat(ChatFormat):
             "max_tool_calls": body.max_tool_calls,
             "metadata": body.metadata or {},
             "model": self.head.model,
-            "output": [self._item(status)] if usage is not None else [],
+            "output": self._output(status) if usage is not None else [],
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "previous_response_id": None,
             "reasoning": {"effort": None, "summary": None},
@@ -310,8 +350,8 @@ async def respond(call: Called) -> Response:
     body = await call.body(ResponsesRequest)
     chat = responses_bodies.chat_of(body)
     try:
-        return await openai.answered(
-            call, chat, await openai.rendered(call, chat), partial(ResponsesFormat, body, chat)
-        )
+        said = await openai.rendered(call, chat)
+        written = partial(ResponsesFormat, body, chat, said.reader)
+        return await openai.answered(call, chat, [Text(said.text)], written, said.headers)
     except (Refusal, InvalidData) as error:
         raise responses_bodies.refusal(body, error) from None

@@ -23,7 +23,7 @@ from afina.server.protocols.openai_bodies import (
     Nothing,
     Sampled,
 )
-from afina.server.protocols.tools import Function, NamedFunction, OfFunction
+from afina.server.protocols.tools import CHOICES, PARALLEL, Function, NamedFunction, OfFunction
 
 ITEMS = MESSAGES - 1
 """The largest number of items in the field `input`. The field `instructions` counts as one more message of the chat."""
@@ -173,12 +173,9 @@ class ResponsesRequest(Sampled):
     max_output_tokens: int | None = Field(None, ge=1, description=f"most tokens of the answer. {SETTING}")
     text: TextOptions | None = Field(None, description="options of the text")
     tools: Array[ResponseTool] | None = Field(None, description="functions; see `tool_choice`")
-    tool_choice: Literal["none", "auto", "required"] | ResponseNamedTool | None = Field(
-        None,
-        description="with tools: none (a text), the function that the answer calls, or required with one function",
-    )
-    parallel_tool_calls: bool | None = Field(None, description="accepted and not used: an answer has one call")
-    max_tool_calls: int | None = Field(None, ge=1, description="accepted and not used: an answer has one call")
+    tool_choice: Literal["none", "auto", "required"] | ResponseNamedTool | None = Field(None, description=CHOICES)
+    parallel_tool_calls: bool | None = Field(None, description=PARALLEL)
+    max_tool_calls: int | None = Field(None, ge=1, description="accepted and not used: it limits OpenAI's own tools")
     include: Array[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = Field(
         None, description=f"{LOGPROBS}: log-probabilities of the tokens; reasoning.encrypted_content: not used"
     )
@@ -218,6 +215,7 @@ def chat_of(body: ResponsesRequest) -> ChatRequest:
             "reasoning_effort": None if body.reasoning is None else body.reasoning.effort,
             "tools": [{"type": "function", "function": one} for one in functions],
             "tool_choice": choice,
+            "parallel_tool_calls": body.parallel_tool_calls,
             "logprobs": body.reports,
             "top_logprobs": (body.top_logprobs or 0) if body.reports else None,
             "stream_options": None if body.stream_options is None else {},

@@ -1,12 +1,12 @@
-"""Function calling in OpenAI's protocol: an answer calls a function only if the request names the function.
+"""The functions of a request in OpenAI's protocol, and the field that says which of them the answer calls.
 
-A request must say which function the answer calls, because an adapter is not trained to choose among functions and its
-prompt does not list functions. A grammar restricts the answer to valid arguments of the named function.
+If the request names the function, a grammar restricts the answer to valid arguments. If the model may choose, see
+`tool_calls`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -14,7 +14,15 @@ from pydantic import Field
 from afina.server.http.bodies import Array, Strict
 from afina.server.http.refusals import Refusal
 
-_PATTERN = r"^[A-Za-z0-9_.-]{1,64}$"
+NAME = r"[A-Za-z0-9_.-]{1,64}"
+"""Pattern of the name of a function."""
+
+
+CHOICES = (
+    "with tools: auto (the default: the model chooses, if the chat template has tools), none (a text), the function "
+    "that the answer calls, or required with one function"
+)
+PARALLEL = "false: at most one call in an answer"
 
 
 class OfFunction(Strict):
@@ -26,13 +34,13 @@ class OfFunction(Strict):
 class NamedFunction(Strict):
     """The base class of parts of a request that name a function."""
 
-    name: str = Field(description="name of the function", pattern=_PATTERN)
+    name: str = Field(description="name of the function", pattern=f"^{NAME}$")
 
 
 class Function(NamedFunction):
     """A function that an answer may call."""
 
-    description: str | None = Field(None, description="accepted and not used: the prompt does not have it")
+    description: str | None = Field(None, description="what the function does, for the chat template")
     parameters: dict[str, Any] | None = Field(
         None, description="JSON schema of the arguments, an object. Default: no arguments"
     )
@@ -60,13 +68,13 @@ class Tools(Strict):
     tools: Array[Tool] | None = Field(None, description="functions; see `tool_choice`")
     tool_choice: Choice = Field(
         None,
-        description="with tools: none (a text), the function that the answer calls, or required with one function",
+        description=CHOICES,
     )
-    parallel_tool_calls: bool | None = Field(None, description="accepted and not used: an answer has one call")
+    parallel_tool_calls: bool | None = Field(None, description=PARALLEL)
 
 
 def forced(body: Tools) -> Function | None:
-    """Return the function that the answer must call, or None if the answer is a text.
+    """Return the function that the answer must call, or None if the request forces no call.
 
     Raises Refusal if `tools` and `tool_choice` do not name exactly one function.
     """
@@ -80,17 +88,22 @@ def forced(body: Tools) -> Function | None:
         return functions[choice.function.name]
     if choice == "required" and not functions:
         raise Refusal.at("tool_choice", "required needs a function in `tools`.")
-    if choice == "none" or not functions:
+    if choice != "required":
         return None
-    if choice == "required" and len(functions) == 1:
+    if len(functions) == 1:
         return next(iter(functions.values()))
-    found = "required with several functions" if choice == "required" else "auto, which is the default"
     raise Refusal.at(
         "tool_choice",
-        f"found {found}, but the model was not trained to choose. Give the name of a function, required with one "
-        "function, or none for a text.",
+        "found required with several functions. Give the name of a function, required with one function, auto if the "
+        "model may choose, or none for a text.",
         "unsupported",
     )
+
+
+def offered(body: Tools) -> Sequence[Function]:
+    """Return the functions among which the model may choose, or to call none. Raises as `forced`."""
+    chosen = forced(body) is not None or body.tool_choice == "none"
+    return [] if chosen else [one.function for one in body.tools or []]
 
 
 def schema_of(function: Function) -> Mapping[str, Any]:
