@@ -94,7 +94,7 @@ def test_a_line_that_is_larger_than_the_rate_is_refused_and_the_next_is_answered
 def test_who_waits_for_the_rate_is_told_when_the_server_ends(serve: Any) -> None:
     served = serve(tokens_per_minute=1000)
     served.core.tenants.reserve(served.key(), 1000)
-    served.core.give_up()
+    served.core.give_up(running=False)
     found = [
         json.loads(one) for one in served.web.post("/bulk", content=lines(2), headers=served.auth()).text.splitlines()
     ]

@@ -255,15 +255,23 @@ def test_one_that_fits_nowhere_is_refused_alone(made: Batcher) -> None:
     assert other.result(0).text == "small!"
 
 
-def test_at_the_end_what_runs_is_finished_or_given_up(made: Batcher, steps: Steps) -> None:
-    steps.room = 1
-    runs, waits = ask(made, "acme", "runs", 50), ask(made, "acme", "waits", 50)
+def test_at_the_end_what_waits_is_refused_and_what_runs_goes_on_until_that_is_ended_too(
+    made: Batcher, steps: Steps
+) -> None:
+    steps.room = 2
+    runs, ends, waits = (ask(made, client, "text", tokens) for client, tokens in (("a", 50), ("b", 5), ("c", 50)))
     made.step()
-    made.give_up()
+    made.give_up(running=False)
+    with raises(Busy, code="server.ending"):
+        waits.result(0)
+    for _ in range(5):
+        made.step()
+    assert ends.result(0).text == "text!"
+    assert not runs.done()
+    made.give_up(running=True)
     made.step()
-    for one in (runs, waits):
-        with raises(Busy, code="server.ending"):
-            one.result(0)
+    with raises(Busy, code="server.ending"):
+        runs.result(0)
     assert not made.step()
 
 

@@ -117,6 +117,21 @@ def test_what_still_waits_late_in_a_shutdown_is_refused_in_words(listen: Any) ->
     assert {one.headers.get("Retry-After") for one in found if one.status_code == 503} == {"1"}
 
 
+def test_a_shutdown_refuses_what_waits_before_it_ends_what_runs(listen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = listen()
+    monkeypatch.setattr(running, "GIVE_UP", 0.01)
+    monkeypatch.setattr(running, "END", 0.02)
+    ends_running = list[bool]()
+    monkeypatch.setattr(server.core, "give_up", lambda *, running: ends_running.append(running))
+    held, asking = Held(server.core), threading.Thread(target=predict, args=(server,))
+    asking.start()
+    assert held.began.wait(10)
+    server.server.handle_exit(signal.SIGTERM, None)
+    assert within(10, lambda: ends_running == [False, True])
+    held.go.set()
+    asking.join(10)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("early")
 @pytest.mark.parametrize("sends", [True, False], ids=["lines without end", "nothing more"])

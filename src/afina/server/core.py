@@ -128,9 +128,12 @@ class Core:
         """Report the server as not ready; requests that still arrive are answered."""
         self._draining = True
 
-    def give_up(self) -> None:
-        """Refuse the requests in the queue and all new requests. Texts that are being computed are still answered."""
-        self.batching.give_up()
+    def give_up(self, *, running: bool) -> None:
+        """Refuse the requests in the queue and all new requests, and end the running generations if `running`.
+
+        Texts that are being computed in one forward pass are still answered.
+        """
+        self.batching.give_up(running=running)
 
     @property
     def ready(self) -> bool:

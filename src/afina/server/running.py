@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import Never
 
@@ -26,11 +27,12 @@ from afina.server.settings import Places
 QUEUE = 2048  # the largest number of TCP connections that wait to be accepted (the backlog of the listening socket)
 KEEP_ALIVE = 10  # seconds for which a connection stays open between a response and the next request
 
-GIVE_UP, CUT = 0.6, 0.9
+GIVE_UP, END, CUT = 0.6, 0.9, 0.95
 """Shares of the time between draining and the end of the shutdown.
 
-After the share `GIVE_UP` of this time, waiting requests are refused. After the share `CUT` of this time, unfinished
-responses are cut off, so that the store and the engine can be closed.
+After the share `GIVE_UP` of this time, waiting requests are refused. After the share `END`, running generations are
+ended with an error. After the share `CUT`, unfinished responses are cut off, so that the store and the engine can be
+closed.
 """
 
 
@@ -101,13 +103,19 @@ class Server(uvicorn.Server):
         signalled_at = meter.now() if self._signalled_at is None else self._signalled_at
         left = max(0.0, signalled_at + self._settings.shutdown - meter.now())
         self.config.timeout_graceful_shutdown = CUT * left  # type: ignore[assignment]
-        giving_up = threading.Timer(GIVE_UP * left, self._core.give_up)
-        giving_up.daemon = True
-        giving_up.start()
+        shares = {GIVE_UP: False, END: True}
+        timers = [
+            threading.Timer(share * left, partial(self._core.give_up, running=running))
+            for share, running in shares.items()
+        ]
+        for timer in timers:
+            timer.daemon = True
+            timer.start()
         try:
             await super().shutdown(sockets)
         finally:
-            giving_up.cancel()
+            for timer in timers:
+                timer.cancel()
 
 
 def server(core: Core, sockets: Sequence[socket.socket], listening: Callable[[str], None] = lambda url: None) -> Server:

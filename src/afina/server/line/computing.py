@@ -59,7 +59,7 @@ class Batcher:
         self._line, self.computer, self._watch, self._clock = line, computer, watch, clock
         self._failed = failed
         self._changed = threading.Condition()
-        self._closing, self._giving_up = False, False
+        self._closing, self._ends_running = False, False
         self._speed = FIRST_SPEED
         self._expected = 0
         self._running: dict[Generation, GeneratedAnswer] = {}
@@ -166,7 +166,7 @@ class Batcher:
         ]
         if idle and not (late or texts or prompts):
             return None
-        return _Turn(now, budget, room, texts, prompts, late, self._giving_up)
+        return _Turn(now, budget, room, texts, prompts, late, self._ends_running)
 
     def _compute(self, turn: _Turn) -> None:
         batch = turn.texts
@@ -341,10 +341,13 @@ class Batcher:
                 item.fail(error)
         self._note("line", error)
 
-    def give_up(self) -> None:
-        """Refuse new work items, and fail all that wait or generate. The batch in computation is still answered."""
+    def give_up(self, *, running: bool) -> None:
+        """Refuse new work items, and fail all that wait, and those that generate if `running`.
+
+        The batch in computation is still answered.
+        """
         with self._changed:
-            self._closing, self._giving_up = True, True
+            self._closing, self._ends_running = True, running
             waiting = self._line.clear()
             self._changed.notify()
         for item in waiting:
