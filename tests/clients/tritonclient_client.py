@@ -80,6 +80,17 @@ def classified():
 
 
 @check
+def described():
+    """get_model_config, get_model_repository_index, get_inference_statistics"""
+    found = client.get_model_config("acme/reviews", headers=dict(HEADERS))
+    same([one["name"] for one in found["output"]], ["label", "probabilities"])
+    listed = client.get_model_repository_index(headers=dict(HEADERS))
+    assert {"name": "acme/reviews", "version": "1", "state": "READY", "reason": ""} in listed, listed
+    (one,) = client.get_inference_statistics("acme/reviews", headers=dict(HEADERS))["model_stats"]
+    assert one["inference_stats"]["success"]["count"] > 0, one
+
+
+@check
 def version():
     """infer with a version"""
     same(asked(binary=True, model_version="1").get_response()["model_version"], "1")

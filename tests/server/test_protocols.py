@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import Future
 from datetime import datetime
 from typing import Any
 
 import pytest
 
 from afina.server.core import Core
+from afina.server.requests import Text
+from servers import accepting
 
 TEXTS = ("the soup was bright.", "What a dull ferry!")
 
@@ -216,6 +219,48 @@ def test_open_inference_protocols_classification_is_the_best_labels_of_each_text
     refused = asked("labels", 1)
     assert refused.status_code == 422
     assert "classification" in refused.text
+
+
+def test_tritons_configuration_of_a_model_names_its_tensors(served: Any) -> None:
+    found = served.get("/v2/models/acme/tags/versions/1/config").json()
+    assert (found["name"], found["max_batch_size"]) == ("acme/tags", 0)
+    assert found["input"] == [{"name": "text", "data_type": "TYPE_STRING", "dims": [-1]}]
+    assert found["output"][0] == {"name": "labels", "data_type": "TYPE_BOOL", "dims": [-1, 3]}
+
+
+def test_tritons_index_lists_the_models_of_the_keys_client(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    headers = served.auth()
+    found = served.web.post("/v2/repository/index", headers=headers).json()  # tritonclient sends no body
+    assert {"name": "acme/reviews", "version": "1", "state": "READY", "reason": ""} in found
+    assert {one["name"].partition("/")[0] for one in found} == {"acme"}
+    monkeypatch.setitem(served.core.current._damaged, "acme/reviews@1", None)
+    (lost,) = [one for one in served.post("/v2/repository/index", {}).json() if one["state"] != "READY"]
+    assert (lost["name"], lost["state"]) == ("acme/reviews", "UNAVAILABLE")
+    assert lost["name"] not in [one["name"] for one in served.post("/v2/repository/index", {"ready": True}).json()]
+
+
+def test_tritons_statistics_count_the_requests_of_each_version(
+    served: Any,
+) -> None:
+    def counted(path: str) -> dict[str, Any]:
+        (found,) = served.get(path).json()["model_stats"]
+        return found
+
+    path = "/v2/models/acme/price/stats"
+    before = counted(path)
+    assert served.post("/predict", {"inputs": [[one] for one in TEXTS], "model": "acme/price"}).status_code == 200
+    after = counted("/v2/models/acme/price/versions/1/stats")
+    assert after["inference_count"] == before["inference_count"] + 2
+    assert after["inference_stats"]["success"]["count"] == before["inference_stats"]["success"]["count"] + 1
+    assert after["inference_stats"]["success"]["ns"] > before["inference_stats"]["success"]["ns"]
+    assert after["inference_stats"]["fail"] == before["inference_stats"]["fail"]
+    everything = served.get("/v2/models/stats").json()["model_stats"]
+    assert after in everything
+    assert served.web.get("/v2/models/stats", headers=served.auth("bolt")).json()["model_stats"] == []
+    with accepting(served.core, served.key(), "acme/price", [Text(TEXTS[0])]) as left:
+        left.futures = [Future()]
+        served.core.requests.follow(left)
+    assert counted(path)["inference_stats"]["fail"]["count"] == after["inference_stats"]["fail"]["count"] + 1
 
 
 def test_open_inference_protocols_metadata_and_health(served: Any) -> None:

@@ -39,6 +39,7 @@ from afina.server.versions.answer_counts import AnswerCounts
 from afina.server.versions.canaries import Canaries
 from afina.server.versions.golden_tests import LOADING, GoldenTests
 from afina.server.versions.preloading import Preloading
+from afina.server.versions.request_counts import RequestCounts
 from afina.server.versions.served_versions import ServedVersions
 from afina.server.versions.shadows import FAILED, RIDING, Shadows
 from afina.server.versions.store_watcher import StoreWatcher
@@ -70,9 +71,10 @@ class Core:
         self.canaries = Canaries(store, self.current)
         self._encoder = RequestEncoder(engine, chosen)
         self.shadows = Shadows(store, engine, self.current, self._encoder, self.batching, chosen, self.metrics)
-        self.answers = AnswerCounts()
+        self.answers, self.requests = AnswerCounts(), RequestCounts()
         self.metrics.watch_answers(self.answers.for_metrics)
-        self._observers: Sequence[Observer] = (*self.metrics.observers, self.shadows.follow, self.answers.follow)
+        followers = (self.shadows.follow, self.answers.follow, self.requests.follow)
+        self._observers: Sequence[Observer] = (*self.metrics.observers, *followers)
         self.tenants = Tenants(store, chosen)
         self.metrics.watch(self._looked, lambda: self.current.damaged, lambda: engine.hosts.sizes)
         self.writes = StoreWrites(store)

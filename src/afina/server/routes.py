@@ -198,6 +198,10 @@ _VERSION = f"{_MODEL}/versions/{{version}}"
 METADATA = _route("GET", _MODEL, _VERSION, of=KSERVE)
 MODEL_READY = _route("GET", f"{_MODEL}/ready", f"{_VERSION}/ready", of=KSERVE)
 INFER = _route("POST", f"{_MODEL}/infer", f"{_VERSION}/infer", of=KSERVE)
+MODEL_CONFIG = _route("GET", f"{_MODEL}/config", f"{_VERSION}/config", of=KSERVE)
+STATISTICS = _route("GET", "/v2/models/stats", of=KSERVE)
+MODEL_STATISTICS = _route("GET", f"{_MODEL}/stats", f"{_VERSION}/stats", of=KSERVE)
+MODEL_INDEX = _route("POST", "/v2/repository/index", of=KSERVE)
 
 TASKS = _route("POST", "/tasks", of=AFINA)
 BULK = _route("POST", "/bulk", of=AFINA, repeats=False, streams=True)

@@ -87,7 +87,8 @@ class ProtocolRouter(APIRouter):
             if route.protocol.status(code) == code or "{" in route.paths[0]  # without, FastAPI adds a 422 of its own
         }
         extra = {"parameters": parameters} if parameters else {}
-        given = {"requestBody": {"required": True, "content": content}} if content else {}
+        required = body is None or any(one.is_required() for one in body.model_fields.values())
+        given = {"requestBody": {"required": required, "content": content}} if content else {}
         return self._added(route, {200: answered, **failures}, extra | given)
 
     def answers_all(

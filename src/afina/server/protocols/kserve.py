@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -35,14 +35,16 @@ from afina.server.json_shapes import TEXT as ANY_TEXT
 from afina.server.receipts import RECEIPT
 from afina.server.requests import AcceptedRequest, ServedAnswer, Text
 from afina.server.tenants import Missing
+from afina.server.versions.request_counts import VersionRequests
 from afina.store.api_keys import Key
+from afina.store.versions import PRODUCTION
 
 TEXT, PAIR = "text", "pair"
 
 CLASSIFIED = "probabilities"
 """The output tensor of which clients may ask the best labels (`classification`)."""
 
-EXTENSIONS = ("binary_tensor_data", "classification")
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration")
 """The extensions of the Open Inference Protocol that the server supports."""
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -91,6 +93,44 @@ METADATA = record(
     inputs=about(array(record(**_TYPED)), "tensors of a request"),
     outputs=about(array(record(**_TYPED)), "tensors of a response"),
     parameters=about(_ABOUT, "labels and kind of task"),
+)
+_CONFIGURED = record(
+    name=about(ANY_TEXT, "name of the tensor"),
+    data_type=about(one_of("TYPE_STRING", "TYPE_BOOL", "TYPE_FP32", "TYPE_FP64"), "datatype, as Triton calls it"),
+    dims=_SHAPE,
+)
+CONFIGURATION = record(
+    name=_NAME,
+    platform=about(one_of("afina"), "framework of the model"),
+    backend=about(one_of("afina"), "framework of the model"),
+    max_batch_size=about(one_of(0), "always 0: the first axis in `dims` is the number of texts"),
+    input=about(array(_CONFIGURED), "tensors of a request"),
+    output=about(array(_CONFIGURED), "tensors of a response"),
+)
+_DURATION = record(
+    count=about(COUNT, "number of requests"), ns=about(COUNT, "sum of their times from the queue to the answer, ns")
+)
+_STATISTICS = record(
+    name=_NAME,
+    version=about(ANY_TEXT, "number of the version"),
+    last_inference=about(COUNT, "time of the last answer, in milliseconds since 1970; 0: there is none"),
+    inference_count=about(COUNT, "texts of the requests that succeeded"),
+    inference_stats=about(
+        record(
+            success=about(_DURATION, "requests that succeeded"),
+            fail=about(_DURATION, "requests that failed, or whose client left"),
+        ),
+        "requests of all protocols",
+    ),
+)
+COUNTED = record(model_stats=about(array(_STATISTICS), "one entry for each version"))
+INDEX = array(
+    record(
+        name=_NAME,
+        version=about(ANY_TEXT, "number of the version in production, or else of the newest version"),
+        state=about(one_of("READY", "UNAVAILABLE"), "UNAVAILABLE: the version is damaged, or its golden test fails"),
+        reason=about(ANY_TEXT, "why the model is not available; empty: it is"),
+    )
 )
 SERVER = record(
     name=about(one_of("afina"), "name of the server"),
@@ -221,6 +261,12 @@ class Infer(Body):
                 problem = f"not {CLASSIFIED}, the one output that `classification` works on"
             if problem is not None:
                 raise problems.OUTPUT_TENSOR_UNKNOWN(_problem=problem, output=name[:40], known=known)
+
+
+class ModelIndex(Body):
+    """The body of a request for the index of the models, which may also be empty."""
+
+    ready: bool | None = Field(None, description="true: leave out models that are not available")
 
 
 def parts(content: bytes, headers: Sequence[str]) -> tuple[bytes, bytes]:
@@ -390,6 +436,70 @@ def _described(core: Core, key: Key, model: str) -> dict[str, Any]:
         "outputs": [{"name": one.name, "datatype": one.datatype, "shape": one.shape(-1)} for one in outputs],
         "parameters": {"labels": [*objective.label_names], "kind": objective.kind},
     }
+
+
+@router.answers(routes.MODEL_CONFIG, CONFIGURATION)
+async def configuration(call: Called, client: str, task: str, version: str | None = None) -> Response:
+    """Return a model's input and output tensors, as Triton's extension `model_configuration` writes them."""
+    described = await call.look(_described, call.core, call.key, _model(client, task, version))
+    head = {"name": _named(client, task), "platform": "afina", "backend": "afina", "max_batch_size": 0}
+    tensors = {name: [_configured(one) for one in described[f"{name}s"]] for name in ("input", "output")}
+    return JSONResponse({**head, **tensors})
+
+
+def _configured(tensor: Mapping[str, Any]) -> dict[str, Any]:
+    datatype = {"BYTES": "STRING"}.get(tensor["datatype"], tensor["datatype"])
+    return {"name": tensor["name"], "data_type": f"TYPE_{datatype}", "dims": tensor["shape"]}
+
+
+@router.answers(routes.STATISTICS, COUNTED)
+async def statistics(call: Called) -> Response:
+    """Return counts and times of requests since the start of this server, of each version that had a request."""
+    mine = [one for one in call.core.requests.by_version if one.startswith(f"{call.key.client}/")]
+    return JSONResponse({"model_stats": _counted(call.core, mine)})
+
+
+@router.answers(routes.MODEL_STATISTICS, COUNTED)
+async def model_statistics(call: Called, client: str, task: str, version: str | None = None) -> Response:
+    """Return counts and times of a model's requests since the start of this server, by version."""
+    found = await call.look(call.core.version, call.key, _model(client, task, version))
+    described = await call.look(_described, call.core, call.key, str(found))
+    numbers = described["versions"] if version is None else [found.number]
+    return JSONResponse({"model_stats": _counted(call.core, [f"{found.name}@{one}" for one in numbers])})
+
+
+def _counted(core: Core, versions: Sequence[str]) -> list[dict[str, Any]]:
+    counts, made = core.requests.by_version, list[dict[str, Any]]()
+    for version in versions:
+        one, (name, _, number) = counts.get(version, VersionRequests()), version.rpartition("@")
+        success, fail = (one.succeeded, one.succeeded_seconds), (one.failed, one.failed_seconds)
+        made.append(
+            {
+                "name": name,
+                "version": number,
+                "last_inference": int(one.last * 1e3),
+                "inference_count": one.texts,
+                "inference_stats": {
+                    outcome: {"count": count, "ns": int(seconds * 1e9)}
+                    for outcome, (count, seconds) in (("success", success), ("fail", fail))
+                },
+            }
+        )
+    return made
+
+
+@router.answers(routes.MODEL_INDEX, INDEX, ModelIndex, {"ready": True})
+async def index(call: Called) -> Response:
+    """List the models of the key's client, each with the version that answers a request without a version."""
+    body = await call.pool.parse(call.key, await call.request.body() or b"{}", ModelIndex)
+    damaged, entries = {*call.core.current.damaged}, list[dict[str, str]]()
+    for one in await call.look(call.core.listed, call.key):
+        version = str(one.aliases.get(PRODUCTION, one.newest))
+        lost = f"{one.name}@{version}" in damaged
+        if not (lost and body.ready):
+            state = ("UNAVAILABLE", "See the log of the server.") if lost else ("READY", "")
+            entries.append({"name": one.name, "version": version, "state": state[0], "reason": state[1]})
+    return JSONResponse(entries)
 
 
 @router.answers(routes.MODEL_READY, MODEL_READY)
