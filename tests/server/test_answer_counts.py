@@ -100,6 +100,8 @@ def test_who_may_read_the_counts_and_what_is_refused(served: Served) -> None:
     assert [told(served, "acme/reviews", who=who).status_code for who in ("acme", "acme-publish")] == [403, 403]
     for name, alias in (("acme/none", "production"), ("acme/reviews", "none"), ("acme/reviews", "3"), ("A", "B")):
         assert told(served, name, alias).status_code == 404, (name, alias)
+    unknown = served.get("/drift/acme/reviews/production?day=3", "acme-metrics")
+    assert (unknown.status_code, unknown.json()["error"][:5]) == (422, "`day`")
     for days in ("0", "36", "x", "-1", "1.5", "9" * 50):
         refused = served.get(f"/drift/acme/reviews/production?days={days}", "acme-metrics")
         assert (refused.status_code, refused.json()["error"][:6]) == (422, "`days`"), days

@@ -299,6 +299,7 @@ def test_what_does_not_suit_the_model_is_refused_before_anything_is_computed(
     assert submitted == []
 
 
+TOLD = {"model": "acme/told", "prompt": "a"}
 TAKEN: list[tuple[str, dict[str, Any]]] = [
     *((route, body) for route, (_, body) in ROUTES.items() if route != "/bulk"),
     ("/predict", {"model": "acme/reviews", "inputs": [["a"], ["b", "c"]]}),
@@ -336,6 +337,17 @@ LEFT: list[tuple[str, dict[str, Any]]] = [
     ("/v2/models/acme/reviews/infer", {"inputs": [TENSOR], "outputs": []}),
     ("/tasks", {"text": "a", "models": []}),
     ("/tasks", {"text": "a", "pair": "", "models": ["acme/reviews"]}),
+    ("/predict", {"inputs": "a"}),
+    ("/classify", {"model": "acme/reviews", "input": "a", "add_special_tokens": 1}),
+    ("/v1/completions", {**TOLD, "prompt": ""}),
+    ("/v1/completions", {**TOLD, "prompt": ["a", "\u200b"]}),
+    ("/v1/completions", {**TOLD, "stop": [""]}),
+    ("/v1/completions", {**TOLD, "logit_bias": {"a": 1}}),
+    ("/v1/completions", {**TOLD, "use_beam_search": 0}),
+    ("/v1/completions", {**TOLD, "stream": True, "stream_options": {"include_obfuscation": 0}}),
+    ("/v1/completions", {**TOLD, "structured_outputs": {"regex": "a", "choice": ["a"]}}),
+    ("/v1/completions", {**TOLD, "structured_outputs": {"choice": None}}),
+    ("/v1/responses", {"model": "acme/talk", "input": "a", "background": 0}),
 ]
 
 

@@ -324,6 +324,17 @@ def test_who_leaves_before_the_answer_leaves_nothing_in_the_log(
     assert held.asked == [1], "one text was being computed"
 
 
+@pytest.mark.parametrize("content", [b"", b"\n \n"])
+def test_lines_that_are_none_are_refused(served: Any, content: bytes) -> None:
+    found = served.web.post("/bulk?model=acme/reviews", content=content, headers=served.auth())
+    assert (found.status_code, found.json()["kind"]) == (422, "invalid")
+
+
+def test_an_answer_to_a_wrong_method_says_all_methods_of_the_path(served: Any) -> None:
+    found = served.web.request("PATCH", "/keys", headers=served.auth("acme-admin"))
+    assert (found.status_code, found.headers["allow"]) == (405, "GET, HEAD, POST")
+
+
 def test_a_model_that_is_named_twice_is_not_guessed(served: Any) -> None:
     lines = served.web.post("/bulk?model=acme/reviews&model=acme/tags", content=b'{"text": "a"}', headers=served.auth())
     assert (lines.status_code, lines.json()["error"]) == (422, "`model`: occurs twice in the query. Leave one out.")

@@ -39,6 +39,18 @@ def either(*shapes: Shape) -> Shape:
     return {"anyOf": [*shapes]}
 
 
+def exactly_one(first: str, *others: str) -> Shape:
+    """Return the part of a JSON Schema that says that exactly one of several fields is neither missing nor null.
+
+    It has no `oneOf`, of which generators of clients make several types of the object.
+    """
+    given: Shape = {"required": [first], "properties": {first: {"not": NOTHING, "description": "the field given"}}}
+    if not others:
+        return given
+    none = {"properties": {name: about(NOTHING, "left out") for name in others}}
+    return {"if": given, "then": none, "else": exactly_one(*others)}
+
+
 def one_of(*values: object) -> Shape:
     """Return the JSON Schema of a value that is one of several. A single value is a `const`, also for booleans."""
     return {"enum": [*values]} if len(values) > 1 else {"const": values[0]}

@@ -25,9 +25,9 @@ predictions are compared with those of PRODUCTION, CANARY a version that answers
 LONGEST_NAME = 64
 """The largest number of characters of a client's name, a task's name or an alias."""
 
-_WORD = rf"[a-z0-9](?:[a-z0-9._-]{{0,{LONGEST_NAME - 2}}}[a-z0-9])?"
-_NAME = re.compile(rf"({_WORD})/({_WORD})", re.ASCII)
-_CLIENT = re.compile(_WORD, re.ASCII)
+WORD = rf"[a-z0-9](?:[a-z0-9._-]{{0,{LONGEST_NAME - 2}}}[a-z0-9])?"
+_NAME = re.compile(rf"({WORD})/({WORD})", re.ASCII)
+_CLIENT = re.compile(WORD, re.ASCII)
 _ALIAS = re.compile(rf"[a-z](?:[a-z0-9._-]{{0,{LONGEST_NAME - 2}}}[a-z0-9])?", re.ASCII)
 _NUMBER = re.compile(r"v?([1-9][0-9]{0,8})", re.ASCII)
 

@@ -94,5 +94,7 @@ async def _by_starlette(request: Request, error: Exception) -> Response:
     """Return the error response for an unknown path, or for a method that the path does not support."""
     assert isinstance(error, HTTPException)
     path, kind = request.url.path, {405: "no_such_method"}.get(error.status_code, "invalid")
-    refusal = Refusal(error.status_code, kind, str(error.detail), dict(error.headers or {}))
+    methods = {str(one.method) for one in routes.ROUTES if one.method and one.match(path) is not None}
+    allowed = {"Allow": ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))}
+    refusal = Refusal(error.status_code, kind, str(error.detail), allowed if error.status_code == 405 else {})
     return error_response(route_of(path), Refusal.of_path(path) if error.status_code == 404 else refusal)

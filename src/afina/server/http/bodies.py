@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from afina.server.http.refusals import Refusal
+from afina.server.json_shapes import Shape
 
 Given = TypeVar("Given", bound="Body")
 Item = TypeVar("Item")
@@ -22,9 +24,16 @@ Item = TypeVar("Item")
 Array = Annotated[list[Item], Field(fail_fast=True)]
 """The type of a list whose validation stops at the first wrong element."""
 
-Readable = Annotated[str, Field(json_schema_extra={"minLength": 1, "pattern": r"\S"})]
-"""The type of a text for a model. The JSON Schema of `Readable` excludes blank texts, and `Core.accept` refuses blank
-texts."""
+_VISIBLE = r"[^\s\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]"
+
+Readable = Annotated[str, Field(json_schema_extra={"minLength": 1, "pattern": _VISIBLE})]
+"""The type of a text for a model. Its JSON Schema excludes blank texts (`is_blank`), which `Core.accept` refuses."""
+
+REMARK: Shape = {"type": "string", "minLength": 1, "pattern": r"\S", "maxLength": 1000}
+"""The JSON Schema of a `Remark`."""
+
+Remark = Annotated[str, Field(max_length=1000, json_schema_extra=REMARK)]
+"""The type of a reason for the audit log, or of a name. The store refuses a blank one."""
 
 Texts = Annotated[Array[Readable], Field(json_schema_extra={"minItems": 1})]
 """The type of a list of texts. The JSON Schema of `Texts` excludes empty lists, and `Core.accept` refuses empty
@@ -37,6 +46,17 @@ _SHOWN = 80  # the largest number of characters that error messages show of a va
 
 _HALF = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
 """Pattern of a JSON escape of a surrogate, either lone or in a pair."""
+
+
+def _same(expected: bool, given: Any) -> Any:
+    """Return a value that is `expected`. Python's Literal takes the numbers 0 and 1 too."""
+    if given is not expected:
+        raise PydanticCustomError("literal_error", "wrong", {"expected": str(expected)})
+    return given
+
+
+OnlyTrue = Annotated[Literal[True], BeforeValidator(partial(_same, True))]
+OnlyFalse = Annotated[Literal[False], BeforeValidator(partial(_same, False))]
 
 
 class Body(BaseModel):
@@ -52,7 +72,7 @@ def without_nulls(fields: Any) -> Any:
     return {name: value for name, value in fields.items() if value is not None} if isinstance(fields, dict) else fields
 
 
-def _unknown_are_null(schema: dict[str, Any]) -> None:
+def unknown_are_null(schema: dict[str, Any]) -> None:
     """Change the JSON Schema of a body, whose unknown fields must be null; no type of TypeScript says so."""
     del schema["additionalProperties"]
     schema["unevaluatedProperties"] = {"type": "null"}
@@ -61,7 +81,7 @@ def _unknown_are_null(schema: dict[str, Any]) -> None:
 class Strict(Body):
     """Base class of request bodies in which null counts as absent: clients send null for options they do not set."""
 
-    model_config = ConfigDict(json_schema_extra=_unknown_are_null)
+    model_config = ConfigDict(json_schema_extra=unknown_are_null)
 
     @model_validator(mode="before")
     @classmethod

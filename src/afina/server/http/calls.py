@@ -288,14 +288,15 @@ class ClientCall:
 async def _call_of(request: Request) -> ClientCall:
     """Return the `ClientCall` of an HTTP request.
 
-    Raises Refusal for an unknown query parameter (not for OpenAI's routes).
+    Raises Refusal for an unknown query parameter (not for OpenAI's routes, nor if a GET route has no parameters).
     """
-    if request.method not in (HTTPMethod.GET, HTTPMethod.HEAD) and request.query_params:
+    if request.query_params and route_of(request.scope["path"]).protocol is not OPENAI:
         route = request.scope["route"]
-        if route_of(request.scope["path"]).protocol is not OPENAI:
-            described = (route.openapi_extra or {}).get("parameters", ())
-            named = {one["name"] for one in described if one["in"] == "query"}
-            _check_query(request, named | {one.alias for one in route.dependant.query_params})
+        described = (route.openapi_extra or {}).get("parameters", ())
+        known = {one["name"] for one in described if one["in"] == "query"}
+        known |= {one.alias for one in route.dependant.query_params}
+        if known or request.method not in (HTTPMethod.GET, HTTPMethod.HEAD):
+            _check_query(request, known)
     return ClientCall(request)
 
 

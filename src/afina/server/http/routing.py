@@ -76,7 +76,10 @@ class ProtocolRouter(APIRouter):
             schema = {"$ref": REFERENCE.format(model=body.__name__)}
             content = {"application/json": {"schema": schema, "example": example}}
         elif lines is not None:
-            content = {"application/x-ndjson": {"schema": TEXT, "example": lines}, OCTETS: {"schema": BYTES}}
+            content = {
+                "application/x-ndjson": {"schema": about({}, "JSON lines"), "example": lines},
+                OCTETS: {"schema": BYTES},
+            }
         if events is not None:
             answered["content"]["text/event-stream"] = {"schema": _event(events)}
         if binary is not None:

@@ -6,7 +6,7 @@ bodies are never logged.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import Response
 from fastapi.responses import JSONResponse
@@ -14,17 +14,18 @@ from pydantic import Field
 
 from afina.errors import NotFound
 from afina.server import routes
-from afina.server.http.bodies import Array, Body
+from afina.server.http.bodies import REMARK, Array, Body, Remark
 from afina.server.http.calls import Called
 from afina.server.http.refusals import Refusal
 from afina.server.http.routing import ProtocolRouter
 from afina.server.json_shapes import COUNT, NOTHING, TEXT, about, array, either, one_of, record
 from afina.store.api_keys import SCOPES
+from afina.store.versions import WORD
 
 EXAMPLE = {"client": "acme", "scopes": ["predict"], "rate": 60000, "name": "the shop's server", "expires": "90d"}
 
-MESSAGE = 1000
-"""The largest number of characters of the reason that a request gives for creating or revoking a key."""
+EXPIRY = "^([0-9]{1,6}[dh]|[0-9]{4}.+)$"
+"""Pattern of the expiry of a key: days, hours, or a date."""
 
 _MAYBE = either(TEXT, NOTHING)
 _KEY = {
@@ -51,7 +52,9 @@ router = ProtocolRouter()
 class NewKey(Body):
     """The API key to create."""
 
-    client: str = Field(description="the client: the first part of a model's name")
+    client: Annotated[str, Field(json_schema_extra={"pattern": f"^{WORD}$"})] = Field(
+        description="the client: the first part of a model's name"
+    )
     scopes: Array[Literal["predict", "publish", "metrics", "admin"]] = Field(
         min_length=1, max_length=len(SCOPES), description="what the key allows; no scope includes another"
     )
@@ -59,9 +62,11 @@ class NewKey(Body):
     text_tokens: int | None = Field(
         None, ge=1, lt=1 << 31, description="most tokens of a text or prompt; default: the server's limits only"
     )
-    name: str | None = Field(None, max_length=1000, description="a name for the key")
-    expires: str | None = Field(None, max_length=40, description="90d, 12h or a date; default: never")
-    message: str | None = Field(None, max_length=MESSAGE, description="reason, kept in the audit log for ever")
+    name: Remark | None = Field(None, description="a name for the key")
+    expires: Annotated[str, Field(json_schema_extra={"pattern": EXPIRY})] | None = Field(
+        None, max_length=40, description="90d, 12h or a date; default: never"
+    )
+    message: Remark | None = Field(None, description="reason, kept in the audit log for ever")
 
 
 @router.answers(routes.KEYS, KEYS)
@@ -80,13 +85,13 @@ async def created(call: Called) -> Response:
     return JSONResponse({**made.key.as_json(), "secret": made.secret})
 
 
-@router.answers(routes.REVOKED_KEY, KEY, query={"message": {**TEXT, "maxLength": MESSAGE}})
+@router.answers(routes.REVOKED_KEY, KEY, query={"message": REMARK})
 async def revoked(call: Called, key: str) -> Response:
     """Revoke an API key of any client for ever. The query parameter `message` is the reason for the audit log."""
     given = call.request.query_params.getlist("message")
     message = given[0] if given else None
-    if len(given) > 1 or len(message or "") > MESSAGE:
-        raise Refusal.at("message", f"give one message, of at most {MESSAGE:,} characters.")
+    if len(given) > 1 or len(message or "") > REMARK["maxLength"]:
+        raise Refusal.at("message", f"give one message, of at most {REMARK['maxLength']:,} characters.")
     try:
         found = await call.look(call.administration.revoke_key, call.key, key, message)
     except NotFound as error:

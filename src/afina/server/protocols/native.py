@@ -8,7 +8,7 @@ from pydantic import Field
 
 from afina.server import routes
 from afina.server.answer_formats import ANSWER_FORMATS
-from afina.server.http.bodies import Array, Body, Readable
+from afina.server.http.bodies import Array, Body, Readable, Remark
 from afina.server.http.calls import Called
 from afina.server.http.routing import ProtocolRouter
 from afina.server.json_shapes import (
@@ -178,7 +178,7 @@ class Alias(Body):
     share: float | None = Field(
         None, description="for the alias canary: percentage of the requests for production that the version answers"
     )
-    message: str | None = Field(None, max_length=1000, description="reason, kept in the audit log for ever")
+    message: Remark | None = Field(None, description="reason, kept in the audit log for ever")
 
 
 @router.answers(routes.TASKS, TASKS_ANSWER, Tasks, TASKS_EXAMPLE)

@@ -17,9 +17,10 @@ from pydantic_core import PydanticCustomError
 
 from afina.errors import InvalidData
 from afina.generating import guides
-from afina.generating.guides import Grammar
-from afina.server.http.bodies import Array, Strict, without_nulls
+from afina.generating.guides import MOST_CHOICES, MOST_PATTERN, Grammar
+from afina.server.http.bodies import Array, OnlyFalse, OnlyTrue, Readable, Strict, unknown_are_null, without_nulls
 from afina.server.http.refusals import Refusal
+from afina.server.json_shapes import Shape, exactly_one
 from afina.server.protocols import tools
 from afina.server.protocols.tools import Function, Tools
 from afina.server.receipts import Prompt
@@ -65,7 +66,7 @@ class StreamOptions(Strict):
     continuous_usage_stats: bool | None = Field(
         None, description="true, with `include_usage`: each event has the numbers of tokens so far, of all answers"
     )
-    include_obfuscation: Literal[False] | None = Field(None, description="not supported: only false")
+    include_obfuscation: OnlyFalse | None = Field(None, description="not supported: only false")
 
     @property
     def asks(self) -> bool:
@@ -98,18 +99,32 @@ class ResponseFormat(Strict):
     )
 
 
+Choice = Annotated[str, Field(json_schema_extra={"pattern": r"^\S([\s\S]*\S)?$"})]
+
+
+def _one_grammar(schema: Shape) -> None:
+    unknown_are_null(schema)
+    schema.update(exactly_one("choice", "regex", "json"))
+
+
 class StructuredOutputs(Strict):
     """The grammar that restricts an answer, as in vLLM. Exactly one of the fields must be given."""
 
-    choice: Array[str] | None = Field(None, description="the answer is one of these texts")
-    regex: str | None = Field(
+    model_config = ConfigDict(json_schema_extra=_one_grammar)
+
+    choice: Annotated[Array[Choice], Field(json_schema_extra={"minItems": 1, "maxItems": MOST_CHOICES})] | None = Field(
+        None, description="the answer is one of these texts"
+    )
+    regex: Annotated[str, Field(json_schema_extra={"minLength": 1, "maxLength": MOST_PATTERN})] | None = Field(
         None, description="the answer matches this regular expression (syntax of Rust's regex; without look-around)"
     )
     json_: _ANY_JSON | None = Field(None, alias="json", description="the answer is JSON that follows this JSON schema")
 
 
+Stop = Annotated[str, Field(json_schema_extra={"minLength": 1, "maxLength": STOP_CHARACTERS})]
+
 Stops = Annotated[
-    str | Annotated[Array[str], Field(max_length=STOPS)] | None,
+    Stop | Annotated[Array[Stop], Field(max_length=STOPS)] | None,
     Field(
         description=f"strings that end an answer, which is cut before them: at most {STOPS}, with 1 to "
         f"{STOP_CHARACTERS} characters each. Default: those of the model"
@@ -129,8 +144,12 @@ Nothing = Annotated[list[Any], Field(max_length=0)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
+_TOKEN_NAME = "0|[1-9][0-9]{0,9}"
+_TOKEN_NAMES: Shape = {"propertyNames": {"pattern": f"^({_TOKEN_NAME})$"}}
+
+
 def _token_name(name: Any) -> Any:
-    if not re.fullmatch("0|[1-9][0-9]{0,9}", str(name)):
+    if not re.fullmatch(_TOKEN_NAME, str(name)):
         raise PydanticCustomError("token_name", "expected a token id as the name, such as 50256")
     return name
 
@@ -152,10 +171,10 @@ class Unused(Strict):
     prompt_cache_key: str | None = Field(None, description="accepted and not used")
     prompt_cache_retention: str | None = Field(None, description="accepted and not used")
     prompt_cache_options: _ANY_JSON | None = Field(None, description="accepted and not used")
-    skip_special_tokens: Literal[True] | None = Field(None, description="not supported: only true")
-    spaces_between_special_tokens: Literal[True] | None = Field(None, description="not supported: only true")
-    include_stop_str_in_output: Literal[False] | None = Field(None, description="not supported: only false")
-    use_beam_search: Literal[False] | None = Field(None, description="not supported: only false")
+    skip_special_tokens: OnlyTrue | None = Field(None, description="not supported: only true")
+    spaces_between_special_tokens: OnlyTrue | None = Field(None, description="not supported: only true")
+    include_stop_str_in_output: OnlyFalse | None = Field(None, description="not supported: only false")
+    use_beam_search: OnlyFalse | None = Field(None, description="not supported: only false")
 
 
 class Sampled(Unused):
@@ -215,8 +234,11 @@ class Generate(Sampled):
         description="divisor of the positive logits, and factor of the others, of tokens that prompt or answer have "
         f"(as in vLLM); 1: no change. {SETTING}",
     )
-    logit_bias: Annotated[dict[TokenName, Bias], Field(max_length=BIASES)] | None = Field(
-        None, description=f"numbers that are added to the logits of tokens, by token id: at most {BIASES}. {SETTING}"
+    logit_bias: Annotated[dict[TokenName, Bias], Field(max_length=BIASES, json_schema_extra=_TOKEN_NAMES)] | None = (
+        Field(
+            None,
+            description=f"numbers that are added to the logits of tokens, by token id: at most {BIASES}. {SETTING}",
+        )
     )
     stop_token_ids: Annotated[Array[TokenId], Field(max_length=STOPS)] | None = Field(
         None,
@@ -257,8 +279,8 @@ class CompletionRequest(Generate):
     """Largest number of JSON values in the body, which is enough for 64 prompts of 1,000 token ids."""
 
     prompt: Annotated[
-        Annotated[str, Tag("<text>")]
-        | Annotated[Array[str], Field(min_length=1, max_length=PROMPTS), Tag("<texts>")]
+        Annotated[Readable, Tag("<text>")]
+        | Annotated[Array[Readable], Field(min_length=1, max_length=PROMPTS), Tag("<texts>")]
         | Annotated[TokenIds, Tag("<tokens>")]
         | Annotated[Array[TokenIds], Field(min_length=1, max_length=PROMPTS), Tag("<arrays of tokens>")],
         Discriminator(_form_of),
@@ -270,7 +292,7 @@ class CompletionRequest(Generate):
     max_tokens: int | None = Field(
         None, ge=0, description=f"most tokens of an answer; 0: none, with `echo` only. {SETTING}"
     )
-    pair: str | None = Field(
+    pair: Readable | None = Field(
         None, description="second part of a single prompt, for a model that reads pairs of texts (an addition of afina)"
     )
     template: bool | None = Field(
@@ -310,7 +332,7 @@ class ToolCall(Strict):
     """A tool call in a message of the assistant."""
 
     id: str = Field(description="id of the call; not used")
-    type: Literal["function"] = Field("function", description="only functions are supported")
+    type: Literal["function"] | None = Field("function", description="only functions are supported")
     function: CalledFunction = Field(description="the function")
     index: int | None = Field(None, description="accepted and not used")
 
@@ -408,8 +430,8 @@ class ChatRequest(Generate, Tools):
     prediction: _ANY_JSON | None = Field(None, description="accepted and not used: it changes no answer of OpenAI")
     reasoning_effort: Effort | None = Field(None, description=EFFORT)
     verbosity: Literal["medium"] | None = Field(None, description="not supported: only medium")
-    add_generation_prompt: Literal[True] | None = Field(None, description="not supported: only true")
-    continue_final_message: Literal[False] | None = Field(None, description="not supported: only false")
+    add_generation_prompt: OnlyTrue | None = Field(None, description="not supported: only true")
+    continue_final_message: OnlyFalse | None = Field(None, description="not supported: only false")
     chat_template_kwargs: _ANY_JSON | None = Field(
         None, description="accepted and not used; a name that the chat template has is refused"
     )

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from afina.errors import InvalidData
-from afina.server.http.bodies import Array, Strict
+from afina.server.http.bodies import Array, OnlyFalse, Strict
 from afina.server.http.refusals import Refusal
 from afina.server.protocols.openai_bodies import (
     ALTERNATIVES,
@@ -152,7 +152,7 @@ class Reasoning(Strict):
 class ResponseStreamOptions(Strict):
     """The options of a streamed response."""
 
-    include_obfuscation: Literal[False] | None = Field(None, description="not supported: only false")
+    include_obfuscation: OnlyFalse | None = Field(None, description="not supported: only false")
 
 
 class ResponseTool(Function, OfFunction):
@@ -187,7 +187,7 @@ class ResponsesRequest(Sampled):
     )
     stream_options: ResponseStreamOptions | None = Field(None, description="options of a streamed response")
     truncation: Literal["disabled"] | None = Field(None, description="not supported: only disabled")
-    background: Literal[False] | None = Field(None, description="not supported: only false")
+    background: OnlyFalse | None = Field(None, description="not supported: only false")
     previous_response_id: None = Field(None, description="not supported: no response is stored. Send all items")
     conversation: None = Field(None, description="not supported: no conversation is stored. Send all items")
     reasoning: Reasoning | None = Field(None, description="options of reasoning; there is none")

@@ -28,7 +28,7 @@ PARALLEL = "false: at most one call in an answer"
 class OfFunction(Strict):
     """The base class of parts of a request that have the type `function`."""
 
-    type: Literal["function"] = Field("function", description="only functions are supported")
+    type: Literal["function"] | None = Field("function", description="only functions are supported")
 
 
 class NamedFunction(Strict):

@@ -18,10 +18,10 @@ from afina import meter
 from afina.predicting.reading import Truncation
 from afina.server import problems, routes
 from afina.server.answer_formats import ANSWERED
-from afina.server.http.bodies import Array, Body, Readable, Texts
+from afina.server.http.bodies import Array, Body, OnlyTrue, Readable, Texts
 from afina.server.http.calls import Called
 from afina.server.http.routing import ProtocolRouter
-from afina.server.json_shapes import COUNT, NOTHING, NUMBER, TEXT, Shape, about, array, one_of, record
+from afina.server.json_shapes import COUNT, NOTHING, NUMBER, TEXT, about, array, exactly_one, one_of, record
 from afina.server.requests import ServedAnswer, Text, check_scored
 
 EXAMPLE = {"model": "acme/reviews@production", "input": ["It broke on the second day.", "As good as they say."]}
@@ -84,17 +84,12 @@ def _some_tokens(given: int) -> int:
 _Tokens = Annotated[int, Field(ge=-1, json_schema_extra={"not": {"const": 0}}), AfterValidator(_some_tokens)]
 
 
-def _has(field: str) -> Shape:
-    """Return the JSON Schema of a body in which a field is neither missing nor null."""
-    return {"required": [field], "properties": {field: about({"not": NOTHING}, "what is classified")}}
-
-
 class VllmRequest(Body):
     """The fields that requests for classification and for pooling have in common."""
 
     model: str = Field(description="client/task, client/task@alias or client/task@version")
     use_activation: bool | None = Field(None, description="false: return logits instead of probabilities")
-    add_special_tokens: Literal[True] | None = Field(
+    add_special_tokens: OnlyTrue | None = Field(
         None, description="accepted without effect: the model reads special tokens as in training"
     )
     priority: int | None = Field(None, ge=0, le=0, description="accepted without effect: only 0")
@@ -104,9 +99,7 @@ class VllmRequest(Body):
 class Classify(VllmRequest):
     """The body of a classification request of vLLM. Token ids as input are not supported."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"if": _has("input"), "then": {"not": _has("messages")}, "else": _has("messages")}
-    )
+    model_config = ConfigDict(json_schema_extra=exactly_one("input", "messages"))
 
     input: Readable | Texts | None = Field(None, description="one text or several; or give `messages`")
     messages: Annotated[Array[ClassifiedMessage], Field(min_length=1, max_length=1)] | None = Field(
