@@ -67,13 +67,13 @@ def test_lines_wait_for_the_keys_rate_in_their_order(serve: Any, monkeypatch: py
 
     reserve = tenants.reserve
 
-    def reserved(key: Any, tokens: int, uncounted: int) -> Any:
+    def reserved(key: Any, tokens: int, *more: Any) -> Any:
         if len(spent) % 3 == 2 and len(refused) < 10:  # every third is too early, and comes again
             refused.append(tokens)
             if len(refused) % 2:
                 raise Overloaded("the key's limit of 1 tokens a minute is used up. Try again later.", 0.01)
         spent.append(tokens)
-        return reserve(key, tokens, uncounted)
+        return reserve(key, tokens, *more)
 
     monkeypatch.setattr(tenants, "reserve", reserved)
     found = served.web.post("/bulk", content=lines(40), headers=served.auth()).text.splitlines()

@@ -355,6 +355,21 @@ def test_a_chat_of_one_message_is_the_adapters_own_answer(served: Served, client
     assert Receipt.parse(raw.headers["Afina-Receipt"]).version == "acme/talk@1"
 
 
+def test_a_chat_without_a_limit_may_be_longer_than_the_longest_training_target(served: Served) -> None:
+    def limits(path: str, **asked: Any) -> tuple[int, int]:
+        found = served.post(path, {"model": "acme/talk", **asked})
+        facts, used = Receipt.parse(found.headers["Afina-Receipt"]).generation, found.json()["usage"]
+        assert facts is not None
+        return facts.max_new_tokens, used.get("prompt_tokens") or used["input_tokens"]
+
+    for most, prompt in (
+        limits("/v1/chat/completions", messages=[{"role": "user", "content": PROMPT}]),
+        limits("/v1/responses", input=PROMPT),
+    ):
+        assert most == served.backbone.longest - prompt
+    assert limits("/v1/completions", prompt=PROMPT)[0] == TOLD["objective"]["answer_tokens"]
+
+
 def test_a_chat_has_the_earlier_messages_in_its_prompt(served: Served, client: OpenAI) -> None:
     messages: list[Any] = [
         {"role": "system", "content": "Be warm."},

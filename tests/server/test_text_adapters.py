@@ -260,6 +260,42 @@ def test_an_answer_that_may_exceed_the_rate_is_refused_and_a_default_is_shortene
     assert max(len(each.tokens) for each in answers) <= one.longest
 
 
+def test_the_default_of_a_chat_is_the_context_that_is_left(told: Served, gpt2: Backbone) -> None:
+    with accepting(told.core, told.key(), "acme/told", [WARM], GenerationOptions(prompt_as="chat")) as one:
+        assert one.longest == gpt2.longest - one.tokens[0]
+        (answer,) = (future.result(30) for future in told.core.submit(one))
+    assert one.receipt.generation is not None
+    assert one.receipt.generation.max_new_tokens == one.longest
+    assert 8 < len(answer.tokens) <= one.longest, "8 as trained"
+
+
+def test_the_default_of_a_chat_is_what_the_key_may_still_spend(limited: Callable[[int], Served]) -> None:
+    served = limited(100)
+    spent = served.core.tenants.reserve(served.key(), 70)
+    options = GenerationOptions(prompt_as="chat", n=2, decoding={"temperature": 1.0})
+    with accepting(served.core, served.key(), "acme/told", [WARM], options) as one:
+        assert one.receipt.generation is not None
+        assert one.receipt.generation.max_new_tokens == one.longest == (30 - sum(one.tokens)) // 2
+        assert one.request.generation is not None
+        assert one.request.generation.longest == one.longest, "the shadow version has the same limit"
+        assert counted(served) == 70 + one.needed
+    spent.give_back()
+    options = GenerationOptions(prompt_as="chat", decoding={"min_new_tokens": 99})
+    with raises(InvalidData, code="request.beyond-rate"):
+        accepted(served.core, served.key(), "acme/told", [WARM], options)
+
+
+def test_the_default_of_a_chat_fits_the_memory(told: Served, monkeypatch: pytest.MonkeyPatch, gpt2: Backbone) -> None:
+    with told.core.engine.lease("store:acme/told@1") as lease:
+        resident = lease.resident()
+    room = resident.opened.most_bytes(96) + 3 * resident.size
+    monkeypatch.setattr(type(told.core.engine._residents), "room", lambda residents, digest: room)
+    with accepting(told.core, told.key(), "acme/told", [WARM], GenerationOptions(prompt_as="chat")) as one:
+        assert one.longest == 96 - one.tokens[0] < gpt2.longest - one.tokens[0]
+        (answer,) = (future.result(30) for future in told.core.submit(one))
+    assert isinstance(answer, GeneratedText)
+
+
 def test_what_was_not_generated_is_given_back(limited: Callable[[int], Served]) -> None:
     served = limited(10_000)
     with accepting(served.core, served.key(), "acme/told", [WARM], GenerationOptions(decoding=LONG_ANSWER, n=1)) as one:

@@ -5,6 +5,7 @@ The backbone is in memory once for each precision in which the adapters were tra
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -23,7 +24,15 @@ from afina.engine.generations import Generation, Generations, decoding_of, gener
 from afina.engine.golden_test import golden_outputs
 from afina.engine.hosts import Hosts, precisions_of
 from afina.engine.mixed_batches import ChunkedPass, MixedBatches, Outcome, Prediction, SinglePass, WindowedPass
-from afina.engine.residents import Lease, ReservedMemory, Resident, ResidentCounts, Residents
+from afina.engine.residents import (
+    Lease,
+    ReservedMemory,
+    Resident,
+    ResidentCounts,
+    Residents,
+    SharedResident,
+    stacked_bytes,
+)
 from afina.errors import AfinaError, Busy, NotFound
 from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
@@ -269,6 +278,19 @@ class Engine(ReprCard):
         for generation, outcome in generated(self._new_generations(ReservedMemory(self._residents)), generations):
             found[generations[generation]] = outcome
         return found
+
+    def most_new_tokens(self, resident: Resident, prompt: int, beams: int = 1) -> int:
+        """Return for how many new tokens, after a prompt of `prompt` tokens, positions and memory can suffice.
+
+        Other answers count as ended, and idle adapters as evicted. Thread-safe.
+        """
+        start = resident.virtual_tokens[0] + prompt
+        left, room = self.backbone.longest - start, self._residents.room(resident.digest)
+        if room is None:
+            return left
+        room -= stacked_bytes(resident.batched if isinstance(resident, SharedResident) else None)
+        answers = range(start + 1, start + left + 1)
+        return bisect_right(answers, room, key=lambda columns: resident.opened.most_bytes(columns) * beams)
 
     @cached_property
     def generations(self) -> Generations:

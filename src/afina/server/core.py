@@ -287,9 +287,10 @@ class Core:
             lease = self.engine.lease(version)
             try:
                 self._load(lease, version)
-                accepted = self._encoder.accepted(request, lease, most, self.tenants.rate_of(key))
+                accepted = self._encoder.accepted(request, lease, most)
                 rest = most_tokens(texts[len(accepted.tokens) :], None, longest, self.settings)
-                accepted.reservation = self.tenants.reserve(key, accepted.needed, rest)
+                fewest = accepted.fewest(self.tenants.rate_of(key))
+                accepted.reserve(self.tenants.reserve(key, accepted.needed, rest, fewest))
             except BaseException:
                 lease.release()
                 raise

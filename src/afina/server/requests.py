@@ -54,7 +54,7 @@ class GenerationOptions:
         echo: whether the log-probabilities of the prompt's tokens are reported too, if `logprobs` is not None.
         heard: called on the computing thread after each step, with the number of an answer and the answer's new tokens;
             must return at once. The answers to the first text have the numbers 0 to n - 1, and so on.
-        longest: the largest number of new tokens if `decoding` has none; None: the adapter's or server's.
+        longest: the largest number of new tokens if `decoding` has no limit. None: the limit of `decoding_of`.
     """
 
     decoding: Mapping[str, Any] = field(default_factory=dict)
@@ -67,6 +67,15 @@ class GenerationOptions:
     echo: bool = False
     heard: Callable[[int, NewTokens], None] | None = None
     longest: int | None = None
+
+    @property
+    def for_chat(self) -> bool:
+        return self.prompt_as == "chat"
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the request itself limits the new tokens of an answer."""
+        return self.decoding.get("max_new_tokens") is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +179,34 @@ class AcceptedRequest:
     @property
     def needed(self) -> int:
         """The largest number of tokens that the request may need, with all new tokens of all answers."""
-        return sum(self.tokens) + len(self.texts) * self.answers * self.longest
+        return self._with_answers(self.longest)
+
+    def _with_answers(self, longest: int) -> int:
+        return sum(self.tokens) + len(self.texts) * self.answers * longest
+
+    def fewest(self, rate: int | None) -> int:
+        """Return the number of tokens to which a key with a rate can lower the tokens that the request may need.
+
+        The default limit of a chat's answer fits the tokens that the key has left, and that of a completion the `rate`.
+        """
+        options = self.request.generation
+        if rate is None or options is None or options.is_limited or self.decoding is None:
+            return self.needed
+        fewest = self._with_answers(max(1, self.decoding.min_new_tokens))
+        return fewest if options.for_chat else max(fewest, min(self.needed, rate))
+
+    def reserve(self, reservation: Reservation) -> None:
+        """Take the tokens that were reserved for the request, and lower the limit of new tokens to them."""
+        self.reservation = reservation
+        options, facts = self.request.generation, self.receipt.generation
+        if reservation.tokens >= self.needed or options is None or facts is None or self.decoding is None:
+            return
+        longest = (reservation.tokens - sum(self.tokens)) // (len(self.texts) * self.answers)
+        self.decoding = self.decoding.changed(max_new_tokens=longest)
+        self.request = replace(self.request, generation=replace(options, longest=longest))  # for the shadow version
+        facts = facts.model_copy(update={"max_new_tokens": longest})
+        self.receipt = self.receipt.model_copy(update={"generation": facts})
+        reservation.give_back(reservation.tokens - self.needed)
 
     def close(self) -> None:
         """Cancel unfinished answers, and release the adapter and the tokens that were reserved. Call `close` once."""
@@ -249,6 +285,9 @@ def check_lengths(
 def decoding_of(objective: Objective, options: GenerationOptions, settings: Settings, vocabulary: int) -> Decoding:
     """Return the decoding settings for an adapter's answers to a request.
 
+    If the request has no limit of new tokens, the limit is the adapter's, which for chats is not the length of the
+    longest training target, `GenerationOptions.longest` or the server's: the least of those.
+
     Raises InvalidData if an option is invalid or exceeds a limit of the server, or for a token id from `vocabulary` on.
     """
     trained = objective.generation()
@@ -259,25 +298,15 @@ def decoding_of(objective: Objective, options: GenerationOptions, settings: Sett
     for name, most in limits.items():
         if (found[name] or 0) > most:
             raise problems.GENERATION_LIMIT(option=name, found=found[name], most=most)
-    most = min(asked.get("max_new_tokens", trained.max_new_tokens or settings.max_new_tokens), settings.max_new_tokens)
-    if "max_new_tokens" not in asked and options.longest is not None:
-        most = min(most, options.longest)
+    own = (objective.settings or {}).get("decoding", {}) if options.for_chat else dict(trained)
+    defaults = own.get("max_new_tokens"), options.longest, settings.max_new_tokens
+    most = asked.get("max_new_tokens", min(one for one in defaults if one is not None))
     try:
         made = trained.changed(**asked | {"max_new_tokens": most})
         made.check_vocabulary(vocabulary)
     except InvalidStudy as error:
         raise problems.DECODING_MALFORMED(_reason=error.sentence, **error.fields) from None
     return made
-
-
-def within_rate(options: GenerationOptions, prompts: Sequence[int], rate: int | None) -> GenerationOptions:
-    """Return the options with a default for `max_new_tokens` with which the request fits the key's rate limit.
-
-    `prompts`: the number of tokens of each text. `rate`: tokens a minute; None: no limit.
-    """
-    if rate is None:
-        return options
-    return replace(options, longest=max(1, (rate - sum(prompts)) // (len(prompts) * options.n)))
 
 
 def most_tokens(texts: Sequence[Text], options: GenerationOptions | None, longest: int, settings: Settings) -> int:
@@ -314,11 +343,11 @@ class RequestEncoder:
         self._engine, self._settings = engine, settings
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
-    def accepted(self, asked: TextRequest, lease: Lease, most: int | None, rate: int | None = None) -> AcceptedRequest:
+    def accepted(self, asked: TextRequest, lease: Lease, most: int | None) -> AcceptedRequest:
         """Check and tokenize the texts of a request for an adapter. The accepted request owns the lease.
 
-        `most` is the number of tokens that the key may send now, and `rate` that of a minute; None: no limit. Raises
-        InvalidData for a text or an option that is invalid (`Core.accept`).
+        `most` is the number of tokens that the key may send now; None: no limit. Raises InvalidData for a text or an
+        option that is invalid (`Core.accept`).
         """
         resident, key, generation, decoding = lease.resident(), asked.key, asked.generation, None
         manifest, objective = resident.manifest, resident.objective
@@ -328,16 +357,18 @@ class RequestEncoder:
             raise problems.OTHER_ANSWERS(found=objective.column, _instead=instead)
         vocabulary = self._engine.backbone.vocabulary
         if generation is not None:
-            decoding_of(objective, generation, self._settings, vocabulary)  # refused before the texts are read
+            decoding = decoding_of(objective, generation, self._settings, vocabulary)  # or refused before reading
         if generation is None or generation.prompt_as == "text":
             check_pairs(asked.texts, manifest)
         encoded = self.encode(asked, resident, asked.texts, most)
         tokens = [tokens_of(one) for one in encoded]
         check_lengths(key, resident, encoded, tokens, self._settings)
         facts, cut = None, truncation_facts(resident, asked.truncation, encoded)
-        if generation is not None:
-            generation = within_rate(generation, tokens, rate)
-            decoding = decoding_of(objective, generation, self._settings, vocabulary)
+        if generation is not None and decoding is not None:
+            if generation.for_chat and not generation.is_limited:
+                room = max(1, self._engine.most_new_tokens(resident, max(tokens), decoding.beams))
+                generation = replace(generation, longest=min(room, generation.longest or room))
+                decoding = decoding_of(objective, generation, self._settings, vocabulary)
             facts = GenerationFacts.of(decoding, generation.n, generation.guide, generation.prompt_as)
             asked = replace(asked, generation=generation)
         receipt = Receipt(

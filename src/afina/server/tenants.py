@@ -82,9 +82,10 @@ class MinuteWindow:
 
 @dataclass(frozen=True)
 class Reservation:
-    """The tokens of a request that count for a key's rate limit. `window` is None if the key has no rate limit."""
+    """The `tokens` that count for a request at first. `window` is None if the key has no rate limit."""
 
     tenants: Tenants
+    tokens: int
     window: MinuteWindow | None
     counted: Counted
 
@@ -166,21 +167,24 @@ class Tenants:
                 raise self._spent(window, rate, expected)
         return max(left, min(rate, LITTLE))
 
-    def reserve(self, key: Key, tokens: int, uncounted: int = 0) -> Reservation:
+    def reserve(self, key: Key, tokens: int, uncounted: int = 0, fewest: int | None = None) -> Reservation:
         """Count, for the key's rate limit, the tokens that a request may need. Called before anything is computed.
 
-        `uncounted`: an upper bound of the tokens of those texts of the request that were not tokenized. Raises
-        Overloaded if too few tokens are left in this minute, and InvalidData for more than in any minute.
+        `uncounted`: an upper bound of the tokens of those texts of the request that were not tokenized. `fewest`: the
+        number that the request needs at least, if fewer than `tokens` are left; None: `tokens`. Raises Overloaded if
+        too few tokens are left in this minute, and InvalidData for more than in any minute.
         """
         if (rate := self.rate_of(key)) is None:
-            return Reservation(self, None, Counted(0, 0.0))
-        if tokens > rate:
-            raise problems.BEYOND_RATE(_more=" or more" if uncounted else "", tokens=tokens, tokens_a_minute=rate)
+            return Reservation(self, tokens, None, Counted(0, 0.0))
+        fewest = tokens if fewest is None else fewest
+        if fewest > rate:
+            raise problems.BEYOND_RATE(_more=" or more" if uncounted else "", tokens=fewest, tokens_a_minute=rate)
         with self._lock:
             window = self._window(key.client, key.id)
-            if uncounted or window.total + tokens > rate:
-                raise self._spent(window, rate, tokens + uncounted)
-            return Reservation(self, window, window.count(tokens))
+            if uncounted or window.total + fewest > rate:
+                raise self._spent(window, rate, fewest + uncounted)
+            tokens = min(tokens, rate - window.total)
+            return Reservation(self, tokens, window, window.count(tokens))
 
     def give_back(self, window: MinuteWindow, counted: Counted, tokens: int) -> None:
         with self._lock:

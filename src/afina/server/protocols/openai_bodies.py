@@ -200,12 +200,15 @@ class Sampled(Unused):
     )
 
 
+CHAT_LIMIT = "Default: the rest of the context, or what the server, the key's rate or the memory allows, if it is less"
+
+
 class Generate(Sampled):
     """The generation fields of completions and of chats."""
 
     stream_options: StreamOptions | None = Field(None, description="options of a streamed response")
     stop: Stops = None
-    max_tokens: int | None = Field(None, ge=1, description=f"most tokens of an answer. {SETTING}")
+    max_tokens: int | None = Field(None, ge=1, description=f"most tokens of an answer. {CHAT_LIMIT}")
     top_k: int | None = Field(
         None,
         ge=-1,

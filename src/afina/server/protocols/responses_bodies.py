@@ -15,9 +15,9 @@ from afina.server.http.bodies import Array, OnlyFalse, Strict
 from afina.server.http.refusals import Refusal
 from afina.server.protocols.openai_bodies import (
     ALTERNATIVES,
+    CHAT_LIMIT,
     EFFORT,
     MESSAGES,
-    SETTING,
     ChatRequest,
     Effort,
     Nothing,
@@ -170,7 +170,7 @@ class ResponsesRequest(Sampled):
         description=f"a message of the user, or the items of the whole conversation, at most {ITEMS}"
     )
     instructions: str | None = Field(None, description="a message of the system before the input")
-    max_output_tokens: int | None = Field(None, ge=1, description=f"most tokens of the answer. {SETTING}")
+    max_output_tokens: int | None = Field(None, ge=1, description=f"most tokens of the answer. {CHAT_LIMIT}")
     text: TextOptions | None = Field(None, description="options of the text")
     tools: Array[ResponseTool] | None = Field(None, description="functions; see `tool_choice`")
     tool_choice: Literal["none", "auto", "required"] | ResponseNamedTool | None = Field(None, description=CHOICES)
