@@ -71,7 +71,7 @@ OWNERS = {
     "jsonschema": "generating.guides generating.schema_checks",
     "safetensors": "tensorfile",
     "huggingface_hub": "hub",
-    "pyarrow": "data.readers.formats",
+    "pyarrow": "data.readers.arrow_files",
     "openpyxl": "data.readers.formats",
     "psutil": "meter",
     "sklearn": "data.nearest_text stats.active_learning stats.classification stats.linear_models "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -275,8 +275,12 @@ def _chosen(repository: str, config: str | None, names: Sequence[str]) -> tuple[
         advice = f"Found: {', '.join(splits)}. Expected one called {TRAIN}. {problems.SAVE_IT}"
         what = f"training split in {config}"
         raise _part_missing(repository, what, advice, expected=TRAIN, config=config, found=list(splits))
-    other = next((split for split in EVALUATION if split in splits), None)
-    return config, {split: splits[split] for split in (TRAIN, other) if split is not None}
+    return config, {split: splits[split] for split in splits_read(splits)}
+
+
+def splits_read(splits: Collection[str]) -> list[str]:
+    """Return those of the splits of a data set that a task has: for training, and the first of EVALUATION."""
+    return [*({TRAIN} & {*splits}), *[split for split in EVALUATION if split in splits][:1]]
 
 
 def _part_missing(repository: str, what: str, advice: str, **fields: object) -> NotFound:

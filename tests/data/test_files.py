@@ -552,7 +552,8 @@ def test_a_directory_without_an_evaluation_file_is_told_which_names_are_looked_f
     (directory / "dev.csv").rename(directory / "test.csv")
     assert message(directory, NotFound) == (
         f"{directory}: no dev file. Found: test.csv, train.csv. Expected one of dev.*, validation.*, valid.*, val.*, "
-        "ending in .csv, .tsv, .jsonl, .ndjson, .json, .parquet, .xlsx, .xlsm, .conll, .iob, .iob2, .bio."
+        "ending in .csv, .tsv, .jsonl, .ndjson, .json, .parquet, .feather, .arrow, .xlsx, .xlsm, "
+        ".conll, .iob, .iob2, .bio."
     )
 
 

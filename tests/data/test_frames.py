@@ -15,13 +15,14 @@ import pyarrow as pa
 import pytest
 
 from afina import Run, Study, Task
-from afina.errors import AfinaError, InvalidData, Leakage
+from afina.errors import AfinaError, InvalidData, Leakage, NotFound
 from afina.studies.runs.prepared import read_task
 from raises import raises
 from vocabularies import sentences
 
 TEXTS = [text for text, _ in sentences(40)]
 LABELS = [("bad", "good")[label] for _, label in sentences(40)]
+SPLITS = {"train": 0, "test": 10, "validation": 20, "unsupervised": 30}
 FRAME = pd.DataFrame({"id": range(40), "body": TEXTS, "mark": LABELS}, index=range(40, 0, -1))
 
 
@@ -39,6 +40,24 @@ class Dataset:
         return iter(self._columns[name])
 
 
+class LazyFrame:
+    """What Task.of uses of a LazyFrame of polars."""
+
+    def collect(self) -> pd.DataFrame:
+        return FRAME
+
+
+class DuckDBPyRelation:
+    """What Task.of uses of a relation of DuckDB."""
+
+    def to_arrow_table(self) -> pa.Table:
+        return pa.Table.from_pandas(FRAME)
+
+
+class DatasetDict(dict[str, Any]):
+    """What Task.of uses of a DatasetDict of `datasets`."""
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AFINA_CACHE", str(tmp_path / "cache"))
@@ -53,6 +72,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         FRAME.to_dict("records"),
         pa.Table.from_pandas(FRAME),
         Dataset(FRAME.to_dict("list")),
+        LazyFrame(),
+        DuckDBPyRelation(),
+        pa.Table.from_pandas(FRAME).to_reader(),
+        DatasetDict(train=Dataset(FRAME.to_dict("list"))),
     ],
     ids=lambda data: type(data).__name__,
 )
@@ -109,6 +132,22 @@ def test_pairs_class_names_and_data_to_evaluate_are_read(cache: Path) -> None:
     assert (len(whole.train), list(whole.evaluation.texts)) == (30, TEXTS[30:])
     with pytest.raises(Leakage):
         Task.of(FRAME, text="body", label="mark", evaluation=FRAME[:8])
+
+
+def test_the_splits_of_a_dataset_dict_are_those_that_are_read_of_the_hub() -> None:
+    parts = {name: {"text": TEXTS[at : at + 10], "label": LABELS[at : at + 10]} for name, at in SPLITS.items()}
+    given = DatasetDict({name: Dataset(columns) for name, columns in parts.items()})
+    found = Task.of(given)
+    assert ([*found.train.texts], [*found.evaluation.texts]) == (TEXTS[:10], TEXTS[20:30])
+    assert (
+        "DatasetDict: the split 'train' is for training, and the split 'validation' is for evaluation." in found.notes
+    )
+    del given["validation"]
+    assert [*Task.of(given).evaluation.texts] == TEXTS[10:20]
+    assert [*Task.of(given, evaluation=parts["unsupervised"]).evaluation.texts] == TEXTS[30:]
+    del given["train"]
+    with raises(NotFound, code="task.missing", found=["test", "unsupervised"]):
+        Task.of(given)
 
 
 def test_only_columns_that_are_read_are_kept_and_the_same_data_are_kept_once(cache: Path) -> None:

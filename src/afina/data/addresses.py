@@ -11,7 +11,7 @@ from pathlib import Path
 
 from afina import assets
 from afina.data import problems, text_benchmarks
-from afina.data.readers import files, hub_datasets, snippets
+from afina.data.readers import arrow_files, files, hub_datasets, snippets
 from afina.data.readers.formats import READERS, named_file
 from afina.data.readers.hub_datasets import HubDataset
 from afina.data.readers.splitting import TaskData
@@ -167,7 +167,7 @@ def stamp(address: str, *beside: str | None) -> tuple[object, ...] | None:
     try:
         places = [Path(file).expanduser() for file in beside if file is not None]
         places += [] if origin is not None else [find(address)]
-        files = [file for place in places for file in (sorted(place.iterdir()) if place.is_dir() else [place])]
+        files = [file for place in places for file in (_within(place) if place.is_dir() else [place])]
         stats = [file.stat() for file in files]
     except (AfinaError, OSError):
         return None
@@ -177,6 +177,11 @@ def stamp(address: str, *beside: str | None) -> tuple[object, ...] | None:
     )
 
 
+def _within(directory: Path) -> list[Path]:
+    """Return the content of a directory, and the files of the splits that `datasets` saved in it."""
+    return sorted([*directory.iterdir(), *directory.glob("*/*.arrow")])
+
+
 def own_files(address: str, evaluation: str | None = None) -> list[Path]:
     """Return the user's files from which a task is read, without `evaluation`; empty if the task is a download."""
     origin = named(address)
@@ -184,6 +189,18 @@ def own_files(address: str, evaluation: str | None = None) -> list[Path]:
         return list(origin.files())
     path = find(address)
     return files.files_of(path, evaluated=evaluation is None) if path.is_dir() else [path]
+
+
+def own_contents(address: str, evaluation: str | None = None) -> dict[Path, str]:
+    """Return the user's files from which a task is read, each with its path relative to the task's directory."""
+    files = own_files(address, evaluation)
+    folders = [file for file in files if arrow_files.is_saved(file)]
+    if not folders:
+        return {file: file.name for file in files}
+    root = find(address)
+    parts = [part for one in folders for part in (one / arrow_files.STATE, *arrow_files.saved_files(one))]
+    parts += [root / arrow_files.SPLITS] * (root not in folders)
+    return {part: part.relative_to(root).as_posix() for part in parts}
 
 
 def own_path(address: str) -> Path:

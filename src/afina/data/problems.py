@@ -673,6 +673,9 @@ TASK_MISSING = _task_missing(
 NO_FILE_OF_SPLIT = _task_missing(
     "{path}: no {file} file. Found: {found}. Expected one of {expected}, ending in {_formats}."
 )
+NO_TRAINING_SPLIT = _task_missing(
+    "{path}: no split {expected!r}. Found: {found}. Rename the split with the training texts, or give one split."
+)
 HUB_ADDRESS_MALFORMED = _task_missing(
     "no data set is called {found!r}. Expected hub:OWNER/NAME or hub:OWNER/NAME:CONFIG."
 )

@@ -198,8 +198,9 @@ class Task(ReprCard):
         Other processes, which execute the runs, read the task at this address, and the same data have the same address.
 
         Args:
-            data: A frame of pandas or polars, a Dataset of `datasets`, a table of pyarrow, a dict of columns, or a list
-                of dicts. If `targets` is given, `data` is a list, array or Series of texts, or rows of two texts.
+            data: A frame of pandas or polars, a Dataset or DatasetDict of `datasets`, a table of pyarrow, a relation of
+                DuckDB, a dict of columns, or a list of dicts. If `targets` is given, `data` is a list, array or Series
+                of texts, or rows of two texts.
             targets: The target of each text of `data`: a label, a number, a list of labels, or a text to write.
             evaluation: Data that replace the evaluation split: data of the same form as `data`, a tuple (texts,
                 targets), or the path of a file.
@@ -207,7 +208,13 @@ class Task(ReprCard):
 
         Raises InvalidData, Leakage, or CannotWrite if the cache cannot be written to.
         """
-        tables, asked = [frames.table_of(data, targets)], ReadingOptions.of(options, named)
+        asked = ReadingOptions.of(options, named)
+        notes: tuple[str, ...] = ()
+        if targets is None and (parts := frames.splits_of(data)) is not None:
+            chosen = files.splits_read(list(parts), "DatasetDict")[: 1 + (evaluation is None)]
+            data, *further = [parts[name] for name in chosen]
+            evaluation, notes = further[0] if further else evaluation, (files.splits_note("DatasetDict", chosen),)
+        tables = [replace(frames.table_of(data, targets), notes=notes)]
         of_file = isinstance(evaluation, str | os.PathLike)
         if of_file:
             tables.append(files.evaluation_table(named_file("evaluation", evaluation), asked))

@@ -9,7 +9,7 @@ from typing import Any
 
 from afina.data import problems
 from afina.data.kinds import CLASSES, HOWS, LABELS, NUMBER, one_of
-from afina.data.readers import columns, formats, label_studio, source
+from afina.data.readers import arrow_files, columns, formats, label_studio, source
 from afina.data.readers.cells import is_empty, points_undecided
 from afina.data.readers.columns import ColumnNames
 from afina.data.readers.formats import FileTable
@@ -33,10 +33,11 @@ UNLABELLED = -1
 
 def load(path: Path, asked: ReadingOptions, evaluation: Path | None = None, says: Says = silent) -> TaskData:
     """Read a task from a file or directory; with the file `evaluation`, all texts of `path` are training texts."""
-    training = _find(path, ("train",)) if path.is_dir() else path
+    training, *further = files_of(path, evaluated=evaluation is None) if path.is_dir() else [path]
     tables = [formats.read(training, asked.sheet, says, encoding=asked.encoding)]
-    if evaluation is not None or path.is_dir():
-        tables.append(evaluation_table(evaluation or _find(path, EVALUATION), asked, says))
+    tables += [evaluation_table(file, asked, says) for file in (*further, evaluation) if file is not None]
+    if (path / arrow_files.SPLITS).is_file():
+        tables[0] = replace(tables[0], notes=(splits_note(str(path), [training.name, *(one.name for one in further)]),))
     says(f"looking at the texts and labels of {source.counted(sum(len(one.places) for one in tables), 'row')}")
     return TableReading.of(tables, asked).splits()
 
@@ -212,7 +213,7 @@ def to_measure(
     `known` are the labels that may occur. `usual`, the options of the adapter's task, are defaults; those of columns
     only if the file has them.
     """
-    if path.is_dir():
+    if path.is_dir() and not arrow_files.is_saved(path):
         try:
             path = _find(path, EVALUATION)
         except NotFound:
@@ -259,17 +260,38 @@ def _check_all(found: FileTable, label: str | None) -> None:
 
 
 def files_of(directory: Path, *, evaluated: bool = True) -> list[Path]:
+    """Return the training file and the evaluation file in a directory; a split that `datasets` saved is a directory.
+
+    A folder of one data set is the only file, and a DatasetDict without a split for evaluation has one.
+    """
+    if arrow_files.is_saved(directory):
+        return [directory]
+    if (directory / arrow_files.SPLITS).is_file():
+        there = sorted(path.name for path in directory.iterdir() if arrow_files.is_saved(path))
+        return [directory / name for name in splits_read(there, str(directory))][: 1 + evaluated]
     return [_find(directory, ("train",)), *([_find(directory, EVALUATION)] if evaluated else [])]
+
+
+def splits_read(names: Sequence[str], where: str) -> list[str]:
+    """Return the training split and the split for evaluation, if there is one, of a DatasetDict, as of the Hub."""
+    from afina import hub  # takes a fifth of a second, which other tasks need not spend
+
+    chosen = hub.splits_read(names)
+    if hub.TRAIN not in chosen:
+        raise problems.NO_TRAINING_SPLIT(path=where, found=list(names), expected=hub.TRAIN)
+    return chosen
+
+
+def splits_note(where: str, names: Sequence[str]) -> str:
+    training, *other = names
+    rest = f"the split {other[0]!r} is for evaluation" if other else "a part of it is held out for evaluation"
+    return f"{where}: the split {training!r} is for training, and {rest}."
 
 
 def _find(directory: Path, stems: Sequence[str]) -> Path:
     """Return the file in `directory` whose name without suffix is in `stems`. Raises an error unless there is one."""
     wanted = ", ".join(f"{stem}.*" for stem in stems)
-    found = sorted(
-        path
-        for path in directory.iterdir()
-        if source.stem(path) in stems and path.is_file() and formats.has_columns(path)
-    )
+    found = sorted(path for path in directory.iterdir() if source.stem(path) in stems and formats.has_columns(path))
     if not found:
         there = source.names_in(directory)
         raise problems.NO_FILE_OF_SPLIT(

@@ -1,4 +1,4 @@
-"""Read all columns of a csv, tsv, jsonl, json, parquet, xlsx or CoNLL file, as a stream of rows or as a FileTable."""
+"""Read all columns of a csv, tsv, jsonl, json, parquet, feather, xlsx or CoNLL file, as a stream or a FileTable."""
 
 from __future__ import annotations
 
@@ -16,18 +16,13 @@ from xml.etree.ElementTree import ParseError
 
 from afina import meter
 from afina.data import problems
-from afina.data.readers import conll, label_studio, source
+from afina.data.readers import arrow_files, conll, label_studio, source
+from afina.data.readers.arrow_files import AT_ONCE, is_saved
 from afina.data.readers.delimited import check_header, csv_rows, empty_file, tsv_rows
 from afina.data.readers.source import RowStream, Source
 from afina.data.split import FileRows
 from afina.errors import InvalidData
 from afina.events import Says, ShareSaid, silent
-
-AT_ONCE = 1024
-"""The number of rows of a parquet file that are decoded together."""
-
-_DIGITS = 18
-"""The largest number of decimal digits of an integer that always fits into 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +65,10 @@ def opened(path: str | Path, sheet: str | None = None, encoding: str | None = No
     and InvalidData, which names the line, while rows are read.
     """
     path = Path(path)
+    if is_saved(path):
+        with arrow_files.saved_rows(path) as rows:
+            yield rows
+        return
     reader = READERS.get(source.kind(path)) or (conll.conll_rows if conll.is_conll(path, encoding) else None)
     if reader is None:
         raise problems.FORMAT_UNKNOWN(
@@ -80,7 +79,7 @@ def opened(path: str | Path, sheet: str | None = None, encoding: str | None = No
         )
     if sheet is not None and source.kind(path) not in WORKBOOKS:
         raise problems.SHEET_OF_OTHER_FILE(sheet=sheet, path=path, option="sheet")
-    if encoding is not None and reader in (_parquet, _sheet):
+    if encoding is not None and reader in (arrow_files.parquet_rows, arrow_files.arrow_rows, _sheet):
         raise problems.ENCODING_INAPPLICABLE(path=path, encoding=encoding, option="encoding", _found="no text file")
     with source.opened(path, encoding) as found:
         yield conll.by_sentence(reader(found, path) if sheet is None else _sheet(found, path, sheet))
@@ -130,7 +129,12 @@ def named_file(option: str, file: str | os.PathLike[str]) -> Path:
 
 
 def has_columns(path: Path, encoding: str | None = None) -> bool:
-    """Return whether a file is read in columns: its suffix is in READERS, or a text file has CoNLL columns."""
+    """Return whether a file is read in columns: its suffix is in READERS, or a text file has CoNLL columns.
+
+    A folder is read in columns if `save_to_disk` of the `datasets` library wrote it for one data set.
+    """
+    if path.is_dir():
+        return is_saved(path)
     return source.kind(path) in READERS or conll.is_conll(path, encoding)
 
 
@@ -252,74 +256,15 @@ def as_text(cell: Any) -> Any:
     return str(cell) if isinstance(cell, date | time) else cell
 
 
-def _parquet(file: Source, path: Path) -> RowStream:
-    import pyarrow
-    from pyarrow import parquet
-
-    done = 0
-    damaged = (pyarrow.ArrowException, ValueError, *source.DAMAGED)
-    try:
-        found = parquet.ParquetFile(file.stream)
-        names = found.schema_arrow.names
-    except damaged as error:
-        why = str(error).splitlines()[0]
-        raise problems.NOT_READABLE(path=path, _kind="parquet", _error=why, _advice="") from None
-    check_header(str(path), names)
-    count = found.metadata.num_rows
-
-    def rows() -> Iterator[tuple[int, Mapping[str, Any]]]:
-        nonlocal done
-        try:
-            for batch in found.iter_batches(AT_ONCE):
-                for row in _plain(batch).to_pylist():
-                    done += 1
-                    yield done, row
-        except damaged as error:
-            raise problems.PARQUET_DAMAGED(path=path, row=done + 1, _error=str(error).splitlines()[0]) from None
-
-    classes = _classes((found.schema_arrow.metadata or {}).get(b"huggingface", b""))
-    return RowStream(str(path), names, rows(), lambda: done / count if count else None, "row", classes)
-
-
-def _plain(batch: Any) -> Any:
-    """Convert dates and times in a batch of a parquet file to ISO strings, and decimals to integers or floats."""
-    import pyarrow
-    from pyarrow import types
-
-    for place, column in enumerate(batch.schema):
-        made = None
-        if types.is_date(column.type) or types.is_time(column.type) or types.is_timestamp(column.type):
-            made = pyarrow.string()
-        elif types.is_decimal(column.type):
-            whole = column.type.scale == 0 and column.type.precision <= _DIGITS
-            made = pyarrow.int64() if whole else pyarrow.float64()
-        if made is not None:
-            batch = batch.set_column(place, column.name, batch.column(place).cast(made))
-    return batch
-
-
-def _classes(metadata: bytes) -> dict[str, Sequence[str]]:
-    """Return the class names of each column, from the metadata that the `datasets` library writes to parquet files."""
-    try:
-        features = json.loads(metadata)["info"]["features"]
-        found: dict[str, Sequence[str]] = {}
-        for column, feature in features.items():
-            while isinstance(feature, list) or "feature" in feature:  # a list of the feature
-                feature = feature[0] if isinstance(feature, list) else feature["feature"]
-            if feature.get("_type") == "ClassLabel" and feature.get("names"):
-                found[column] = [str(name) for name in feature["names"]]
-    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):  # written by another program
-        return {}
-    return found
-
-
 READERS: dict[str, Callable[[Source, Path], RowStream]] = {
     ".csv": csv_rows,
     ".tsv": tsv_rows,
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
     ".json": _json,
-    ".parquet": _parquet,
+    ".parquet": arrow_files.parquet_rows,
+    ".feather": arrow_files.arrow_rows,
+    ".arrow": arrow_files.arrow_rows,
     ".xlsx": _sheet,
     ".xlsm": _sheet,
     **dict.fromkeys(conll.SUFFIXES, conll.conll_rows),

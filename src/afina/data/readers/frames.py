@@ -32,6 +32,10 @@ MISSING_TYPES = ("NAType", "NaTType")
 """The names of the types of pandas' missing values (`pandas.NA` and `pandas.NaT`)."""
 
 
+COLLECTS = {"LazyFrame": "collect", "DuckDBPyRelation": "to_arrow_table", "RecordBatchReader": "read_all"}
+"""For types of polars, DuckDB and pyarrow whose rows are not computed yet, the method that returns a frame."""
+
+
 def is_frame(data: object) -> bool:
     """Return whether an object has named columns and a length, like a DataFrame, a pyarrow table or a data set."""
     return hasattr(data, "__len__") and (hasattr(data, "column_names") or hasattr(data, "columns"))
@@ -42,6 +46,8 @@ def table_of(data: Any, targets: Any = None) -> FileTable:
 
     Cells become JSON values: a missing value becomes None, a date its ISO string, a decimal a number.
     """
+    if collect := COLLECTS.get(type(data).__name__):
+        data = getattr(data, collect)()
     if targets is not None:
         texts, pairs = as_lists(data)
         columns = {"text": texts, **({} if pairs is None else {"text_pair": pairs}), "label": _targets(targets)}
@@ -58,6 +64,11 @@ def table_of(data: Any, targets: Any = None) -> FileTable:
         raise problems.COLUMN_NAMES_NOT_TEXTS(argument="data", found=kind, _names=names)
     check_header(kind, names)
     return _made(kind, {name: data[name] for name in names}, _classes(data))
+
+
+def splits_of(data: Any) -> dict[str, Any] | None:
+    """Return the data sets of a DatasetDict of the `datasets` library, by split; None for other data."""
+    return dict(data) if isinstance(data, Mapping) and type(data).__name__ == "DatasetDict" else None
 
 
 def _targets(targets: Any) -> Sequence[Any]:

@@ -158,7 +158,7 @@ class TextStream:
 
 NO_TEXT = frozenset(
     (".xls", ".ods", ".doc", ".docx", ".odt", ".pdf", ".7z", ".tar", ".tgz", ".tbz2", ".txz", ".zst")
-) | {".npy", ".npz", ".pkl", ".pickle", ".pt", ".feather", ".arrow", ".db", ".sqlite", ".safetensors"}
+) | {".npy", ".npz", ".pkl", ".pickle", ".pt", ".db", ".sqlite", ".safetensors"}
 """Suffixes of files that are refused because they are not text files: each line would be read as a text."""
 
 

@@ -116,7 +116,8 @@ class RunInputs:
         """Return the inputs of `run`, with the digests of their files."""
         content: dict[str, Path] = {}
         evaluation, unlabelled, without = run.data.evaluation, run.data.unlabelled, run.data.without
-        task = _input(run.task, addresses.own_files(run.task, evaluation), content, run.data_digest)
+        texts = addresses.own_contents(run.task, evaluation)
+        task = _input(run.task, [*texts], content, run.data_digest, texts.__getitem__)
         return cls(
             task=replace(task, single=bool(task.files) and addresses.names_file(run.task)),
             evaluation=_input(evaluation, [named_file("evaluation", evaluation)], content) if evaluation else None,
