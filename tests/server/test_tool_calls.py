@@ -19,7 +19,16 @@ from transformers import AutoTokenizer
 from afina import Backbone
 from afina.server.protocols import openai
 from afina.server.protocols.openai_bodies import ChatRequest
-from afina.server.protocols.tool_calls import FORMS, Call, CallReader, CallStream, Said, chat_prompt, form_of
+from afina.server.protocols.tool_calls import (
+    FORMS,
+    Call,
+    CallReader,
+    CallStream,
+    Said,
+    chat_messages,
+    chat_prompt,
+    form_of,
+)
 from afina.server.replay import _chat_prompt
 from calling import CALLING, LLAMA
 from crowd import adapter
@@ -44,10 +53,12 @@ ANSWERS: list[tuple[str, Said]] = [
     (f"{called()}\n{called('{}', 'clock')}", Said("", [ROME, Call("clock", "{}")])),
     ('<tool_call>{"type": "function", "name":"weather","arguments":{"city":"a</tool_call>b"}}</tool_call>',
      Said("", [Call("weather", '{"city":"a</tool_call>b"}')])),
+    ('<tool_call>\n{ "arguments": {"city": "Rome"}, "name": "weather"}\n</tool_call> ', Said("", [ROME])),
     *((one, Said(one)) for one in (
         "", "It is warm.", "a < b <tool", "<tool_call>", called()[:-3], called("{"), f"{called()} done",
         called('{"city": 5}'), called("{}"), called('["Rome"]'), called("NaN"), called(name="other"),
-        called(name='weather", "a": "'), f"{called()}{called('{}')}", f"<tool_call>hm</tool_call> {called()}",
+        called(name='weather", "a": "'), called().replace('"weather"', "[]"), "<tool_call>5</tool_call>",
+        f"{called()}{called('{}')}", f"<tool_call>hm</tool_call> {called()}",
         '{"name": "weather", "arguments": {"city": "Rome"}}',
         f"<tool_call>{'[' * 100_000}", called('{"city": "Rome", "a": ' + "[" * 5000 + "]" * 5000 + "}"),
     )),
@@ -254,6 +265,8 @@ def test_the_calls_and_their_results_go_through_the_template(served: Served, say
     expected = len(served.backbone.tokenizer(prompt, add_special_tokens=False)["input_ids"])
     assert found.json()["usage"]["prompt_tokens"] == expected
     fields = {**BODY, "messages": [*SAID, message, *results]}
+    named = chat_messages(ChatRequest.model_validate(fields), HERMES)
+    assert [one.get("name") for one in named] == [None, None, "weather", "clock"]
     assert _chat_prompt(served.backbone.tokenizer, json.dumps(fields)) == prompt
     items = served.post("/v1/responses", {**INPUT, "input": [
         *SAID, {"role": "assistant", "content": "Look."},
@@ -267,7 +280,7 @@ def test_the_calls_and_their_results_go_through_the_template(served: Served, say
     ("more", "calls", "unused"),
     [({"parallel_tool_calls": False}, 1, None), ({"parallel_tool_calls": True, "tool_choice": "auto"}, 2, None),
      ({"tool_choice": "none"}, 0, None), ({"response_format": {"type": "text"}}, 2, None),
-     ({"response_format": {"type": "json_object"}}, 0, "grammar")],
+     ({"structured_outputs": {"regex": "a+"}}, 0, "grammar")],
 )  # fmt: skip
 def test_other_fields_of_the_request_limit_the_calls(
     served: Served, says: Say, more: Any, calls: int, unused: str | None
@@ -276,7 +289,7 @@ def test_other_fields_of_the_request_limit_the_calls(
     found = served.post("/v1/chat/completions", {**BODY, **more})
     assert found.headers.get("Afina-Tools-Unused") == unused
     assert len(found.json()["choices"][0]["message"].get("tool_calls", [])) == calls
-    if "response_format" not in more and calls:
+    if "parallel_tool_calls" in more:
         also = served.post("/v1/responses", {**INPUT, **more}).json()["output"]
         assert [one["type"] for one in also] == ["function_call"] * calls
 

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
+from afina import meter
 from afina.data.prompts import ChatRefused, rendered, rendered_chat
 from afina.data.tokenize import Tokenizer
 from afina.errors import InvalidData, NotFound
-from afina.generating import guides
-from afina.generating.schema_checks import violation
+from afina.generating import guides, problems
+from afina.generating.schema_checks import SECONDS, violation
 from afina.server.http.refusals import Refusal
 from afina.server.protocols import openai_bodies, tools
-from afina.server.protocols.openai_bodies import AssistantMessage, ChatMessage, ChatRequest
+from afina.server.protocols.openai_bodies import AssistantMessage, ChatRequest, ToolMessage
 
 UNUSED = "Afina-Tools-Unused"
 """The HTTP header that says why the functions of a request are not in the prompt: `template` or `grammar`."""
@@ -54,24 +56,14 @@ class CallForm:
     begin: str = ""
     end: str = ""
 
-    @cached_property
-    def _head(self) -> re.Pattern[str]:
-        kind = r'(?:"type"\s*:\s*"function"\s*,\s*)?'
-        name = rf'{kind}"name"\s*:\s*"({tools.NAME})"\s*,\s*'
-        return re.compile(rf'{re.escape(self.begin)}\s*\{{\s*{name}"{self.arguments}"\s*:\s*')
-
-    @cached_property
-    def _tail(self) -> re.Pattern[str]:
-        return re.compile(rf"\s*\}}\s*{re.escape(self.end)}\s*")
-
     def place(self, text: str, *, begun: bool = False) -> int:
         """Return the index from which a text, or the text with more characters, may be calls.
 
         `begun`: whether the text continues another text, which was no call.
         """
         if not self.begin:
-            bare = "".join(text.split())
-            could = any(bare.startswith(one) or one.startswith(bare) for one in ('{"name":"', '{"type":"function",'))
+            bare, keys = "".join(text.split()), ("name", "type", self.arguments)
+            could = any(bare.startswith(f'{{"{one}":') or f'{{"{one}":'.startswith(bare) for one in keys)
             return 0 if could and not begun else len(text)
         found = text.find(self.begin)
         ends = (size for size in range(len(self.begin) - 1, 0, -1) if text.endswith(self.begin[:size]))
@@ -81,20 +73,44 @@ class CallForm:
     def read(self, text: str) -> Said | None:
         """Return the calls in an answer, or None if the answer is not in this form."""
         start = at = self.place(text)
-        at += len(text[at:]) - len(text[at:].lstrip())
         calls = list[Call]()
-        while at < len(text) and (self.begin or not calls):
-            head = self._head.match(text, at)
-            try:
-                _, end = json.JSONDecoder().raw_decode(text, head.end() if head else len(text))
-            except (ValueError, RecursionError):
-                return None
-            tail = self._tail.match(text, end)
-            if head is None or tail is None:
-                return None
-            calls.append(Call(head[1], text[head.end() : end]))
-            at = tail.end()
+        try:
+            while at < len(text) and (self.begin or not calls):
+                members, at = _members(text, _after(self.begin, text, at))
+                at = _after(self.end, text, at)
+                kind, name = json.loads(members.pop("type", '"function"')), json.loads(members.pop("name", "null"))
+                calls.append(Call(name, members.pop(self.arguments)))
+                if kind != "function" or not isinstance(name, str) or members:
+                    return None
+        except (ValueError, KeyError, RecursionError):
+            return None
         return Said(text[:start], calls) if calls and at == len(text) else None
+
+
+def _after(mark: str, text: str, at: int) -> int:
+    """Return the index after a mark and the whitespace around it. Raises ValueError if the text has no mark there."""
+    found = re.compile(rf"\s*{re.escape(mark)}\s*").match(text, at)
+    if found is None:
+        raise ValueError(mark)
+    return found.end()
+
+
+def _members(text: str, at: int) -> tuple[dict[str, str], int]:
+    """Return the members of the JSON object at an index, with values as JSON, and the index after the object.
+
+    Raises ValueError if there is no JSON object, and RecursionError.
+    """
+    decode, members = json.JSONDecoder().raw_decode, dict[str, str]()
+    at = _after("{", text, at)
+    while True:
+        name, end = decode(text, at)
+        at = _after(":", text, end)
+        _, end = decode(text, at)
+        members[str(name)] = text[at:end]
+        at = _after("", text, end)
+        if text[at : at + 1] == "}":
+            return members, at + 1
+        at = _after(",", text, at)
 
 
 FORMS = CallForm("arguments", "<tool_call>", "</tool_call>"), CallForm("parameters")
@@ -115,16 +131,25 @@ class CallReader:
         Must not be called in an event loop.
         """
         said = self.form.read(text)
-        if said is None or not all(self._holds(one) for one in said.calls):
+        if said is None or any(one.name not in self.schemas for one in said.calls):
+            return Said(text)
+        try:
+            found = _violations([(one.arguments, self.schemas[one.name]) for one in said.calls])
+        except InvalidData:  # nobody knows whether these arguments hold to the schemas
+            return Said(text)
+        if any(one is not None for one in found):
             return Said(text)
         return said if self.parallel else Said(said.text, said.calls[:1])
 
-    def _holds(self, call: Call) -> bool:
-        """Return whether a function of the request is called, with arguments that hold to its schema."""
-        try:
-            return call.name in self.schemas and violation(call.arguments, self.schemas[call.name]) is None
-        except InvalidData:  # nobody knows whether these arguments hold to the schema
-            return False
+
+def _violations(pairs: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str | None]:
+    """Return how each JSON text violates its schema, as `violation`; all checks together have the time of one."""
+    until, found = meter.processor_seconds() + SECONDS, list[str | None]()
+    for text, schema in pairs:
+        found.append(violation(text, schema))
+        if meter.processor_seconds() > until:
+            raise problems.SCHEMA_UNCHECKED(_problem=f"the checks take more than {SECONDS:g} seconds")
+    return found
 
 
 @dataclass(eq=False)
@@ -168,8 +193,8 @@ def _form_of(tokenizer: Tokenizer, source: str) -> CallForm | None:
     if _PROBE.name not in prompt or not whole.startswith(prompt):
         return None
     text = whole[len(prompt) :]
-    for token in tokenizer.all_special_tokens:
-        text = text.replace(token, "")
+    for token in tokenizer.added_tokens_decoder.values():
+        text = text.replace(token.content, "") if token.special else text
     return next((form for form in FORMS if form.read(text.strip()) == Said("", [_PROBE])), None)
 
 
@@ -202,7 +227,7 @@ def chat_prompt(tokenizer: Tokenizer, body: ChatRequest) -> ChatPrompt:
     """Return the prompt that the chat template makes of a request. Raises Refusal and InvalidData."""
     offered = tools.offered(body)
     form = form_of(tokenizer) if body.tools or any(getattr(one, "tool_calls", None) for one in body.messages) else None
-    messages = [_message(one, form) for one in body.messages]
+    messages = chat_messages(body, form)
     if not offered:
         return ChatPrompt(rendered_chat(tokenizer, messages))
     if form is None or openai_bodies.is_restricted(body):
@@ -210,8 +235,7 @@ def chat_prompt(tokenizer: Tokenizer, body: ChatRequest) -> ChatPrompt:
     schemas = {one.name: tools.schema_of(one) for one in offered}
     try:
         guides.require()
-        for one in schemas.values():
-            violation("{}", one)  # refused before the answer begins, if it cannot be checked at all
+        _violations(("{}", one) for one in schemas.values())  # refused early if they cannot be checked at all
     except NotFound as error:
         raise Refusal(400, "unsupported", str(error)) from None
     except InvalidData as error:
@@ -230,18 +254,28 @@ def _tool(function: tools.Function, schema: Mapping[str, Any]) -> dict[str, Any]
     return {"type": "function", "function": {"name": function.name, **described, "parameters": schema}}
 
 
-def _message(message: ChatMessage, form: CallForm | None) -> Mapping[str, Any]:
-    """Return a message as chat templates expect it, with its calls if the template has a form for them."""
-    if form is None or not isinstance(message, AssistantMessage) or not message.tool_calls:
-        return message.for_template()
-    calls = [_for_template(Call(one.function.name, one.function.arguments), one.id) for one in message.tool_calls]
-    return {**message.model_copy(update={"tool_calls": None}).for_template(), "tool_calls": calls}
+def chat_messages(body: ChatRequest, form: CallForm | None) -> list[Mapping[str, Any]]:
+    """Return messages as chat templates expect them, with calls and names of called functions if there is a form."""
+    if form is None:
+        return [one.for_template() for one in body.messages]
+    found, names = list[Mapping[str, Any]](), dict[str, str]()
+    for one in body.messages:
+        if isinstance(one, AssistantMessage) and one.tool_calls:
+            names |= {each.id: each.function.name for each in one.tool_calls}
+            calls = [_for_template(Call(**each.function.model_dump()), each.id) for each in one.tool_calls]
+            found.append({**one.model_copy(update={"tool_calls": None}).for_template(), "tool_calls": calls})
+        elif isinstance(one, ToolMessage) and one.tool_call_id in names:
+            found.append({"name": names[one.tool_call_id], **one.for_template()})
+        else:
+            found.append(one.for_template())
+    return found
 
 
 def _for_template(call: Call, name: str) -> dict[str, Any]:
     """Return a call as chat templates expect it: the arguments are an object, unless they are not JSON."""
-    try:
-        arguments = json.loads(call.arguments)
-    except (ValueError, RecursionError):
-        arguments = call.arguments
+    arguments: Any = call.arguments
+    with suppress(ValueError, RecursionError):
+        read = json.loads(call.arguments)
+        json.dumps([[[[read]]]], ensure_ascii=False).encode()  # ValueError: half a character
+        arguments = read
     return {"id": name, "type": "function", "function": {"name": call.name, "arguments": arguments}}
