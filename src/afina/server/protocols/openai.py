@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
 
 from fastapi import Response
 from fastapi.responses import JSONResponse
@@ -66,7 +65,7 @@ async def completions(call: Called) -> Response:
     A prompt that is a text is put into the model's prompt template, unless `template` is false.
     """
     body = await call.body(CompletionRequest)
-    return await answered(call, body, openai_bodies.completion_texts(body), partial(CompletionFormat, body))
+    return await answered(call, body, openai_bodies.completion_texts(body), partial(CompletionFormat, body), {})
 
 
 @router.answers(
@@ -88,7 +87,7 @@ async def answered(
     body: CompletionRequest | ChatRequest,
     texts: Sequence[Text],
     format_of: FormatOf,
-    headers: Mapping[str, str] = MappingProxyType({}),
+    headers: Mapping[str, str],
 ) -> Response:
     """Return the HTTP response with the generated answers to the texts, and with further `headers`."""
     try:
@@ -110,7 +109,7 @@ async def _computed(
     tools = await _tools_of(call)
     new = NewTokenQueue()
     given = call.key, body, len(texts), tools, new if streams else None
-    guided = openai_bodies.is_guided(body)
+    guided = openai_bodies.is_restricted(body) or openai_bodies.function_of(body) is not None
     options = await call.look(_options, *given) if guided else _options(*given)  # compiling a grammar takes time
     (accepted,) = await call.begin([call.asks(body.model, texts, options, user=body.user)], _check)
     assert accepted.decoding is not None

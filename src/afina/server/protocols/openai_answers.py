@@ -349,7 +349,7 @@ class ChatFormat(OpenAIFormat):
         if self._reader is None:
             return self._said(text)
         stream = self._streams.setdefault(index, CallStream(self._reader))
-        said = stream.add(text) if finish is None else stream.end(text)
+        said = Said(stream.add(text)) if finish is None else stream.end(text)
         return said if said.text or finish else None
 
     def _reported(self, reported: Sequence[ReportedToken]) -> dict[str, Any]:

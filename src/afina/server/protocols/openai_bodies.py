@@ -607,12 +607,6 @@ def function_of(body: Generate) -> Function | None:
     return function
 
 
-def is_guided(body: Generate) -> bool:
-    """Return whether a request has a field that can restrict its answers by a grammar, such as a JSON schema."""
-    given = body.structured_outputs, body.response_format, body.tools if isinstance(body, Tools) else None
-    return any(one is not None for one in given)
-
-
 def is_restricted(body: Generate) -> bool:
     """Return whether a request restricts its answers by a grammar, and not by forcing a function call."""
     return body.structured_outputs is not None or (

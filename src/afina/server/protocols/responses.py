@@ -292,6 +292,7 @@ class ResponsesFormat(ChatFormat):
         `usage`: The numbers of input and output tokens. None while the answer is not complete.
         """
         body = self._body
+        form = None if body.text is None else body.text.format
         return {
             "id": f"resp_{self.head.request}",
             "object": "response",
@@ -312,7 +313,7 @@ class ResponsesFormat(ChatFormat):
             "service_tier": "default",
             "store": False,
             **self._sampling,
-            "text": self._format_of_request(),
+            "text": {"format": {"type": "text"} if form is None else _json(form)},
             "tool_choice": _json(body.tool_choice) or "auto",
             "tools": [{"parameters": None, "strict": None, **_json(one)} for one in body.tools or []],
             "top_logprobs": body.top_logprobs or 0,
@@ -320,11 +321,6 @@ class ResponsesFormat(ChatFormat):
             "usage": None if usage is None else _usage(usage),
             "user": body.user,
         }
-
-    def _format_of_request(self) -> dict[str, Any]:
-        text = self._body.text
-        form = None if text is None else text.format
-        return {"format": {"type": "text"} if form is None else _json(form)}
 
 
 def _json(value: Any) -> Any:

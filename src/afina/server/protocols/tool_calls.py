@@ -10,9 +10,10 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from afina import meter
 from afina.data.prompts import ChatRefused, rendered, rendered_chat
@@ -158,19 +159,19 @@ class CallStream:
 
     reader: CallReader
     _held: str = ""
-    _begun: bool = field(default=False)
+    _begun: bool = False
 
-    def add(self, text: str) -> Said:
+    def add(self, text: str) -> str:
         """Add a piece of the answer, and return the text that cannot be a call."""
         self._held += text
         place = self.reader.form.place(self._held, begun=self._begun)
         ready, self._held = self._held[:place], self._held[place:]
         self._begun = self._begun or bool(ready)
-        return Said(ready)
+        return ready
 
     def end(self, text: str) -> Said:
         """Add the last piece of the answer, and return the rest of what it says. Not in an event loop."""
-        ready = self.add(text).text
+        ready = self.add(text)
         said = self.reader.read(self._held) if self._held else Said("")
         return Said(ready + said.text, said.calls)
 
@@ -211,16 +212,12 @@ class ChatPrompt(NamedTuple):
 
     Attributes:
         reader: None: no answer calls a function by its own choice.
-        unused: why the functions of the request are not in the prompt, for the header `UNUSED`.
+        headers: further headers of the response.
     """
 
     text: str
     reader: CallReader | None = None
-    unused: Literal["template", "grammar"] | None = None
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {} if self.unused is None else {UNUSED: self.unused}
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 def chat_prompt(tokenizer: Tokenizer, body: ChatRequest) -> ChatPrompt:
@@ -231,7 +228,8 @@ def chat_prompt(tokenizer: Tokenizer, body: ChatRequest) -> ChatPrompt:
     if not offered:
         return ChatPrompt(rendered_chat(tokenizer, messages))
     if form is None or openai_bodies.is_restricted(body):
-        return ChatPrompt(rendered_chat(tokenizer, messages), None, "template" if form is None else "grammar")
+        unused = {UNUSED: "template" if form is None else "grammar"}
+        return ChatPrompt(rendered_chat(tokenizer, messages), headers=unused)
     schemas = {one.name: tools.schema_of(one) for one in offered}
     try:
         guides.require()
