@@ -150,12 +150,12 @@ def test_what_does_not_suit_entities_is_refused_before_anything_is_computed(
     monkeypatch.setattr(words.core, "submit", submitted.append)
     for path, body, status in (
         ("/predict", {"model": NAME, "inputs": "a"}, 422),
-        ("/classify", {"model": NAME, "input": "a"}, 422),
+        ("/classify", {"model": NAME, "input": "a"}, 400),
         ("/v1/completions", {"model": NAME, "prompt": "a"}, 400),
-        ("/pooling", {"model": "acme/reviews", "input": "a"}, 422),
-        ("/pooling", {"model": "acme/short", "input": LONG}, 422),
-        ("/pooling", {"model": NAME, "input": "a", "encoding_format": "base64"}, 422),
-        ("/pooling", {"model": NAME, "input": "a", "dimensions": 3}, 422),
+        ("/pooling", {"model": "acme/reviews", "input": "a"}, 400),
+        ("/pooling", {"model": "acme/short", "input": LONG}, 400),
+        ("/pooling", {"model": NAME, "input": "a", "encoding_format": "base64"}, 400),
+        ("/pooling", {"model": NAME, "input": "a", "dimensions": 3}, 400),
         ("/tasks", {"text": "a", "pair": "b", "models": [NAME]}, 422),
     ):
         found = words.post(path, body)

@@ -118,6 +118,7 @@ def test_a_model_is_described_by_its_id(served: Any) -> None:
             "object": "model",
             "created": seconds,
             "owned_by": "acme",
+            "max_model_len": served.backbone.longest,
         }
     listed = {one["id"]: one for one in served.get("/v1/models").json()["data"]}
     assert listed["acme/tags"] == served.get("/v1/models/acme/tags").json()
@@ -145,6 +146,16 @@ def test_the_server_describes_itself_as_tei_and_tgi_do(served: Any) -> None:
     assert (found["model_sha"], found["model_dtype"]) == (served.backbone.digest, "float32")
     assert found["max_client_batch_size"] == served.core.settings.texts
     assert found["max_input_length"] == served.backbone.longest
+    assert found["model_type"] == {"classifier": {"id2label": {}, "label2id": {}}}
+    labels = served.get("/info?model=acme/reviews").json()["model_type"]["classifier"]
+    assert labels == {"id2label": {"0": "bad", "1": "good"}, "label2id": {"bad": 0, "good": 1}}
+    assert served.get("/info?model=bolt/mail").status_code == 404
+
+
+def test_an_empty_text_is_400_as_in_tei(served: Any) -> None:
+    for inputs in ("", [["a"], [" "]]):
+        refused = served.post("/predict", {"inputs": inputs, "model": "acme/reviews"})
+        assert (refused.status_code, refused.json()["error_type"]) == (400, "Validation")
 
 
 def test_hugging_face(served: Any) -> None:

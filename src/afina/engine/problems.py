@@ -42,14 +42,14 @@ NO_TOKEN_OUTPUTS = Problem(
 SEVERAL_WINDOWS = Problem(
     InvalidData,
     "request.several-windows",
-    "the text has more tokens than the model reads at once ({most:,}). The outputs of tokens would be those of "
-    "{windows:,} windows. Send a shorter text, or ask for the entities.",
+    "the text has more tokens than the model reads at once ({most}). The outputs of tokens would be those of "
+    "{windows} windows. Send a shorter text, or ask for the entities.",
 )
 
 ANSWER_BEYOND_MEMORY = Problem(
     InvalidData,
     "generation.beyond-memory",
-    "`{option}`: the answer may need {bytes:,} bytes of keys and values, but at most {limit:,} bytes are available. "
+    "`{option}`: the answer may need {bytes} bytes of keys and values, but at most {limit} bytes are available. "
     "Ask for fewer new tokens, give a shorter text, or raise the memory limit.",
 )
 GENERATION_FAILED = Problem(
@@ -58,7 +58,7 @@ GENERATION_FAILED = Problem(
 PROMPT_TOO_LONG = Problem(
     InvalidData,
     "generation.prompt-too-long",
-    "the text has {tokens:,} tokens, which leaves no position for an answer. Give a shorter text.",
+    "the text has {tokens} tokens, which leaves no position for an answer. Give a shorter text.",
 )
 
 NO_STORE = Problem(

@@ -100,13 +100,13 @@ class Grammar:
         """Return the grammar that allows each of several texts. Raises InvalidData if the texts are not suitable."""
         if not 1 <= len(choices) <= MOST_CHOICES or sum(map(len, choices)) > MOST_CHARACTERS:
             raise _invalid(
-                f"{len(choices):,} choices with {sum(map(len, choices)):,} characters, expected 1 to {MOST_CHOICES} "
-                f"choices with at most {MOST_CHARACTERS:,} characters together"
+                f"{len(choices)} choices with {sum(map(len, choices))} characters, expected 1 to {MOST_CHOICES} "
+                f"choices with at most {MOST_CHARACTERS} characters together"
             )
         if any(one != one.strip() or not one for one in choices):
             raise _invalid("a choice is empty, or begins or ends with whitespace, which is removed from an answer")
         if (longest := max(len(one.encode()) for one in choices)) > MOST_BYTES:
-            raise _invalid(f"a choice of {longest:,} bytes, expected at most {MOST_BYTES:,}")
+            raise _invalid(f"a choice of {longest} bytes, expected at most {MOST_BYTES}")
         return cls._after_space(" | ".join(json.dumps(one, ensure_ascii=False) for one in choices))
 
     @classmethod
@@ -115,7 +115,7 @@ class Grammar:
         from llguidance import regex_to_lark
 
         if not 1 <= len(pattern) <= MOST_PATTERN:
-            raise _invalid(f"a regular expression of {len(pattern):,} characters, expected 1 to {MOST_PATTERN:,}")
+            raise _invalid(f"a regular expression of {len(pattern)} characters, expected 1 to {MOST_PATTERN}")
         escaped = regex_to_lark(pattern).replace("\n", r"\n")
         return cls._after_space(f"/{escaped}/")
 
@@ -125,7 +125,7 @@ class Grammar:
         if _depth(schema) > DEEPEST:
             raise _invalid(f"a schema with more than {DEEPEST} levels")
         if (length := len(json.dumps(schema))) > MOST_CHARACTERS:
-            raise _invalid(f"a schema of {length:,} characters, expected at most {MOST_CHARACTERS:,}")
+            raise _invalid(f"a schema of {length} characters, expected at most {MOST_CHARACTERS}")
         made = closed(schema)
         if (rounded := next(_rounded(made), None)) is not None:
             raise _invalid(
@@ -276,7 +276,7 @@ def _trial(grammar: Grammar) -> str | None:
     except subprocess.TimeoutExpired:
         raise problems.GRAMMAR_UNTRIED() from None
     if done.returncode:
-        return f"it takes more than {TRIAL_SECONDS} second or {TRIAL_BYTES >> 20:,} MiB to compile. Give a simpler one"
+        return f"it takes more than {TRIAL_SECONDS} second or {TRIAL_BYTES >> 20} MiB to compile. Give a simpler one"
     problem: str | None = json.loads(done.stdout)
     return None if problem is None else _in_short(problem)
 

@@ -133,7 +133,7 @@ class Decoding(Frozen):
     def _in_order(cls, fewest: int, info: ValidationInfo) -> int:
         most = info.data.get("max_new_tokens")
         if most is not None and fewest > most:
-            raise ValueError(Sentence.of("is more than the {most:,} of `max_new_tokens`", most=most))
+            raise ValueError(Sentence.of("is more than the {most} of `max_new_tokens`", most=most))
         if fewest and info.data.get("stop"):
             raise ValueError("cannot be combined with stop strings, which may end an answer earlier")
         return fewest
@@ -154,9 +154,8 @@ class Decoding(Frozen):
     def check_vocabulary(self, size: int) -> None:
         """Raise InvalidStudy if a token id in `stop_token_ids` or `logit_bias` is not below the vocabulary's size."""
         for option in ("stop_token_ids", "logit_bias"):
-            largest = max(getattr(self, option), default=0)
-            if largest >= size:
-                raise problems.TOKEN_UNKNOWN(most=size - 1, option=option, found=largest)
+            if unknown := [token for token in getattr(self, option) if token >= size]:
+                raise problems.TOKEN_UNKNOWN(_tokens=unknown, most=size - 1, option=option, found=unknown)
 
     def changed(self, **given: Any) -> Decoding:
         """Return a copy with other values. Raises InvalidStudy for an invalid value."""

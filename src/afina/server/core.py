@@ -7,7 +7,7 @@ answers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -230,8 +230,11 @@ class Core:
         if not self._watcher.answers:
             raise problems.STORE_SILENT()
 
-    def listed(self, key: Key) -> Sequence[NameSummary]:
-        """Return the models of the key's client for the backbone, by the version in production or else the newest."""
+    def listed(self, key: Key) -> Sequence[tuple[NameSummary, Mapping[str, Any]]]:
+        """Return the models of the key's client for the backbone, each with a version's manifest.
+
+        The version is that in production, or else the newest.
+        """
         self.demand_store()
         try:
             names, manifests = self.store.list(key.client), self.store.served_manifests(key.client)
@@ -239,8 +242,8 @@ class Core:
             if error.code != "client.missing":
                 raise
             return []
-        current = [(one, f"{one.name}@{one.aliases.get(PRODUCTION, one.newest)}") for one in names]
-        return [one for one, version in current if not self.engine.is_for_another(manifests.get(version, {}))]
+        current = [(one, manifests.get(f"{one.name}@{one.aliases.get(PRODUCTION, one.newest)}", {})) for one in names]
+        return [(one, manifest) for one, manifest in current if not self.engine.is_for_another(manifest)]
 
     def begin(self, requests: Sequence[TextRequest], check: Check = no_check) -> Sequence[AcceptedRequest]:
         """Accept requests, and put their texts into the queue. The caller must `close` each accepted request."""

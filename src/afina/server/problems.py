@@ -88,13 +88,13 @@ NOT_TOKEN_IDS = Problem(
 BEYOND_RATE = Problem(
     InvalidData,
     "request.beyond-rate",
-    "The request may need {tokens:,}{_more} tokens (those of its texts, and the most new tokens of every "
-    "answer). Its key has a limit of {tokens_a_minute:,} tokens a minute. Send fewer or shorter texts, or ask "
+    "The request may need {tokens}{_more} tokens (those of its texts, and the most new tokens of every "
+    "answer). Its key has a limit of {tokens_a_minute} tokens a minute. Send fewer or shorter texts, or ask "
     "for fewer new tokens.",
 )
 
 GENERATION_LIMIT = Problem(
-    InvalidData, "request.generation-limit", "`{option}` is {found:,}. This server allows at most {most:,}."
+    InvalidData, "request.generation-limit", "`{option}` is {found}. This server allows at most {most}."
 )
 
 GRAMMAR_INVALID = Problem(
@@ -119,23 +119,23 @@ _request_text_invalid = partial(Problem, InvalidData, "request.text-invalid")
 TEXT_WOULD_BE_CUT = _request_text_invalid(
     "`inputs`: a text has more tokens than the model reads. Set `truncate` to true to cut such texts."
 )
-TEXT_TOO_LONG = _request_text_invalid("{where} has {characters:,} characters, expected at most {most:,}.")
-TEXT_EMPTY = _request_text_invalid("{where} is empty.")
+TEXT_TOO_LONG = _request_text_invalid("{where} has {characters} characters, expected at most {most}.")
+TEXT_EMPTY = Problem(InvalidData, "request.text-empty", "{where} is empty.")
 
 TEXT_TOKENS = Problem(
     InvalidData,
     "request.text-tokens",
-    "{where} has {found:,} tokens. {_why} at most {most:,} tokens. Send a shorter text.",
+    "{where} has {found} tokens. {_why} at most {most} tokens. Send a shorter text.",
 )
 
 _request_texts_count = partial(Problem, InvalidData, "request.texts-count")
 NOT_A_PAIR = _request_texts_count("`inputs`: found {found} strings, expected a text or a pair.")
-TEXTS_COUNT = _request_texts_count("Found {found:,} texts, expected 1 to {most:,}.")
+TEXTS_COUNT = _request_texts_count("Found {found} texts, expected 1 to {most}.")
 
 TOKEN_UNKNOWN = Problem(
     InvalidData,
     "request.token-unknown",
-    "token {found:,} is not in the model's vocabulary, whose ids are 0 to {_last:,}. Give ids of the model's own "
+    "token {found} is not in the model's vocabulary, whose ids are 0 to {_last}. Give ids of the model's own "
     "tokenizer.",
 )
 

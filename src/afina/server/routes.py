@@ -111,7 +111,7 @@ _VLLM = record(
     param=about(NOTHING, "always null"),
     code=about(COUNT, "HTTP status"),
 )
-VLLM = ClientProtocol("vLLM", _of_vllm, record(error=about(_VLLM, "the error")))
+VLLM = ClientProtocol("vLLM", _of_vllm, record(error=about(_VLLM, "the error")), invalid=400)
 _OPENAI = record(
     message=_MESSAGE,
     type=about(one_of("invalid_request_error", "rate_limit_error", "server_error"), "kind of the error"),

@@ -210,7 +210,7 @@ class Tenants:
 
     def _spent(self, window: MinuteWindow, rate: int, tokens: int) -> Overloaded:
         return Overloaded(
-            f"the key's limit of {rate:,} tokens a minute is used up. Try again later.",
+            f"the key's limit of {rate} tokens a minute is used up. Try again later.",
             window.wait(max(0, rate - tokens)),
             code="server.rate-exceeded",
         )

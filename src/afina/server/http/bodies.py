@@ -92,7 +92,7 @@ class Strict(Body):
 def parse_body(content: bytes, kind: type[Given]) -> Given:
     """Parse the JSON body of a request, or raise Refusal: 400 for no JSON or too many values, 422 for a wrong field."""
     if count_values(content, kind.most_values) > kind.most_values:
-        raise Refusal(400, "invalid", f"The body has more than {kind.most_values:,} JSON values. Send less at once.")
+        raise Refusal(400, "invalid", f"The body has more than {kind.most_values} JSON values. Send less at once.")
     value = decoded(content)
     if not isinstance(value, dict):
         raise Refusal(422, "invalid", "The body must be a JSON object.")
@@ -189,11 +189,11 @@ def _problem(errors: Sequence[ErrorDetails]) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, list):
-        return f"an array of {len(value):,}"
+        return f"an array of {len(value)}"
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, str) and len(value) > _SHOWN:
-        return f"a string of {len(value):,} characters"
+        return f"a string of {len(value)} characters"
     return json.dumps(value)[:_SHOWN]
 
 

@@ -49,7 +49,7 @@ class Expansion:
             raise self._damaged("it is damaged") from None
         self._left -= len(expanded)
         if self._left < 0:
-            raise Refusal(413, "too_large", f"a request may have at most {self._most:,} bytes after its expansion.")
+            raise Refusal(413, "too_large", f"a request may have at most {self._most} bytes after its expansion.")
         if self._inner.unused_data:
             raise self._damaged("other bytes follow its end")
         if last and not self._inner.eof:

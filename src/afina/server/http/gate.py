@@ -236,7 +236,7 @@ class Gate:
         """Return an ASGI `receive` that expands a compressed body and limits its size and duration. Raises Refusal."""
         settings, state = self._core.settings, {"bytes": 0, "over": False, "until": 0.0}
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        large = Refusal(413, "too_large", f"a request may have at most {settings.body_bytes:,} bytes.")
+        large = Refusal(413, "too_large", f"a request may have at most {settings.body_bytes} bytes.")
         if not length.isdigit() or int(length[:20]) > settings.body_bytes:
             raise large
         state["until"] = meter.now() + settings.body_seconds

@@ -137,7 +137,7 @@ class Bulk(Response):
                 if line.strip():
                     yield line
             if len(rest) > settings.body_bytes or any(len(line) > settings.body_bytes for line in lines):
-                yield Refusal(413, "too_large", f"a line may have at most {settings.body_bytes:,} bytes.")
+                yield Refusal(413, "too_large", f"a line may have at most {settings.body_bytes} bytes.")
                 return
 
     def _stopped(self) -> Refusal | None:

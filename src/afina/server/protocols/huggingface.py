@@ -20,6 +20,7 @@ from pydantic import ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from afina import __version__
+from afina.errors import InvalidData
 from afina.predicting.reading import Truncation
 from afina.server import problems, routes
 from afina.server.answer_formats import ANSWER_FORMATS, NOT_ANSWERED, RANKED_SCORES, HubTask
@@ -28,7 +29,19 @@ from afina.server.http.bodies import Array, Body, Readable, Texts
 from afina.server.http.calls import Called
 from afina.server.http.refusals import Refusal
 from afina.server.http.routing import ProtocolRouter
-from afina.server.json_shapes import COUNT, NUMBER, TEXT, YES_OR_NO, about, array, either, one_of, record
+from afina.server.json_shapes import (
+    COUNT,
+    NOTHING,
+    NUMBER,
+    TEXT,
+    YES_OR_NO,
+    about,
+    array,
+    by_name,
+    either,
+    one_of,
+    record,
+)
 from afina.server.protocols.openai_bodies import STOPS
 from afina.server.requests import AcceptedRequest, ServedAnswer, Text, check_scored
 
@@ -101,7 +114,12 @@ async def predict(call: Called, model: Annotated[str | None, Query(include_in_sc
     model = body.model or asked
     if model is None:
         raise Refusal.at("model", "missing. Give it in the body or in the query.")
-    found = await call.answers(model, predict_texts(body), truncation=body.truncation, check=body.check)
+    try:
+        found = await call.answers(model, predict_texts(body), truncation=body.truncation, check=body.check)
+    except InvalidData as error:
+        if error.code != problems.TEXT_EMPTY.code:
+            raise
+        raise Refusal(400, "invalid", str(error)) from None
     made = [one.ranked(raw=body.raw_scores) for one in found]
     return call.answered(made if body.batch else made[0], found)
 
@@ -250,23 +268,49 @@ INFO = record(
     max_best_of=about(COUNT, "generated answers to a prompt"),
     max_stop_sequences=about(COUNT, "stop strings of a request"),
     auto_truncate=about(YES_OR_NO, "always true: texts are cut to the length that the adapter reads"),
+    served_model_name=about(TEXT, "same text as `model_id`"),
+    model_type=about(
+        record(
+            classifier=about(
+                record(
+                    id2label=about(by_name(TEXT), "labels by their place"),
+                    label2id=about(by_name(COUNT), "places by label"),
+                ),
+                "labels of the model in the query; without one, empty",
+            )
+        ),
+        "always a classifier",
+    ),
+    max_batch_requests=about(NOTHING, "always null: tokens limit a batch"),
+    tokenization_workers=about(COUNT, "threads that tokenize the texts of a client"),
+    sha=about(NOTHING, "always null"),
+    docker_label=about(NOTHING, "always null"),
 )
 
 
-@router.answers(routes.INFO, INFO)
+@router.answers(routes.INFO, INFO, query={"model": TEXT})
 async def described(call: Called) -> Response:
-    """Return the backbone, dtype, version and limits of this server.
+    """Return the backbone, dtype, version and limits of this server, and the labels of the model in the query.
 
     The fields are those of `/info` in text-embeddings-inference (TEI) and text-generation-inference (TGI).
     """
-    return JSONResponse(await call.look(_described, call.core))
+    asked = call.in_query("model")
+    labels = [] if asked is None else (await call.look(call.core.version, call.key, asked)).manifest["label_names"]
+    return JSONResponse(await call.look(_described, call.core, labels))
 
 
-def _described(core: Core) -> dict[str, Any]:
-    """Return the content of `/info`. Fields of TEI about a single model, such as `model_type`, are left out."""
+def _described(core: Core, labels: Sequence[str]) -> dict[str, Any]:
+    """Return the content of `/info`."""
     backbone, settings = core.engine.backbone, core.settings
     length = backbone.longest
+    places = {label: place for place, label in enumerate(labels)}
     return {
+        "served_model_name": backbone.shown,
+        "model_type": {"classifier": {"id2label": {str(places[one]): one for one in labels}, "label2id": places}},
+        "max_batch_requests": None,
+        "tokenization_workers": 1,
+        "sha": None,
+        "docker_label": None,
         "model_id": backbone.shown,
         "model_sha": backbone.digest,
         "model_dtype": core.engine.computes,

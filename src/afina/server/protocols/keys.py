@@ -91,7 +91,7 @@ async def revoked(call: Called, key: str) -> Response:
     given = call.request.query_params.getlist("message")
     message = given[0] if given else None
     if len(given) > 1 or len(message or "") > REMARK["maxLength"]:
-        raise Refusal.at("message", f"give one message, of at most {REMARK['maxLength']:,} characters.")
+        raise Refusal.at("message", f"give one message, of at most {REMARK['maxLength']} characters.")
     try:
         found = await call.look(call.administration.revoke_key, call.key, key, message)
     except NotFound as error:

@@ -282,7 +282,7 @@ def parts(content: bytes, headers: Sequence[str]) -> tuple[bytes, bytes]:
             400,
             "invalid",
             f"`{HEADER_LENGTH}`: found {', '.join(headers)[:40]!r}, expected the number of bytes of the JSON, at most "
-            f"{len(content):,}.",
+            f"{len(content)}.",
         )
     length = int(headers[0])
     return content[:length], content[length:]
@@ -298,7 +298,7 @@ def texts(body: Infer, binary: bytes = b"") -> Sequence[Text]:
     sizes = sum(one.binary_size or 0 for one in body.inputs)
     if sizes != len(binary):
         raise _malformed(
-            f"`binary_data_size` is {sizes:,} in all, but {len(binary):,} bytes follow the JSON. The header "
+            f"`binary_data_size` is {sizes} in all, but {len(binary)} bytes follow the JSON. The header "
             f"`{HEADER_LENGTH}` says how many bytes the JSON has",
             names[0],
         )
@@ -342,7 +342,7 @@ def _from_binary(name: str, binary: bytes) -> list[str]:
             raise _malformed(f"the binary data of {name} ends inside a length", name)
         place = start + LENGTH.unpack_from(binary, place)[0]
         if place > len(binary) or len(found) == MOST_VALUES:
-            problem = "a text is longer than the data" if place > len(binary) else f"more than {MOST_VALUES:,} texts"
+            problem = "a text is longer than the data" if place > len(binary) else f"more than {MOST_VALUES} texts"
             raise _malformed(f"the binary data of {name} is wrong: {problem}", name)
         try:
             found.append(binary[start:place].decode("utf-8"))
@@ -493,7 +493,7 @@ async def index(call: Called) -> Response:
     """List the models of the key's client, each with the version that answers a request without a version."""
     body = await call.pool.parse(call.key, await call.request.body() or b"{}", ModelIndex)
     damaged, entries = {*call.core.current.damaged}, list[dict[str, str]]()
-    for one in await call.look(call.core.listed, call.key):
+    for one, _ in await call.look(call.core.listed, call.key):
         version = str(one.aliases.get(PRODUCTION, one.newest))
         lost = f"{one.name}@{version}" in damaged
         if not (lost and body.ready):

@@ -195,7 +195,7 @@ def _check(accepted: AcceptedRequest) -> None:
     if options.echo and options.logprobs is not None:
         values = options.n * sum(len(one.tokens) for one in accepted.encoded) * (1 + options.logprobs)
         if values > openai_bodies.ECHOED:
-            message = f"{values:,} log-probabilities of the prompts, expected at most {openai_bodies.ECHOED:,}"
+            message = f"{values} log-probabilities of the prompts, expected at most {openai_bodies.ECHOED}"
             raise Refusal.at("echo", f"{message}. Send fewer prompts, or ask for fewer `logprobs`.")
     if options.prompt_as == "chat":
         _check_chat(accepted.objective, accepted.manifest.template)

@@ -30,6 +30,9 @@ _USAGE = record(
     prompt_tokens=about(COUNT, "tokens of all prompts, with their templates"),
     completion_tokens=about(COUNT, "tokens of all answers, end tokens included"),
     total_tokens=about(COUNT, "sum of both"),
+    prompt_tokens_details=about(
+        record(cached_tokens=about(COUNT, "always 0: prompts are not cached")), "parts of the number"
+    ),
 )
 _BY = "stop: by an end token or a stop string; length: by the limit of tokens"
 _FINISH = about(one_of("stop", "length"), _BY)
@@ -197,7 +200,7 @@ class OpenAIFormat(ABC):
         self.head, self.texts = head, texts
         self.reports = accepted.request.generation.logprobs is not None
 
-    def response(self, outcomes: Sequence[GeneratedText], decoding: Decoding, usage: dict[str, int]) -> dict[str, Any]:
+    def response(self, outcomes: Sequence[GeneratedText], decoding: Decoding, usage: dict[str, Any]) -> dict[str, Any]:
         """Return a whole response with all answers. Raises InvalidData if tokens and text of an answer differ."""
         choices = []
         for index, outcome in enumerate(outcomes):
@@ -218,7 +221,7 @@ class OpenAIFormat(ABC):
         if (piece := self._piece(answer, text, finish, first)) is not None:
             yield {**self._head(self.part), "choices": [piece]}
 
-    def last_events(self, usage: dict[str, int], *, wanted: bool) -> Sequence[dict[str, Any]]:
+    def last_events(self, usage: dict[str, Any], *, wanted: bool) -> Sequence[dict[str, Any]]:
         """Return the events after the last piece of the answers, with the numbers of tokens if they are `wanted`."""
         return [{**self._head(self.part), "choices": [], "usage": usage}] if wanted else []
 

@@ -148,16 +148,20 @@ _TOKEN_NAME = "0|[1-9][0-9]{0,9}"
 _TOKEN_NAMES: Shape = {"propertyNames": {"pattern": f"^({_TOKEN_NAME})$"}}
 
 
-def _token_name(name: Any) -> Any:
-    if not re.fullmatch(_TOKEN_NAME, str(name)):
-        raise PydanticCustomError("token_name", "expected a token id as the name, such as 50256")
-    return name
+def _token_names(given: Any) -> Any:
+    wrong = [name for name in given if not re.fullmatch(_TOKEN_NAME, name)] if isinstance(given, dict) else []
+    if wrong:
+        found = {"found": " and ".join(repr(name[:40]) for name in wrong[:3]) + (" and others" if wrong[3:] else "")}
+        raise PydanticCustomError("token_names", "found {found}, expected token ids as names such as 50256", found)
+    return given
 
-
-TokenName = Annotated[str, BeforeValidator(_token_name)]
-"""The type of a token id that is the name of a field in a JSON object."""
 
 Bias = Annotated[float, Field(ge=-100, le=100)]
+
+Biases = Annotated[
+    dict[str, Bias], Field(max_length=BIASES, json_schema_extra=_TOKEN_NAMES), BeforeValidator(_token_names)
+]
+"""The type of a JSON object whose names are token ids."""
 
 
 class Unused(Strict):
@@ -237,11 +241,8 @@ class Generate(Sampled):
         description="divisor of the positive logits, and factor of the others, of tokens that prompt or answer have "
         f"(as in vLLM); 1: no change. {SETTING}",
     )
-    logit_bias: Annotated[dict[TokenName, Bias], Field(max_length=BIASES, json_schema_extra=_TOKEN_NAMES)] | None = (
-        Field(
-            None,
-            description=f"numbers that are added to the logits of tokens, by token id: at most {BIASES}. {SETTING}",
-        )
+    logit_bias: Biases | None = Field(
+        None, description=f"numbers that are added to the logits of tokens, by token id: at most {BIASES}. {SETTING}"
     )
     stop_token_ids: Annotated[Array[TokenId], Field(max_length=STOPS)] | None = Field(
         None,
@@ -502,6 +503,7 @@ def refusal(body: CompletionRequest | ChatRequest, error: InvalidData) -> Refusa
     fields = {
         "request.chat-unusable": "messages",
         "request.text-invalid": text,
+        "request.text-empty": text,
         "request.text-tokens": text,
         "request.token-unknown": text,
         "request.texts-count": text,
@@ -535,7 +537,7 @@ def answers_wanted(body: Generate, prompts: int) -> int:
     if isinstance(body, CompletionRequest) and body.best_of not in (None, number):
         raise Refusal.at("best_of", f"found {body.best_of}, expected {number}, as `n`.", "unsupported")
     if number * prompts > ANSWERS:
-        raise Refusal.at("n", f"{number * prompts:,} answers, expected at most {ANSWERS} in a request.")
+        raise Refusal.at("n", f"{number * prompts} answers, expected at most {ANSWERS} in a request.")
     return number
 
 

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -131,13 +132,18 @@ class PendingAnswers:
             raise found
         return found
 
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> dict[str, Any]:
         return self.usage_with(sum(len(self.outcome(number).tokens) for number in range(len(self.futures))))
 
-    def usage_with(self, answers: int) -> dict[str, int]:
+    def usage_with(self, answers: int) -> dict[str, Any]:
         """Return the numbers of tokens in the format of OpenAI's `usage`. `answers`: the tokens of all answers."""
         prompts = sum(len(one.tokens) for one in self.accepted.encoded)
-        return {"prompt_tokens": prompts, "completion_tokens": answers, "total_tokens": prompts + answers}
+        return {
+            "prompt_tokens": prompts,
+            "completion_tokens": answers,
+            "total_tokens": prompts + answers,
+            "prompt_tokens_details": {"cached_tokens": 0},
+        }
 
     def close(self) -> None:
         """Cancel unfinished answers, and release the request's adapter."""

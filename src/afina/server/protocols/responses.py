@@ -173,7 +173,7 @@ class ResponsesFormat(ChatFormat):
         self._text, self._tokens = "", list[Any]()
         self._calls: list[Call] = []
 
-    def response(self, outcomes: Sequence[GeneratedText], decoding: Decoding, usage: dict[str, int]) -> dict[str, Any]:
+    def response(self, outcomes: Sequence[GeneratedText], decoding: Decoding, usage: dict[str, Any]) -> dict[str, Any]:
         (outcome,) = outcomes
         answer = WrittenAnswer(0, AnswerStream(self.texts, decoding))
         if self.reports:
@@ -232,7 +232,7 @@ class ResponsesFormat(ChatFormat):
         yield self._event("function_call_arguments.done", **where, **self._calls[number]._asdict())
         yield self._event("output_item.done", output_index=where["output_index"], item=item)
 
-    def last_events(self, usage: dict[str, int], *, wanted: bool) -> Sequence[dict[str, Any]]:
+    def last_events(self, usage: dict[str, Any], *, wanted: bool) -> Sequence[dict[str, Any]]:
         """Return the event that contains the whole response. The argument `wanted` has no effect in this format."""
         return [self._event(self._ended, response=self._whole(self._ended, usage))]
 
@@ -286,7 +286,7 @@ class ResponsesFormat(ChatFormat):
         message = [] if self._message == "none" else [self._message_item(status)]
         return message + [self._call_item(number, status) for number in range(len(self._calls))]
 
-    def _whole(self, status: str, usage: dict[str, int] | None = None) -> dict[str, Any]:
+    def _whole(self, status: str, usage: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the JSON of the response with a status.
 
         `usage`: The numbers of input and output tokens. None while the answer is not complete.

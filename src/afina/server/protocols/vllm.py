@@ -5,7 +5,7 @@ Requests and responses have the formats of vLLM's OpenAI-compatible server.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -15,14 +15,18 @@ from pydantic import AfterValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from afina import meter
+from afina.data import kinds
+from afina.models.backbone import Backbone
 from afina.predicting.reading import Truncation
 from afina.server import problems, routes
 from afina.server.answer_formats import ANSWERED
+from afina.server.core import Core
 from afina.server.http.bodies import Array, Body, OnlyTrue, Readable, Texts
 from afina.server.http.calls import Called
+from afina.server.http.refusals import Refusal
 from afina.server.http.routing import ProtocolRouter
 from afina.server.json_shapes import COUNT, NOTHING, NUMBER, TEXT, about, array, exactly_one, one_of, record
-from afina.server.requests import ServedAnswer, Text, check_scored
+from afina.server.requests import AcceptedRequest, ServedAnswer, Text, check_scored
 
 EXAMPLE = {"model": "acme/reviews@production", "input": ["It broke on the second day.", "As good as they say."]}
 
@@ -63,6 +67,9 @@ MODEL = record(
     object=about(one_of("model"), "type of the entry in this protocol"),
     created=about(COUNT, "publication of the version, in seconds since 1970; in a list: of the newest"),
     owned_by=about(TEXT, "client"),
+    max_model_len=about(
+        COUNT, "most tokens that the model reads at once; of a model that writes texts, with those of the answer"
+    ),
 )
 MODELS = record(object=_LIST, data=about(array(MODEL), "one entry per model"))
 router = ProtocolRouter()
@@ -107,8 +114,8 @@ class Classify(VllmRequest):
     )
     truncate_prompt_tokens: _Tokens | None = Field(
         None,
-        description="most tokens of a text, if fewer than the model reads; template and special tokens count. "
-        "-1 and null: as many as the model reads",
+        description="most tokens of a text, at most as many as the model reads (`max_model_len`); template and special "
+        "tokens count. -1 and null: as many as the model reads",
     )
     truncation_side: Literal["left", "right"] | None = Field(
         None, description="side at which a text that is too long loses tokens; default: as in training"
@@ -118,6 +125,16 @@ class Classify(VllmRequest):
     def truncation(self) -> Truncation:
         most = self.truncate_prompt_tokens
         return Truncation(None if most == -1 else most, self.truncation_side)
+
+    def check(self, asked: AcceptedRequest) -> None:
+        """Raise an error if the answers have no scores, or if the model reads fewer tokens than the request asks."""
+        check_scored(asked)
+        reading, given = asked.lease.resident().reading, self.truncate_prompt_tokens
+        if reading is None or given is None:
+            return
+        if given > (most := _longest(reading.backbone, reading.manifest.max_length)):
+            problem = f"found {given}, expected at most {most}, the tokens that the model reads."
+            raise Refusal.at("truncate_prompt_tokens", problem)
 
 
 POOLING_EXAMPLE = {"model": "acme/places@production", "input": "Maria lives in Lisbon."}
@@ -152,7 +169,7 @@ def texts(body: Classify) -> Sequence[Text]:
 async def classify(call: Called) -> Response:
     """Classify texts (protocol of vLLM). The probabilities are in the order of the adapter's labels."""
     body = await call.body(Classify)
-    found = await call.answers(body.model, texts(body), truncation=body.truncation, check=check_scored)
+    found = await call.answers(body.model, texts(body), truncation=body.truncation, check=body.check)
     return call.answered(answered(body, found, call.id, int(meter.posix_time())), found)
 
 
@@ -189,17 +206,32 @@ async def pooling(call: Called) -> Response:
 async def models(call: Called) -> Response:
     """List the models of the key's client. The id of a model is client/task."""
     listed = await call.look(call.core.listed, call.key)
-    return JSONResponse({"object": "list", "data": [_model(one.name, one.created) for one in listed]})
+    data = [_model(call.core, one.name, one.created, manifest) for one, manifest in listed]
+    return JSONResponse({"object": "list", "data": data})
 
 
 @router.answers(routes.MODEL, MODEL)
 async def one_model(call: Called, id: str) -> Response:
     """Return the entry of one model of the key's client."""
     version = await call.look(call.core.version, call.key, id)
-    return JSONResponse(_model(id, version.created))
+    return JSONResponse(_model(call.core, id, version.created, version.manifest))
 
 
-def _model(name: str, created: str) -> dict[str, Any]:
+def _model(core: Core, name: str, created: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entry of a model in the list of `/v1/models`. `created`: the time of publication (ISO format, UTC)."""
-    seconds = int(datetime.fromisoformat(created).timestamp())
-    return {"id": name, "object": "model", "created": seconds, "owned_by": name.partition("/")[0]}
+    seconds, writes = (
+        int(datetime.fromisoformat(created).timestamp()),
+        (manifest.get("objective") or {}).get("kind") == kinds.TEXT,
+    )
+    return {
+        "id": name,
+        "object": "model",
+        "created": seconds,
+        "owned_by": name.partition("/")[0],
+        "max_model_len": _longest(core.engine.backbone, 0 if writes else manifest.get("max_length", 0)),
+    }
+
+
+def _longest(backbone: Backbone, max_length: int) -> int:
+    """Return the number of tokens that a model reads at once. `max_length`: the field of the model's manifest."""
+    return max_length or backbone.longest

@@ -221,7 +221,7 @@ class RepeatingProxy:
                     body += piece
                     self._buffered += len(piece)
                     if len(body) > limits.body_bytes:
-                        text = f"a request may have at most {limits.body_bytes:,} bytes."
+                        text = f"a request may have at most {limits.body_bytes} bytes."
                         return answers.refusal(scope["path"], 413, "too_large", text)
                     if self._buffered > BUFFERED:
                         return answers.unavailable(scope["path"], LATE)
@@ -365,7 +365,7 @@ def _wrong_head(scope: Scope) -> Response | None:
     """Return an error response if a request's headers are too large or its path is invalid, else None."""
     path = scope["path"]
     if sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_BYTES:
-        return answers.refusal(path, 431, "too_large", f"the headers may have at most {HEAD_BYTES:,} bytes.")
+        return answers.refusal(path, 431, "too_large", f"the headers may have at most {HEAD_BYTES} bytes.")
     if not path.startswith("/"):
         return answers.refusal(path, 400, "invalid", "the path must begin with a slash.")
     return None
