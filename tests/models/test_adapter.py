@@ -316,6 +316,7 @@ def test_the_digest_depends_on_the_identity_alone(runs: Runs) -> None:
         "vocabulary_digest": "sha256:3",
         "objective": {"kind": "classes", "temperature": 2.0},
         "precision": "int8",
+        "chat_template": "{{ messages }}",
     }
     for field, value in same.items():
         assert manifest.model_copy(update={field: value}).digest == manifest.digest, field

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from afina import AdapterStore
+from afina import AdapterStore, Backbone, digest
 from afina.errors import Busy, CorruptAdapter
+from afina.predicting import golden_test
+from afina.predicting.predictor import Predictor
 from afina.server.metrics import Metrics
+from afina.server.receipts import Receipt
 from afina.server.versions.served_versions import LONGEST, PAUSE, SHORT, ServedVersions
 from afina.store.versions import Reference
 from clock import Clock
-from servers import Served, followed, logged
+from crowd import adapter
+from raises import raises
+from servers import Served, followed, logged, serving, talk
 from stores import versioned
 
 BODY = {"inputs": "the soup was bright.", "model": "acme/reviews@2"}
@@ -113,3 +120,34 @@ def test_what_could_not_be_served_is_tried_again_after_pauses_that_double(
     store.create_key("bolt", ["predict"])
     current.refresh()
     assert tried == []
+
+
+def test_an_edited_chat_template_is_noticed(chatting: Backbone, tmp_path: Path) -> None:
+    held = adapter(chatting, "lora", {"r": 2}, seed=1, **talk(chatting), chat_template=chatting.chat_template)
+    alone = Predictor.of(held, chatting)
+    found = golden_test.outputs(alone.classifier, chatting, alone.max_length, alone.template)
+    manifest = held.manifest.model_copy(update={"probe": tuple(map(tuple, found))}).sealed()
+    talkers = {
+        "acme/reviews@1": replace(held, manifest=manifest),
+        "acme/unknown@1": adapter(chatting, "lora", {"r": 2}, seed=2, **talk(chatting)),
+    }
+    shutil.copytree(chatting.path, tmp_path / "edited")
+    (tmp_path / "edited" / "chat_template.jinja").write_text(f"{chatting.chat_template} ", encoding="utf-8")
+    edited = Backbone.load(str(tmp_path / "edited"))
+    assert edited.digest == chatting.digest
+    receipts = list[Any]()
+    for backbone, status in ((chatting, 200), (edited, 503)):
+        with serving(backbone, talkers, tmp_path / str(status)) as served:
+            for model, expected in (("acme/reviews", status), ("acme/unknown", 200)):
+                body = {"model": model, "messages": [{"role": "user", "content": "Soup?"}], "max_tokens": 2}
+                response = served.post("/v1/chat/completions", body)
+                assert response.status_code == expected, response.text
+            receipts.append(Receipt.parse(response.headers["afina-receipt"]).generation)
+            assert served.figure("afina_versions_not_served") == (status == 503)
+            check = served.store.check("acme/reviews@1", backbone=backbone.address)
+            assert check.passed == (status == 200), check.problem
+    assert [one.chat_template for one in receipts] == [
+        digest.of_strings([one.chat_template]) for one in (chatting, edited) if one.chat_template
+    ]
+    with raises(CorruptAdapter, code="backbone.chat-template"):
+        Predictor.of(held, edited)

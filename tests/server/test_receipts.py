@@ -107,6 +107,10 @@ def test_a_chat_is_rendered_again(gpt2: Backbone, told: Adapter, monkeypatch: py
     assert replayed(predictor, chat, json.dumps({"input": TEXT})) == replayed(predictor, chat, messages)
     items = [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": TEXT}]}]
     assert replayed(predictor, chat, json.dumps({"input": items})) == replayed(predictor, chat, messages)
+    rendered_with = GenerationFacts.of(decoding, prompt="chat", chat_template=CHAT)
+    assert replayed(predictor, rendered_with, messages) == replayed(predictor, chat, messages)
+    with raises(Refused, code="receipt.mismatch", what="chat_template"):
+        replayed(predictor, GenerationFacts.of(decoding, prompt="chat", chat_template=f"{CHAT}!"), messages)
     for text in (
         TEXT,
         "[]",

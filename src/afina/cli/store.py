@@ -395,6 +395,7 @@ def version_summary(found: Version) -> list[tuple[str, Any]]:
         ("seed", manifest.get("seed")),
         ("backbone", manifest.get("backbone")),
         ("backbone digest", manifest.get("backbone_digest")),
+        ("chat template", card_kinds.chat_template(manifest)),
         ("source", environment.get("git_commit")),
         ("bytes", f"{found.size:,}: " + ", ".join(f"{role} {part.size:,}" for role, part in found.parts.items())),
         ("checked", f"{'passed' if checked['passed'] else 'FAILED'} {minute(checked['time'])} UTC" if checked else ""),

@@ -422,6 +422,11 @@ class Backbone(ReprCard):
         self._draw_missing(body, _lacking(found))
         return {name: each.detach() for name, each in body.named_parameters() if name.startswith(prefix)}
 
+    @property
+    def chat_template(self) -> str | None:
+        """The tokenizer's chat template, which `digest` does not cover. None: there is none."""
+        return str(self.tokenizer.get_chat_template()) if self.tokenizer.chat_template else None
+
     @cached_property
     def tokenizer_digest(self) -> str:
         """Digest of the content of `tokenizer.json`, which loading and saving the tokenizer does not change."""

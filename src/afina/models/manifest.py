@@ -29,7 +29,7 @@ ALWAYS = (
     *("format", "method", "hyperparameters", "label_names", "backbone_digest", "family"),
     *("tensor_file", "tensors_digest", "max_length"),
 )
-WHERE_GIVEN = ("template", "words", "offset", "vocabulary_digest", "objective", "precision")
+WHERE_GIVEN = ("template", "words", "offset", "vocabulary_digest", "objective", "precision", "chat_template")
 OUTSIDE = (
     *("backbone", "tokenizer_digest", "configuration", "task", "data", "train_digest", "evaluation_digest"),
     *("pairs", "seed", "teacher", "training", "metrics", "answers", "probe", "versions", "environment"),
@@ -65,6 +65,7 @@ class Manifest(Frozen):
         pairs: Whether the training data were pairs of texts. None: unknown.
         max_length: Number of tokens to which texts are truncated. 0: the backbone's maximum.
         template: Prompt template around each text (`afina.data.template`). None: no template.
+        chat_template: The backbone's chat template, with which an adapter was trained. None: unknown, or no chats.
         words: For each label, the words whose output embeddings initialised the head. None: a random head.
         offset: Numbers added to the head's logits, one for each label. None: no offset.
         objective: The kind of task with its settings (`Objective.settings`). If `objective` is None, the kind of task
@@ -96,6 +97,7 @@ class Manifest(Frozen):
     vocabulary_digest: str | None = None
     max_length: int = Field(ge=0)
     template: str | None = None
+    chat_template: str | None = None
     words: dict[str, tuple[str, ...]] | None = None
     offset: tuple[float, ...] | None = None
     objective: dict[str, Any] | None = None

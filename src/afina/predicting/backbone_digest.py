@@ -16,12 +16,14 @@ MOST_TOLD, _DEFAULT = 3, "the default"
 
 
 def check_backbone(adapter: Adapter, backbone: Backbone, body: Any) -> None:
-    """Raise WrongBackbone if the manifest states the digest of another backbone.
+    """Raise WrongBackbone if the manifest states another backbone, and CorruptAdapter for another chat template.
 
     `body` is the open, unchanged body; it is not used if the backbone's weights were already hashed.
     """
     manifest = adapter.manifest
     if manifest.backbone_digest is None or (found := backbone.digest_of(body)) == manifest.backbone_digest:
+        if manifest.chat_template not in (None, backbone.chat_template):
+            raise problems.CHAT_TEMPLATE_EDITED(where=adapter.where, backbone=backbone.address)
         return
     raise problems.OTHER_BACKBONE(
         where=adapter.where,

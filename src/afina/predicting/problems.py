@@ -68,6 +68,12 @@ OTHER_BACKBONE = Problem(
     "{where}: made for backbone {expected} with digest {_expected:.19}, but {found} has {_found:.19} ({_difference}). "
     "Give the adapter's own backbone with `backbone`.",
 )
+CHAT_TEMPLATE_EDITED = Problem(
+    CorruptAdapter,
+    "backbone.chat-template",
+    "{where}: the chat template of {backbone} was edited after the training of this adapter. Restore the "
+    "chat template, which is the field `chat_template` of the adapter's manifest, or train again.",
+)
 BACKBONE_UNNAMED = Problem(
     NotFound, "backbone.unnamed", "{where}: the adapter names no backbone. Give its backbone with `backbone`."
 )

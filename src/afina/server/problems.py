@@ -57,6 +57,10 @@ STOP_STRINGS_DIFFER = _receipt_mismatch(
     "stop strings: the receipt has {_said}, but those given have {_found}. Give each stop string of the request, "
     "in its order, with `stop`."
 )
+CHAT_TEMPLATE_DIFFERS = _receipt_mismatch(
+    "the messages were rendered with a chat template of digest {_expected}, but the backbone's has {_found}. Give a "
+    "backbone with the same chat template, with `backbone`."
+)
 DECODING_INVALID = _receipt_mismatch(
     "the receipt's settings of generation are invalid: {_errors}. Give an unchanged receipt."
 )

@@ -40,6 +40,7 @@ class GenerationFacts(Frozen):
         n: the number of choices, which are independent answers to one text.
         stop: the digest of the stop strings. None: the request had no stop strings.
         guide: the digest of the grammar that restricted the answer. None: no grammar.
+        chat_template: the digest of the chat template that rendered the messages. None: no chat, or an older server.
     """
 
     max_new_tokens: Annotated[int, Field(ge=1)]
@@ -62,12 +63,34 @@ class GenerationFacts(Frozen):
     stop: str | None = None
     guide: str | None = None
     prompt: Prompt = "text"
+    chat_template: str | None = None
 
     @classmethod
-    def of(cls, decoding: Decoding, n: int = 1, guide: str | None = None, prompt: Prompt = "text") -> Self:
-        """Return the facts of a generation. `decoding` has a `max_new_tokens`; `guide`: digest of the grammar."""
+    def of(
+        cls,
+        decoding: Decoding,
+        n: int = 1,
+        guide: str | None = None,
+        prompt: Prompt = "text",
+        chat_template: str | None = None,
+    ) -> Self:
+        """Return the facts of a generation.
+
+        `decoding` has a `max_new_tokens`. `guide`: digest of the grammar. `chat_template`: the text, used if the prompt
+        is a chat.
+        """
         said = decoding.model_dump(exclude={"stop"})
-        return cls(**said, n=n, stop=_digest_of(decoding.stop), guide=guide, prompt=prompt)
+        rendered_with = digest.of_strings([chat_template]) if prompt == "chat" and chat_template else None
+        stop = _digest_of(decoding.stop)
+        return cls(**said, n=n, stop=stop, guide=guide, prompt=prompt, chat_template=rendered_with)
+
+    def check_chat_template(self, chat_template: str | None) -> None:
+        """Raise Refused if another chat template than this one rendered the messages."""
+        found = digest.of_strings([chat_template]) if chat_template else None
+        if self.chat_template not in (None, found):
+            raise problems.CHAT_TEMPLATE_DIFFERS(
+                _expected=self.chat_template[:19], _found=str(found)[:19], what="chat_template"
+            )
 
     def decoding(self, stop: Sequence[str], choice: int = 0) -> Decoding:
         """Return the decoding settings that generated a choice, with the stop strings of the request.
@@ -79,7 +102,7 @@ class GenerationFacts(Frozen):
         if (found := _digest_of(stop)) != self.stop:
             said = "no stop strings" if self.stop is None else f"stop strings with the digest {self.stop[:19]}"
             raise problems.STOP_STRINGS_DIFFER(_said=said, _found=str(found)[:19], what="stop")
-        settings = self.model_dump(exclude={"n", "stop", "guide", "prompt"})
+        settings = self.model_dump(exclude={"n", "stop", "guide", "prompt", "chat_template"})
         try:
             return Decoding(**settings | {"seed": choice_seed(self.seed, choice)}, stop=tuple(stop))
         except ValidationError as error:

@@ -69,6 +69,7 @@ def replayed(
     decoding = facts.decoding(own if stop is None else stop, choice)
     objective = predictor.objective.decoding_changed(**dict(decoding))
     tokenizer = predictor.backbone.tokenizer
+    facts.check_chat_template(predictor.backbone.chat_template)
     whole = _chat_prompt(tokenizer, text) if facts.prompt == "chat" else text
     if facts.prompt == "tokens":
         prompt = _tokens(text, predictor.backbone.vocabulary)

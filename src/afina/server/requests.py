@@ -369,7 +369,8 @@ class RequestEncoder:
                 room = max(1, self._engine.most_new_tokens(resident, max(tokens), decoding.beams))
                 generation = replace(generation, longest=min(room, generation.longest or room))
                 decoding = decoding_of(objective, generation, self._settings, vocabulary)
-            facts = GenerationFacts.of(decoding, generation.n, generation.guide, generation.prompt_as)
+            given = generation.n, generation.guide, generation.prompt_as, self._engine.backbone.chat_template
+            facts = GenerationFacts.of(decoding, *given)
             asked = replace(asked, generation=generation)
         receipt = Receipt(
             version=lease.version,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from afina import digest
 from afina.data.entities import tag_names
 from afina.data.kinds import CLASSES, ENTITIES, LABELS, NUMBER, TEXT
 from afina.data.words import WORD
@@ -68,6 +69,14 @@ def summary(manifest: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
         (kind.heading.lower(), ", ".join(manifest.get("label_names") or ())),
         ("metrics", ", ".join(f"{name} {figure(value)}" for name, value in shown)),
     )
+
+
+def chat_template(manifest: Mapping[str, Any]) -> str:
+    """Return the digest of the chat template that an adapter was trained with, "unknown", or "" without chats."""
+    if not (manifest.get("objective") or {}).get("chat"):
+        return ""
+    text = manifest.get("chat_template")
+    return "unknown" if text is None else digest.of_strings([text])
 
 
 def of(manifest: Manifest) -> CardKind:

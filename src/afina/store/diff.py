@@ -21,7 +21,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "hyperparameters": ("hyperparameters",),
     "training": ("training",),
     "data": ("task", "data", "train_digest", "evaluation_digest", "seed"),
-    "backbone": ("backbone", "backbone_digest", "tokenizer_digest", "family"),
+    "backbone": ("backbone", "backbone_digest", "tokenizer_digest", "chat_template", "family"),
     "others": ("method", "template", "words", "offset", "objective", "max_length"),
     "versions": ("versions",),
 }

@@ -221,6 +221,7 @@ def _training(made: Manifest) -> Iterator[str]:
         ("backbone", _code(_model(made.backbone))),
         ("digest of the backbone", _code(made.backbone_digest)),
         ("digest of the tokenizer", _code(made.tokenizer_digest)),
+        ("digest of the chat template", _code(card_kinds.chat_template(vars(made)))),
         ("longest text, in tokens", f"{made.max_length:,}" if made.max_length else ""),
         ("template", _code(_json(made.template) if "\n" in (made.template or "") else made.template)),
         ("task", _code(_texts(made.task))),

@@ -54,6 +54,7 @@ _GENERATION = record(
     stop=about(TEXT, "digest of the stop strings"),
     guide=about(TEXT, "digest of the grammar that the answer had to follow"),
     prompt=about(one_of("raw", "chat", "tokens"), "how the text became the prompt, if not by the adapter's template"),
+    chat_template=about(TEXT, "digest of the chat template that rendered the messages of a chat"),
     optional=GenerationFacts.model_fields.keys() - {"max_new_tokens"},
 )
 _TRUNCATION = record(

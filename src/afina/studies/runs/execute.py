@@ -241,6 +241,7 @@ class _Execution:
             tensors_digest=digest.of_tensors(tensors),
             max_length=task.prompt_length,
             **prepared.asked | {"template": prepared.prompt.source if prepared.prompt else None},
+            chat_template=backbone.chat_template if (objective.settings or {}).get("chat") else None,
             objective=objective.settings,
             precision=self.run.training.precision,
             task=task.address,
