@@ -66,6 +66,30 @@ def text(client: str, tokens: int, reach: float | None = math.inf) -> Work:
     return Work(client=client, tokens=tokens, reach=reach, traced=client)
 
 
+@pytest.mark.parametrize(("seconds", "batches"), [(4.0, 1), (2.5, 7), (1.9, 10)])
+def test_a_text_that_cannot_end_in_time_is_refused_once_its_pace_is_known(
+    chunks: Chunks, seconds: float, batches: int
+) -> None:
+    clock = Clock(0.0)
+    made, compute = batcher(chunks, clock), chunks.compute
+
+    def takes(works: Sequence[Work]) -> Sequence[Any]:
+        clock.now += seconds
+        return compute(works)
+
+    chunks.compute = takes  # type: ignore[method-assign]
+    work = replace(text("long", 1000), timeout=20.0)
+    (long,) = made.submit([work])
+    while made.step():
+        pass
+    assert len(chunks.batches) == batches
+    if batches == 10:
+        assert long.result(0) == "long"
+    else:
+        assert long.result(0).code == "request.text-tokens"
+        assert long.result(0).fields["most"] == int(20.0 / seconds * 100)
+
+
 def test_chunks_of_a_long_text_take_turns_with_others(made: Batcher, chunks: Chunks) -> None:
     (long,) = made.submit([text("long", 250)])
     made.step()

@@ -186,11 +186,15 @@ class Batcher:
             self._note("compute", error)
             return
         self._tell(batch, turn.budget, began)
-        ended = [
-            (item, outcome)
-            for item, outcome in zip(batch, outcomes, strict=True)
-            if outcome is not None or not item.left
-        ]
+        ended = list[tuple[Work, Any]]()
+        for item, outcome in zip(batch, outcomes, strict=True):
+            if outcome is not None or not item.left:
+                ended.append((item, outcome))
+            elif not item.in_background:
+                try:
+                    item.demand_end(self._clock())
+                except AfinaError as error:
+                    ended.append((item, error))
         self._forget([item for item, _ in ended])
         for item, outcome in ended:
             item.settle(outcome)
@@ -301,6 +305,8 @@ class Batcher:
     def _tell(self, batch: Sequence[Work], budget: int, began: float) -> None:
         seconds, tokens = self._clock() - began, sum(item.due for item in batch)
         self._speed += 0.1 * (tokens / max(seconds, 1e-6) - self._speed)
+        for item in batch:
+            item.spent += seconds * item.due / tokens
         asked = tuple(
             (item.traced, began - item.arrived if item.taken == item.due else 0.0, item.due)
             for item in batch

@@ -16,9 +16,12 @@ from afina.engine.engine import Engine
 from afina.engine.generations import Generation
 from afina.engine.mixed_batches import ChunkedPass, SinglePass, WindowedPass
 from afina.engine.residents import Lease
+from afina.server import problems
 from afina.server.receipts import choice_seed
 from afina.server.requests import AcceptedRequest
 from afina.server.settings import Settings
+
+FASTER = 2.0  # the factor by which the rest of a text in parts may be faster than its first parts
 
 OURS = ""  # the client of golden tests
 
@@ -35,6 +38,7 @@ class Work:
         timeout: the seconds in the queue after which the work item fails with TimeoutError.
         traced: the request's span and times, passed to the batch listener. None: no tracing.
         arrived: the time at which the work item entered the queue, in seconds of the queue's clock.
+        spent: the seconds of batches that its tokens have taken so far.
         began: whether its tokens count for the API key's rate limit, even if nobody waits for the answer any more.
         reach: `Classifier.reach` of the model. None: the work item cannot be computed in chunks.
         windows: the tokens of each window of a long text, which is computed at once. None: the text has no windows.
@@ -51,6 +55,7 @@ class Work:
     timeout: float = 30.0
     traced: Any = None
     arrived: float = 0.0
+    spent: float = 0.0
     future: Future[Any] = field(default_factory=Future)
     began: bool = False
 
@@ -61,6 +66,14 @@ class Work:
     def cost(self, tokens: int) -> int:
         """Return how long the next `tokens` tokens take, in the time of a text's first: later ones attend to more."""
         return tokens if self.reach is None else tokens + int(tokens * self.taken / self.reach)
+
+    def demand_end(self, now: float) -> None:
+        """Raise InvalidData for a text in parts that will not end in time, even if the rest is `FASTER` than before."""
+        pace = self.spent / self.taken
+        if pace * self.left > FASTER * (self.until - now) and pace * self.tokens > self.timeout:
+            why = f"At its present pace, this server computes in the {self.timeout:g} seconds of a request"
+            most = int(self.timeout / pace)
+            raise problems.TEXT_TOKENS(_why=why, where="The text", found=self.tokens, most=most)
 
     @property
     def in_background(self) -> bool:
