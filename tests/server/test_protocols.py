@@ -105,7 +105,9 @@ def test_vllm(served: Any) -> None:
         (f"acme/{task}", "acme") for task in ("price", "reviews", "tags")
     ]
     missing = served.post("/classify", {"model": "acme/none", "input": "a"})
-    assert missing.json() == {"error": {"message": "no such model", "type": "not_found", "param": None, "code": 404}}
+    assert missing.json() == {
+        "error": {"message": "no such model", "type": "NotFoundError", "param": None, "code": 404}
+    }
 
 
 def test_a_model_is_described_by_its_id(served: Any) -> None:

@@ -155,7 +155,7 @@ class Decoding(Frozen):
         """Raise InvalidStudy if a token id in `stop_token_ids` or `logit_bias` is not below the vocabulary's size."""
         for option in ("stop_token_ids", "logit_bias"):
             if unknown := [token for token in getattr(self, option) if token >= size]:
-                raise problems.TOKEN_UNKNOWN(_tokens=unknown, most=size - 1, option=option, found=unknown)
+                raise problems.TOKEN_UNKNOWN(_tokens=unknown, _size=size, most=size - 1, option=option, found=unknown)
 
     def changed(self, **given: Any) -> Decoding:
         """Return a copy with other values. Raises InvalidStudy for an invalid value."""

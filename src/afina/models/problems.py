@@ -208,8 +208,8 @@ PAIRS_OF_ENTITIES = Problem(
 
 _option_invalid = partial(Problem, InvalidStudy, "option.invalid")
 TOKEN_UNKNOWN = _option_invalid(
-    "`{option}`: found {_tokens}, not in the model's vocabulary, whose ids are 0 to {most}. Give ids of the model's "
-    "own tokenizer."
+    "`{option}`: found {_tokens}, not in the model's vocabulary of {_size} tokens, whose ids are 0 to {most}. Give ids "
+    "of the model's own tokenizer."
 )
 DECODING_INVALID = _option_invalid("`{option}` {found!r}: {expected} Give another value.")
 

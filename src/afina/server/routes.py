@@ -51,7 +51,8 @@ def _message_and_kind(status: int, kind: str, message: str, field: str | None = 
 
 
 def _of_vllm(status: int, kind: str, message: str, field: str | None = None) -> dict[str, Any]:
-    return {"error": {"message": message, "type": kind, "param": None, "code": status}}
+    kinds = {400: "BadRequestError", 404: "NotFoundError"}
+    return {"error": {"message": message, "type": kinds.get(status, kind), "param": None, "code": status}}
 
 
 def _of_tei(status: int, kind: str, message: str, field: str | None = None) -> dict[str, Any]:
@@ -107,7 +108,7 @@ TEI = ClientProtocol(
 )
 _VLLM = record(
     message=_MESSAGE,
-    type=about(TEXT, "one word for programs"),
+    type=about(TEXT, "one word for programs, such as BadRequestError"),
     param=about(NOTHING, "always null"),
     code=about(COUNT, "HTTP status"),
 )
