@@ -72,6 +72,7 @@ def test_a_directory_of_transformers_answers_as_it_does_there(
     expected = by_transformers(source)
     assert difference(predictor.outputs(TEXTS), expected) <= TOLERANCE
     assert [answer["label"] for answer in predictor(TEXTS)] == [NAMES[index] for index in expected.argmax(1)]
+    assert difference(Predictor.load(source).outputs(TEXTS), expected) <= TOLERANCE
     manifest = predictor.manifest
     assert (manifest.method, manifest.label_names, manifest.objective) == ("full", ("bad", "fair", "good"), None)
     assert (manifest.backbone, manifest.backbone_digest) == (backbone.address, backbone.digest)

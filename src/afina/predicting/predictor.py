@@ -43,7 +43,7 @@ from afina.models.objective import Objective
 from afina.models.objectives import Texts
 from afina.models.predictions import Predictions
 from afina.models.shared_beginning import SharedBeginning
-from afina.predicting import problems, reading
+from afina.predicting import problems, reading, saved_classifiers
 from afina.predicting.backbone_digest import check_backbone
 from afina.predicting.reading import AS_TRAINED, Reading, Truncation
 from afina.repr_html import ReprCard
@@ -148,7 +148,8 @@ class Predictor(ReprCard, ABC):
         """Open an adapter, or the adapter in a directory, on a backbone.
 
         Args:
-            adapter: The adapter, or the path of its directory.
+            adapter: The adapter, the path of its directory, or the path of a classifier of texts or tokens that
+                transformers has saved with `save_pretrained`.
             backbone: Address of the backbone. None: the backbone that the adapter names.
             dtype: Type in which the predictor computes: "float32", "bfloat16", "auto" or "int8", as described in `of`.
 
@@ -158,6 +159,9 @@ class Predictor(ReprCard, ABC):
             CorruptAdapter: A file of the adapter is damaged, or its tensors do not fit the backbone.
             InvalidStudy: afina does not support the adapter's hyperparameters, or the dtype.
         """
+        if not isinstance(adapter, Adapter) and saved_classifiers.is_saved(Path(adapter)):
+            made, base, _ = saved_classifiers.read(Path(adapter), backbone)
+            return Predictor.of(made, base, dtype)
         opened = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
         return Predictor.of(opened, backbone_of(opened, backbone), dtype)
 

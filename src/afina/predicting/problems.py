@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from afina.errors import CorruptAdapter, InvalidData, InvalidStudy, Leakage, NotFound, Problem, WrongBackbone
+from afina.errors import CorruptAdapter, InvalidData, InvalidStudy, Leakage, NotFound, Problem, Refused, WrongBackbone
 
 _adapter_file_malformed = partial(Problem, CorruptAdapter, "adapter.file-malformed")
 MAX_LENGTH_BEYOND_BACKBONE = _adapter_file_malformed(
@@ -134,4 +134,46 @@ TOO_FEW_SENTENCES = Problem(
     "retention.texts-unusable",
     "`retention` {source}: {sentences} sentences have two tokens or more, expected at least two sentences. Give a file "
     "of whole sentences.",
+)
+
+TENSOR_NOT_FLOAT = _adapter_file_malformed("{path}: {tensor} is {found}, expected floats. Save the model unquantised.")
+
+HEAD_MISSING = Problem(
+    CorruptAdapter,
+    "adapter.head-missing",
+    "{where}: there is no classification head ({expected}). Give a fine-tuned classifier. peft saves the head with "
+    'task_type="SEQ_CLS".',
+)
+
+_backbone_mismatch = partial(Problem, WrongBackbone, "backbone.mismatch")
+CONFIG_DIFFERS = _backbone_mismatch(
+    "{path}: {field} is {found!r:.80}, but {expected!r:.80} in backbone {backbone}. Give the model that was "
+    "fine-tuned with `backbone`."
+)
+WEIGHTS_DO_NOT_FIT = _backbone_mismatch(
+    "{path}: the weights do not fit a classifier on backbone {backbone}: {reason} Give the model that was "
+    "fine-tuned with `backbone`."
+)
+
+INSTEAD = (
+    "Save the weights with save_pretrained, which writes safetensors (with safe_serialization=True in older versions),"
+    " and leave this file out"
+)
+FILE_UNSAFE = Problem(Refused, "intake.file-unsafe", f"{{path}}: {{reason}}. {INSTEAD}.")
+
+_model_config_unusable = partial(Problem, InvalidStudy, "model.config-unusable")
+NOT_A_CLASSIFIER = _model_config_unusable(
+    "{path}: architectures is {found!r:.80}, expected a ...ForSequenceClassification. A language model does not "
+    "tell its prompts: use it as a `backbone` instead."
+)
+LABELS_UNUSABLE = _model_config_unusable(
+    "{path}: id2label is {found!r:.80}, expected a different name for each of 0, 1, ... Correct id2label and "
+    "label2id there."
+)
+
+MODEL_FILE_MISSING = Problem(
+    NotFound,
+    "model.file-missing",
+    "{path}: no {file} there, expected {expected}. Give a directory with a classifier and its tokenizer, which "
+    "save_pretrained wrote.",
 )

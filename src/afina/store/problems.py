@@ -17,6 +17,8 @@ from afina.errors import (
     Refused,
     WrongBackbone,
 )
+from afina.predicting.problems import FILE_UNSAFE as FILE_UNSAFE
+from afina.predicting.problems import HEAD_MISSING as HEAD_MISSING
 from afina.problems import AGAIN
 
 VERIFY = "`afina store verify` lists all damage. Publish the adapter again from its source."
@@ -25,26 +27,13 @@ BUNDLE_AGAIN = "Copy the bundle again, or export the adapter again from its stor
 
 INDEX = "bundle.json"
 
-INSTEAD = (
-    "Save the weights with save_pretrained, which writes safetensors (with safe_serialization=True in older versions),"
-    " and leave this file out"
-)
-
 _adapter_file_malformed = partial(Problem, CorruptAdapter, "adapter.file-malformed")
 BUNDLE_INCOMPLETE = _adapter_file_malformed("{path}: this bundle has no {what}. Export the adapter again.")
-TENSOR_NOT_FLOAT = _adapter_file_malformed("{path}: {tensor} is {found}, expected floats. Save the model unquantised.")
 
 TENSOR_FILE_MISSING = Problem(
     CorruptAdapter,
     "adapter.file-missing",
     "{path}: its tensor file {file!r} is missing, or not a {expected} file. " + AGAIN,
-)
-
-HEAD_MISSING = Problem(
-    CorruptAdapter,
-    "adapter.head-missing",
-    "{where}: there is no classification head ({expected}). Give a fine-tuned classifier. peft saves the head with "
-    'task_type="SEQ_CLS".',
 )
 
 NOTHING_TO_PUBLISH = Problem(
@@ -92,14 +81,6 @@ SHARE_INVALID = _alias_share_invalid(
 _backbone_mismatch = partial(Problem, WrongBackbone, "backbone.mismatch")
 TENSOR_DOES_NOT_FIT = _backbone_mismatch(
     "{where}: {tensor!r} {_what}. Name the backbone that the adapter was made for."
-)
-CONFIG_DIFFERS = _backbone_mismatch(
-    "{path}: {field} is {found!r:.80}, but {expected!r:.80} in backbone {backbone}. Give the model that was "
-    "fine-tuned with `backbone`."
-)
-WEIGHTS_DO_NOT_FIT = _backbone_mismatch(
-    "{path}: the weights do not fit a classifier on backbone {backbone}: {reason} Give the model that was "
-    "fine-tuned with `backbone`."
 )
 
 BUNDLE_DAMAGED = Problem(CorruptStore, "bundle.damaged", "{path}: {found}. " + BUNDLE_AGAIN)
@@ -207,8 +188,6 @@ FILE_NOT_TEXT = _intake_file_unexpected(
     "{path}: a file with this suffix must be text in UTF-8. Write the file again, or leave it out."
 )
 
-FILE_UNSAFE = Problem(Refused, "intake.file-unsafe", f"{{path}}: {{reason}}. {INSTEAD}.")
-
 _intake_too_large = partial(Problem, Refused, "intake.too-large")
 BUNDLE_INDEX_TOO_LARGE = _intake_too_large(
     "{path}: its {file} has {found:,} bytes, more than the limit of {most:,}. " + BUNDLE_AGAIN
@@ -237,23 +216,6 @@ _merge_impossible = partial(Problem, Refused, "merge.impossible")
 MERGE_WITH_OFFSET = _merge_impossible(
     "{where}: the adapter adds an offset to its logits, and transformers' head has no bias for it. Train the "
     "adapter without `offset` (a linear probe: on texts of every label), or use it with afina."
-)
-
-_model_config_unusable = partial(Problem, InvalidStudy, "model.config-unusable")
-NOT_A_CLASSIFIER = _model_config_unusable(
-    "{path}: architectures is {found!r:.80}, expected a ...ForSequenceClassification. A language model does not "
-    "tell its prompts: use it as a `backbone` instead."
-)
-LABELS_UNUSABLE = _model_config_unusable(
-    "{path}: id2label is {found!r:.80}, expected a different name for each of 0, 1, ... Correct id2label and "
-    "label2id there."
-)
-
-MODEL_FILE_MISSING = Problem(
-    NotFound,
-    "model.file-missing",
-    "{path}: no {file} there, expected {expected}. Give a directory with a classifier and its tokenizer, which "
-    "save_pretrained wrote.",
 )
 
 OPTION_INAPPLICABLE = Problem(InvalidStudy, "option.inapplicable", "{_where}: {reason}. Leave `{option}` out.")
