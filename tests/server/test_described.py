@@ -264,6 +264,8 @@ def test_generators_of_clients_read_the_description() -> None:
     assert {one["schema"]["type"] for one in parameters if one["in"] == "path"} == {"string"}
     (days,) = [one["schema"] for one in parameters if one["name"] == "days"]
     assert (days["minimum"], days["maximum"], days["default"]) == (1, 35, 7)
+    share = found["components"]["schemas"]["Alias"]["properties"]["share"]
+    assert (share["exclusiveMinimum"], share["exclusiveMaximum"]) == (0, 100)
 
 
 def test_the_root_says_where_the_description_and_pages_are_without_a_key(served: Any) -> None:

@@ -177,7 +177,9 @@ class Alias(Body):
         None, ge=1, description="number that the alias points to now; with another number the request is refused (409)"
     )
     share: float | None = Field(
-        None, description="for the alias canary: percentage of the requests for production that the version answers"
+        None,
+        description="for the alias canary: percentage of the requests for production that the version answers",
+        json_schema_extra={"exclusiveMinimum": 0, "exclusiveMaximum": 100},  # the store says what to do instead
     )
     message: Remark | None = Field(None, description="reason, kept in the audit log for ever")
 
