@@ -20,6 +20,7 @@ from afina.errors import InvalidStudy, NotFound
 from afina.events import Progress
 from afina.methods import make
 from afina.models.architectures import REFUSED, head_of, is_head, is_output
+from afina.models.backbone_spec import unused_notes
 from afina.models.classifier import Classifier
 from afina.models.kernels.layout import Layout, pool
 from afina.models.objective import Opening
@@ -139,6 +140,22 @@ def test_the_directory_of_the_model_inside_one_of_sentence_transformers_is_named
         Backbone.load(str(tmp_path))
     assert "Give the directory 0_Transformer inside" in str(caught.value)
     assert Backbone.load(str(tmp_path / "0_Transformer")).digest == bert.digest
+
+
+def test_parts_of_setfit_and_sentence_transformers_that_are_not_used_are_named(bert: Backbone, tmp_path: Path) -> None:
+    path = tmp_path / "setfit"
+    shutil.copytree(bert.path, path)
+    assert unused_notes(str(path)) == []
+    for name in ("1_Pooling", "2_Dense"):
+        (path / name).mkdir()
+        (path / name / "config.json").write_text("{}")
+    (path / "model_head.pkl").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    assert Backbone.load(str(path)).digest == bert.digest
+    (note,) = unused_notes(str(path))
+    assert note == (
+        f"backbone {path}: its encoder is used, and not 2_Dense and model_head.pkl; "
+        "only methods with the hyperparameter pooling read 1_Pooling."
+    )
 
 
 def test_a_checkpoint_with_a_head_for_other_labels_opens_under_a_new_head(bert: Backbone, tmp_path: Path) -> None:

@@ -198,6 +198,20 @@ def check_config(path: Path, address: str) -> None:
         )
 
 
+def unused_notes(address: str) -> list[str]:
+    """Return a note if a backbone's directory has parts of SetFit or sentence-transformers that afina does not use."""
+    path = directory_of(address)
+    if path is None or address.startswith(RANDOM):
+        return []
+    heads = [name for name in ("model_head.pkl", "model_head.safetensors") if (path / name).is_file()]
+    modules = sorted(file.parent.name for file in path.glob("[0-9]*_*/config.json"))
+    pooling = [name for name in modules if name.endswith("_Pooling")]
+    unread = [name for name in (*modules, *heads) if name not in pooling]
+    notes = [f"its encoder is used, and not {' and '.join(unread)}"] if unread else []
+    notes += [f"only methods with the hyperparameter pooling read {name}" for name in pooling]
+    return [f"backbone {address}: {'; '.join(notes)}."] if notes else []
+
+
 def check_family(model_type: str | None, address: str) -> None:
     """Raise InvalidStudy if afina does not support models of the type `model_type`."""
     supported(model_type, f"backbone {address}")

@@ -114,7 +114,7 @@ class Executor(ABC):
 
             check_run(run)
         unasked = [no_words_note(facts.label_names, facts.train_examples)] if lacks_words(run, facts) else []
-        return [*facts.lines, *unasked]
+        return [*facts.lines, *unasked, *backbone_spec.unused_notes(run.backbone)]
 
     def foresee(self, runs: Sequence[Run]) -> MemoryForecast | None:
         """Return the forecast of the memory that `runs` need; None if memory does not limit how many run at once."""
