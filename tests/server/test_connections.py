@@ -163,7 +163,7 @@ def test_what_is_no_http_after_an_answer_has_begun_ends_that_connection_alone(
     server: Listening, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
     with server.connect() as wrong:
-        wrong.sendall(server.head(None, path))
+        wrong.sendall(server.head(None, path) + b"3\r\n{}\n\r\n")  # the answer to /bulk begins after a line
         assert received(wrong).startswith(b"HTTP/1.1 ")
         wrong.sendall(b"no chunk\r\n")
         assert ended(wrong)
