@@ -60,7 +60,7 @@ class Bulk(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the lines of the request. The server stops reading at a line that is too long or arrives too late."""
         headers = [(b"content-type", b"application/x-ndjson")]
-        begun = False
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         pending: deque[tuple[asyncio.Task[dict[str, Any]], int]] = deque()
         watch = ClientWatch(scope)
 
@@ -78,17 +78,12 @@ class Bulk(Response):
 
         try:
             async for line in self._lines(receive):
-                if not begun:
-                    await send({"type": "http.response.start", "status": 200, "headers": headers})
-                begun = True
                 while pending and (full() or pending[0][0].done()):
                     await first()
                 size = 0 if isinstance(line, Refusal) else len(line)
                 pending.append((asyncio.create_task(self._answered(line)), size))
                 if self._read:
                     watch.watch(receive)
-            if not begun:
-                raise Refusal(422, "invalid", "The body has no lines. Send a JSON object in each line.")
             if self._read:
                 watch.watch(receive)
             while pending:
@@ -96,9 +91,7 @@ class Bulk(Response):
             if not self._read:
                 await self._drop(receive)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except Refusal as left:  # once begun, the answers have no reader: lines that wait are not computed
-            if not begun:
-                raise
+        except Refusal as left:  # the answers have no reader: lines that wait are not computed
             self._core.metrics.refused.labels(left.kind).inc()
         finally:
             watch.close()

@@ -10,6 +10,7 @@ from afina.server import routes
 from afina.server.answer_formats import ANSWER_FORMATS
 from afina.server.http.bodies import Array, Body, Readable, Remark
 from afina.server.http.calls import Called
+from afina.server.http.refusals import Refusal
 from afina.server.http.routing import ProtocolRouter
 from afina.server.json_shapes import (
     COUNT,
@@ -201,6 +202,9 @@ async def bulk(call: Called) -> Response:
     The answers to the first lines are returned while further lines still arrive. The query parameter `model` is the
     model for lines without the field `model`.
     """
+    headers = call.request.headers
+    if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+        raise Refusal(422, "invalid", "The body is empty. Send a JSON object in each line.")
     return Bulk(call, call.in_query("model"))
 
 
