@@ -307,3 +307,11 @@ def test_help_lists_the_commands(afina: Command) -> None:
     shown = afina("store", "--help").out
     for command in [*COMMANDS, "export-audit"]:
         assert re.search(rf"^ *{command} ", shown, re.MULTILINE), command
+
+
+def test_a_check_that_cannot_be_computed_says_the_problem(two: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    from afina.store.recompute import CheckOutcome
+
+    outcome = CheckOutcome(False, None, 1e-4, {}, {}, "the adapter is damaged")
+    monkeypatch.setattr(AdapterStore, "check", lambda *given, **options: outcome)
+    assert two("check", "acme/reviews@2").out == "FAILED: the adapter is damaged\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from afina import Results, Study
+from afina import Adapter, Results, Study
 from afina.errors import InvalidData
 from afina.report.arms import measured_on
 from afina.report.report import Report
@@ -43,6 +44,29 @@ def results(backbones: Backbones, tmp_path_factory: pytest.TempPathFactory) -> R
         "methods": {"full": {}, "lora": {}},
     }
     return Study.parse(content, "here").run(where / "out", executor=HereExecutor())
+
+
+CHAT = (
+    "{% for one in messages %}{{ one.content }}{% if one.role == 'assistant' %}{{ eos_token }}{% else %}:{% endif %}"
+    "{% endfor %}"
+)
+
+
+def test_an_adapter_that_is_trained_on_chats_holds_the_chat_template(backbones: Backbones, tmp_path: Path) -> None:
+    shutil.copytree(backbones.path("gpt2"), tmp_path / "backbone")
+    (tmp_path / "backbone" / "chat_template.jinja").write_text(CHAT, encoding="utf-8")
+    content = {
+        "name": "chats",
+        "backbone": str(tmp_path / "backbone"),
+        "task": str(write_csv(tmp_path / "rows.csv", ROWS, ("text", "summary"))),
+        "data": {"kind": "text", "label": "summary"},
+        "ask": {"template": "chat"},
+        "train": {"max_steps": 1, "batch_size": 2, "learning_rate": 5e-3, "dtype": "float32"},
+        "methods": {"lora": {}},
+    }
+    made = Study.parse(content, "here").run(tmp_path / "out", executor=HereExecutor())
+    assert not made.failed
+    assert Adapter.load(made.adapter()).manifest.chat_template == CHAT
 
 
 @pytest.mark.slow

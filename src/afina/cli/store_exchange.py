@@ -159,11 +159,10 @@ def check(
     found = opened(context).check(version, backbone=backbone)
     if as_json:
         print(json.dumps(found.as_json()))
-    elif found.passed:
-        print(f"passed: relative difference of the outputs {found.difference:.1e}, tolerance {found.tolerance:.0e}")
     else:
-        how = f"relative difference of the outputs {found.difference:.1e}, tolerance {found.tolerance:.0e}"
-        print(f"FAILED: {found.problem or how}")
+        outcome = "passed" if found.passed else "FAILED"
+        difference = f"relative difference of the outputs {found.difference or 0:.1e}, tolerance {found.tolerance:.0e}"
+        print(f"{outcome}: {found.problem or difference}")
     if not found.passed:
         raise typer.Exit(AfinaError.exit_code)
 
