@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from afina import Adapter, Backbone
-from afina.server.connections import CHUNK_BYTES, CHUNKS, ConnectionLimit
+from afina.server.connections import CHUNK_BYTES, CHUNKS, HEAD_BYTES, ConnectionLimit
 from afina.server.http import gate
 from afina.server.protocols import bulk
 from afina.server.settings import Places
@@ -367,6 +367,36 @@ def test_closed_connections_are_logged_with_their_number_and_an_address(
         assert within(10, lambda: sum(line["count"] for line in lines()) == 8)
     assert len(lines()) < 5
     assert {line["peer"] for line in lines()} == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"hello\r\n",
+        b"GET / HTTP/2.0\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET / HTTP/2.0\r\nHost: test\r\n\r\n",
+        b"\x7f\xfe\x00",
+        b"GET / HTTP/1.1\r\nHost: test\r\nA: " + b"a" * HEAD_BYTES + b"\r\n\r\n",
+        b"5;a=" + b"a" * HEAD_BYTES,
+        b"5;a=" + b"a" * HEAD_BYTES + b"\r\nhello\r\n0\r\n\r\n",
+        (b"5;a=" + b"a" * 10_000 + b"\r\nhello\r\n") * 7,
+    ],
+    ids=["line", "line of HTTP/2", "preface", "head of HTTP/2", "bytes", "head", "open chunk", "chunk", "chunks"],
+)
+def test_what_begins_no_request_or_has_too_much_around_it_gets_400_at_once(server: Listening, sent: bytes) -> None:
+    with server.connect() as wrong:
+        wrong.sendall((server.head() if sent.startswith(b"5;") else b"") + sent)
+        assert received(wrong).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_request_that_arrives_in_bytes_with_short_extensions_is_answered(server: Listening) -> None:
+    with server.connect() as connection:
+        for byte in b"GET /health/ready HTTP/1.1\r\nHost: test\r\n":
+            connection.sendall(bytes([byte]))
+            time.sleep(0.001)
+        connection.sendall(b"Transfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\n\r\n")
+        assert received(connection).startswith(b"HTTP/1.1 200 ")
 
 
 def test_malformed_http_is_logged_with_its_number_and_not_line_by_line(

@@ -7,6 +7,7 @@ server closes an idle connection for each new one. Connections whose request was
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, cast
@@ -135,16 +136,37 @@ Each chunk takes time of the event loop, so very many tiny chunks would slow the
 """
 
 
-class Parser(h11.Connection):
-    """h11's HTTP parser of a connection, which also refuses a body of very many tiny chunks."""
+HEAD_BYTES = 1 << 16
+"""The largest size in bytes of a request's line and headers, and of all chunk extensions and trailers of its body."""
 
-    _chunks, _size = 0, 0
+FRAME_BYTES = 32  # the largest size in bytes of a chunk's size and line ends, which are no extension
+
+_REQUEST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [\x21-\x7e]+ HTTP/1\.[01]\r?")
+_PRINTABLE = re.compile(rb"[\x20-\x7e]*\r?")
+
+
+class Parser(h11.Connection):
+    """h11's HTTP parser of a connection, which refuses more, and refuses a line that begins no request at once."""
+
+    _chunks, _size, _extensions = 0, 0, 0
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        waiting = len(self._receive_buffer)
         event = super().next_event()
+        read = waiting - len(self._receive_buffer)
         if isinstance(event, h11.Request):
-            self._chunks = self._size = 0
-        elif isinstance(event, h11.Data):
+            self._chunks = self._size = self._extensions = 0
+            if read > HEAD_BYTES or event.http_version not in (b"1.0", b"1.1"):
+                raise h11.RemoteProtocolError("the head is too large, or not of HTTP/1.1")
+        elif event is h11.NEED_DATA and self.their_state is h11.IDLE:
+            line, end, _ = bytes(self._receive_buffer).partition(b"\n")
+            if not (_REQUEST_LINE if end else _PRINTABLE).fullmatch(line):
+                raise h11.RemoteProtocolError("the line begins no request of HTTP/1.1")
+        else:
+            self._extensions += max(0, read - FRAME_BYTES - (len(event.data) if isinstance(event, h11.Data) else 0))
+            if self._extensions > HEAD_BYTES:
+                raise h11.RemoteProtocolError("the chunk extensions are too large")
+        if isinstance(event, h11.Data):
             self._chunks += event.chunk_start
             self._size += len(event.data)
             counted = 0 if self.our_state is h11.DONE else self._size  # the request was answered, mostly refused
