@@ -15,7 +15,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from afina import meter
-from afina.data import kinds
+from afina.models import objectives
 from afina.models.backbone import Backbone
 from afina.predicting.reading import Truncation
 from afina.server import problems, routes
@@ -219,16 +219,14 @@ async def one_model(call: Called, id: str) -> Response:
 
 def _model(core: Core, name: str, created: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entry of a model in the list of `/v1/models`. `created`: the time of publication (ISO format, UTC)."""
-    seconds, writes = (
-        int(datetime.fromisoformat(created).timestamp()),
-        (manifest.get("objective") or {}).get("kind") == kinds.TEXT,
-    )
+    objective = objectives.make(tuple(manifest["label_names"]), manifest.get("objective"))
+    max_length = manifest.get("max_length", 0) if objective.generation() is None else 0
     return {
         "id": name,
         "object": "model",
-        "created": seconds,
+        "created": int(datetime.fromisoformat(created).timestamp()),
         "owned_by": name.partition("/")[0],
-        "max_model_len": _longest(core.engine.backbone, 0 if writes else manifest.get("max_length", 0)),
+        "max_model_len": _longest(core.engine.backbone, max_length),
     }
 
 
