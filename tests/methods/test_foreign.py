@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,20 @@ def test_settings_that_cannot_be_are_an_error_at_once(
     assert isinstance(refused.value, CorruptAdapter | InvalidStudy), refused.value
     assert meter.now() - began < 10
     assert (meter.rss_peak() or 0) - before < 200 * 2**20
+
+
+@pytest.mark.parametrize("task", ["SEQ_CLS", None])
+def test_a_module_that_auto_mapping_names_is_never_imported(
+    saved: Path, gpt2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str | None
+) -> None:
+    """peft imports `parent_library` for an adapter without `task_type`."""
+    (tmp_path / "stranger.py").write_text("class Model: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    mapping = {"base_model_class": "Model", "parent_library": "stranger"}
+    path = changed(saved, tmp_path / "adapter", auto_mapping=mapping, task_type=task)
+    found = [np.array(Predictor.of(Adapter.load(one), gpt2).outputs(["a soup"])) for one in (path, saved)]
+    np.testing.assert_array_equal(*found)
+    assert "stranger" not in sys.modules
 
 
 def test_a_rank_that_its_tensors_have_not_is_refused_before_peft_takes_memory(
