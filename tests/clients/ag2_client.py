@@ -3,11 +3,12 @@
 # dependencies = ["ag2[openai]"]
 # ///
 
+from functools import partial
 from typing import Literal
 
-from ag2 import Agent
+from ag2 import Agent, tool
 from ag2.config.openai import OpenAIConfig, OpenAIResponsesConfig
-from checks import ANSWERS, KEY, URL, check, main, review, same
+from checks import ANSWERS, KEY, URL, check, check_agent, main, review, same, save
 from pydantic import BaseModel
 
 PROMPT = ANSWERS["prompt"]
@@ -18,10 +19,10 @@ class Review(BaseModel):
     stars: Literal[1, 2, 3]
 
 
-def agent(kind, tokens=60, **more):
+def agent(kind, tokens=60, model="acme/talk", tools=(), **more):
     limit = {"max_tokens" if kind is OpenAIConfig else "max_output_tokens": tokens}
-    config = kind(model="acme/talk", base_url=f"{URL}/v1", api_key=KEY, max_retries=0, **limit, **more)
-    return Agent("a", config=config)
+    config = kind(model=model, base_url=f"{URL}/v1", api_key=KEY, max_retries=0, **limit, **more)
+    return Agent("a", config=config, tools=tools)
 
 
 async def answered(kind):
@@ -58,5 +59,16 @@ for kind, name in ((OpenAIConfig, "chat completions"), (OpenAIResponsesConfig, "
 
         checked.__doc__ = f"{what} ({name})"
         check(checked)
+
+
+async def loop(kind, model):
+    return (await agent(kind, 200, model, [tool(save)]).ask(PROMPT)).body
+
+
+for kind, name in ((OpenAIConfig, "chat completions"), (OpenAIResponsesConfig, "responses")):
+    looped = partial(loop, kind)
+    looped.__doc__ = f"an agent with a tool ({name})"
+    check_agent(looped)
+
 
 main()

@@ -3,12 +3,13 @@
 # dependencies = ["agno", "openai"]
 # ///
 
+from functools import partial
 from typing import Literal
 
 from agno.agent import Agent
 from agno.models.openai import OpenAILike, OpenAIResponses
 from agno.models.vllm import VLLM
-from checks import ANSWERS, KEY, URL, check, main, review, same
+from checks import ANSWERS, KEY, URL, check, check_agent, main, review, same, save
 from pydantic import BaseModel
 
 PROMPT = ANSWERS["prompt"]
@@ -19,12 +20,12 @@ class Review(BaseModel):
     stars: Literal[1, 2, 3]
 
 
-def agent(kind, tokens=60, **more):
+def agent(kind, tokens=60, model="acme/talk", **more):
     limit = {"max_output_tokens" if kind is OpenAIResponses else "max_tokens": tokens}
     if kind is VLLM:
         limit["presence_penalty"] = 0  # its default is 1.5
-    model = kind(id="acme/talk", base_url=f"{URL}/v1", api_key=KEY, temperature=0, **limit)
-    return Agent(model=model, telemetry=False, **more)
+    made = kind(id=model, base_url=f"{URL}/v1", api_key=KEY, temperature=0, **limit)
+    return Agent(model=made, telemetry=False, **more)
 
 
 def answered(kind):
@@ -47,5 +48,16 @@ for kind in (OpenAILike, OpenAIResponses, VLLM):
 
         checked.__doc__ = f"{what} ({kind.__name__})"
         check(checked)
+
+
+def loop(kind, model):
+    return agent(kind, 200, model, tools=[save]).run(PROMPT).content
+
+
+for kind in (OpenAILike, OpenAIResponses, VLLM):
+    looped = partial(loop, kind)
+    looped.__doc__ = f"an agent with a tool ({kind.__name__})"
+    check_agent(looped)
+
 
 main()

@@ -5,10 +5,10 @@
 
 import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { Output, generateText, streamText, tool } from "ai";
+import { Output, generateText, stepCountIs, streamText, tool } from "ai";
 import { z } from "zod";
 
-import { ANSWERS, KEY, URL, check, main, review, same } from "./checks.mjs";
+import { ANSWERS, KEY, URL, check, checkAgent, main, review, same, save as saved } from "./checks.mjs";
 
 const { prompt, told, talk } = ANSWERS;
 const openai = createOpenAI({ baseURL: `${URL}/v1`, apiKey: KEY });
@@ -51,6 +51,15 @@ for (const [name, model] of Object.entries(MODELS)) {
     const found = await generateText({ model, ...long, tools: { save }, toolChoice: "required" });
     same(found.toolCalls[0].toolName, "save");
     review(found.toolCalls[0].input);
+  });
+}
+
+for (const [name, kind] of Object.entries({ responses: openai, chat: openai.chat, compatible })) {
+  checkAgent(`steps with a tool (${name})`, async (model) => {
+    const save = tool({ description: "Save a review.", inputSchema: schema, execute: saved });
+    const providerOptions = { openai: { store: false } };
+    const asked = { model: kind(model), tools: { save }, stopWhen: stepCountIs(3), providerOptions };
+    return (await generateText({ ...long, maxOutputTokens: 200, ...asked })).text;
   });
 }
 

@@ -6,14 +6,14 @@
 import json
 
 import aisuite
-from checks import ANSWERS, KEY, REVIEW, URL, check, main, review, same
+from checks import ANSWERS, KEY, REVIEW, URL, check, check_agent, main, review, same, save
 
 USER = [{"role": "user", "content": ANSWERS["prompt"]}]
 client = aisuite.Client({"openai": {"base_url": f"{URL}/v1", "api_key": KEY, "max_retries": 0}})
 
 
-def asked(tokens=60, **more):
-    return client.chat.completions.create(model="openai:acme/talk", messages=USER, max_tokens=tokens, **more)
+def asked(tokens=60, model="acme/talk", **more):
+    return client.chat.completions.create(model=f"openai:{model}", messages=USER, max_tokens=tokens, **more)
 
 
 @check
@@ -36,6 +36,12 @@ def schema():
         response_format={"type": "json_schema", "json_schema": {"name": "review", "schema": REVIEW, "strict": True}},
     )
     review(json.loads(found.choices[0].message.content))
+
+
+@check_agent
+def tools(model):
+    """chat.completions.create with a tool and turns"""
+    return asked(200, model, tools=[save], max_turns=3).choices[0].message.content
 
 
 main()

@@ -9,7 +9,7 @@ from typing import Literal
 from autogen_agentchat.agents import AssistantAgent
 from autogen_core.models import UserMessage
 from autogen_ext.models.openai import OpenAIChatCompletionClient
-from checks import ANSWERS, KEY, URL, check, main, review, same
+from checks import ANSWERS, KEY, URL, check, check_agent, main, review, same, save
 from pydantic import BaseModel
 
 PROMPT = ANSWERS["prompt"]
@@ -27,9 +27,9 @@ class Review(BaseModel):
     stars: Literal[1, 2, 3]
 
 
-def model(tokens=60):
+def model(tokens=60, name="acme/talk"):
     return OpenAIChatCompletionClient(
-        model="acme/talk", base_url=f"{URL}/v1", api_key=KEY, model_info=INFO, max_tokens=tokens, max_retries=0
+        model=name, base_url=f"{URL}/v1", api_key=KEY, model_info=INFO, max_tokens=tokens, max_retries=0
     )
 
 
@@ -58,6 +58,13 @@ async def agent():
     """AssistantAgent"""
     found = await AssistantAgent("a", model(), system_message=None).run(task=PROMPT)
     same(found.messages[-1].content, ANSWERS["talk"])
+
+
+@check_agent
+async def tools(name):
+    """AssistantAgent with a tool"""
+    made = AssistantAgent("a", model(200, name), tools=[save], system_message=None, reflect_on_tool_use=True)
+    return (await made.run(task=PROMPT)).messages[-1].content
 
 
 main()

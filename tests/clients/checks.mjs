@@ -17,6 +17,25 @@ export function check(what, run) {
   checks.push([what, run]);
 }
 
+const saved = [];
+
+export function save(given) {
+  saved.push(given);
+  return "saved";
+}
+
+export function checkAgent(what, run) {
+  check(`${what}, a model that was trained to call`, async () => {
+    saved.length = 0;
+    same(await run("acme/caller"), ANSWERS.caller);
+    same(JSON.stringify(saved), JSON.stringify([ANSWERS.called]));
+  });
+  check(`${what}, a model that was not`, async () => {
+    saved.length = 0;
+    same((await run("acme/talk")) !== "" && saved.length === 0, true);
+  });
+}
+
 export function same(found, expected) {
   if (found !== expected) throw new Error(`found ${JSON.stringify(found)}, expected ${JSON.stringify(expected)}`);
 }

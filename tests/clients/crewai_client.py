@@ -6,11 +6,12 @@
 import os
 from typing import Literal
 
-from checks import ANSWERS, KEY, URL, check, main, review, same
+from checks import ANSWERS, KEY, URL, check, main, review, same, save
 
 os.environ |= {"CREWAI_DISABLE_TELEMETRY": "true", "CREWAI_TRACING_ENABLED": "false", "OTEL_SDK_DISABLED": "true"}
 
 from crewai import LLM, Agent, Crew, Task
+from crewai.tools import tool
 from pydantic import BaseModel
 
 PROMPT = ANSWERS["prompt"]
@@ -59,6 +60,15 @@ def pydantic():
     agent = Agent(role="Critic", goal="Answer.", backstory="You answer.", llm=model(400), max_iter=1, verbose=False)
     task = Task(description=PROMPT, expected_output="A review.", agent=agent, output_pydantic=Review)
     review(Crew(agents=[agent], tasks=[task], verbose=False).kickoff().pydantic.model_dump())
+
+
+@check
+def tools():
+    """Crew.kickoff with a tool, a model that was not trained to call"""
+    about = {"role": "Critic", "goal": "Answer.", "backstory": "You answer."}
+    agent = Agent(**about, llm=model(), tools=[tool(save)], max_iter=2, verbose=False)
+    task = Task(description=PROMPT, expected_output="An answer.", agent=agent)
+    assert Crew(agents=[agent], tasks=[task], verbose=False).kickoff().raw
 
 
 main()

@@ -5,7 +5,7 @@
 
 from typing import Literal
 
-from checks import ANSWERS, KEY, URL, check, main, review, same
+from checks import ANSWERS, KEY, URL, check, check_agent, main, review, same, save
 from google.adk.agents import LlmAgent
 from google.adk.agents.run_config import RunConfig, StreamingMode
 from google.adk.models.lite_llm import LiteLlm
@@ -21,9 +21,9 @@ class Review(BaseModel):
     stars: Literal[1, 2, 3]
 
 
-async def said(text, tokens=60, how=StreamingMode.NONE, **more):
-    model = LiteLlm(model="openai/acme/talk", api_base=f"{URL}/v1", api_key=KEY, max_tokens=tokens, num_retries=0)
-    runner = InMemoryRunner(agent=LlmAgent(name="a", model=model, **more), app_name="checks")
+async def said(text, tokens=60, how=StreamingMode.NONE, model="acme/talk", **more):
+    made = LiteLlm(model=f"openai/{model}", api_base=f"{URL}/v1", api_key=KEY, max_tokens=tokens, num_retries=0)
+    runner = InMemoryRunner(agent=LlmAgent(name="a", model=made, **more), app_name="checks")
     session = await runner.session_service.create_session(app_name="checks", user_id="u")
     asked = {
         "user_id": "u",
@@ -55,6 +55,12 @@ async def streamed():
 async def structured():
     """output_schema"""
     review(Review.model_validate_json(await said(PROMPT, 400, output_schema=Review)).model_dump())
+
+
+@check_agent
+async def tools(model):
+    """LlmAgent with a tool"""
+    return await said(PROMPT, 200, model=model, tools=[save])
 
 
 main()

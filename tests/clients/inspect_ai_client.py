@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 
-from checks import ANSWERS, KEY, REVIEW, URL, check, main, review, same
+from checks import ANSWERS, KEY, REVIEW, URL, check, check_agent, main, review, same, save
 
 os.environ |= {"AFINA_API_KEY": KEY, "AFINA_BASE_URL": f"{URL}/v1", "INSPECT_DISPLAY": "none"}
 
@@ -15,8 +15,9 @@ from inspect_ai import Task, eval
 from inspect_ai.dataset import Sample
 from inspect_ai.model import GenerateConfig, ResponseSchema, get_model
 from inspect_ai.scorer import exact
-from inspect_ai.solver import generate
+from inspect_ai.solver import generate, use_tools
 from inspect_ai.tool import ToolFunction, ToolInfo, ToolParams
+from inspect_ai.tool import tool as tool_of
 from inspect_ai.util import JSONSchema
 
 PROMPT = ANSWERS["prompt"]
@@ -66,6 +67,30 @@ def evaluation():
     (log,) = eval(task, model=model(), log_dir=tempfile.mkdtemp(), max_samples=1)
     same(log.status, "success")
     same(log.samples[0].output.completion, ANSWERS["talk"])
+
+
+@check_agent
+def tools(model):
+    """eval of a task with a tool"""
+
+    @tool_of(name="save")
+    def saver():
+        async def execute(mood: str, stars: int):
+            """Save a review.
+
+            Args:
+                mood: the mood of the review
+                stars: the number of stars
+            """
+            return save(mood, stars)
+
+        return execute
+
+    task = Task(dataset=[Sample(input=PROMPT)], solver=[use_tools(saver()), generate()])
+    asked = get_model(f"openai-api/afina/{model}", config=GenerateConfig(max_tokens=200))
+    (log,) = eval(task, model=asked, log_dir=tempfile.mkdtemp(), max_samples=1)
+    same(log.status, "success")
+    return log.samples[0].output.completion
 
 
 main()

@@ -4,9 +4,10 @@
 // ///
 
 import { ChatOpenAI, OpenAI } from "@langchain/openai";
+import { createAgent, tool } from "langchain";
 import { z } from "zod";
 
-import { ANSWERS, KEY, URL, check, main, review, same } from "./checks.mjs";
+import { ANSWERS, KEY, URL, check, checkAgent, main, review, same, save } from "./checks.mjs";
 
 const { prompt, told, talk } = ANSWERS;
 const schema = z.object({ mood: z.enum(["angry", "calm"]), stars: z.union([z.literal(1), z.literal(2), z.literal(3)]) });
@@ -41,6 +42,14 @@ check("ChatOpenAI.batch", async () => {
   const found = await chat().batch([prompt, prompt]);
   same(found.map((one) => one.text).join(), [talk, talk].join());
 });
+
+for (const [name, more] of Object.entries({ chat: {}, responses: { useResponsesApi: true } })) {
+  checkAgent(`createAgent (${name})`, async (model) => {
+    const tools = [tool(save, { name: "save", description: "Save a review.", schema })];
+    const agent = createAgent({ model: chat({ ...more, model, maxTokens: 200 }), tools });
+    return (await agent.invoke({ messages: [["user", prompt]] })).messages.at(-1).text;
+  });
+}
 
 check("OpenAI.invoke (completions)", async () => {
   const llm = new OpenAI({ model: "acme/told", maxTokens: 60, temperature: 0, ...to });

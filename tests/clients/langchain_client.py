@@ -5,7 +5,8 @@
 
 from typing import Literal
 
-from checks import ANSWERS, KEY, URL, check, main, review, same
+from checks import ANSWERS, KEY, URL, check, check_agent, main, review, same, save
+from langchain.agents import create_agent
 from langchain_openai import ChatOpenAI, OpenAI
 from pydantic import BaseModel
 
@@ -20,7 +21,8 @@ class Review(BaseModel):
 
 
 def chat(**more):
-    return ChatOpenAI(model="acme/talk", base_url=f"{URL}/v1", api_key=KEY, max_retries=0, **{"max_tokens": 60, **more})
+    given = {"model": "acme/talk", "max_tokens": 60, **more}
+    return ChatOpenAI(base_url=f"{URL}/v1", api_key=KEY, max_retries=0, **given)
 
 
 @check
@@ -71,6 +73,13 @@ def completion():
     """OpenAI.invoke (completions)"""
     llm = OpenAI(model="acme/told", base_url=f"{URL}/v1", api_key=KEY, max_tokens=60, max_retries=0, temperature=0)
     same(llm.invoke(PROMPT), ANSWERS["told"])
+
+
+@check_agent
+def agent(model):
+    """create_agent with a tool"""
+    made = create_agent(chat(model=model, max_tokens=200), [save])
+    return made.invoke({"messages": [("user", PROMPT)]})["messages"][-1].content
 
 
 main()

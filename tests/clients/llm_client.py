@@ -9,13 +9,14 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from checks import ANSWERS, KEY, REVIEW, URL, check, main, review, same
+from checks import ANSWERS, KEY, REVIEW, URL, check, check_agent, main, review, same, save
 
 PROMPT = ANSWERS["prompt"]
 MODELS = [
     {"model_id": "talk", "model_name": "acme/talk", "supports_schema": True, "supports_tools": True},
     {"model_id": "responses", "model_name": "acme/talk", "responses": True, "supports_schema": True},
     {"model_id": "told", "model_name": "acme/told", "completion": True},
+    {"model_id": "caller", "model_name": "acme/caller", "supports_tools": True},
 ]
 folder = Path(tempfile.mkdtemp())
 os.environ["LLM_USER_PATH"] = str(folder)
@@ -68,6 +69,12 @@ def command():
     asked = [f"{os.environ['AFINA_PATH']}/llm", "-m", "talk", "-o", "max_tokens", "60", PROMPT]
     done = subprocess.run(asked, capture_output=True, text=True, check=True)
     same(done.stdout.removesuffix("\n"), ANSWERS["talk"])
+
+
+@check_agent
+def chain(model):
+    """chain with a tool"""
+    return llm.get_model(model.partition("/")[2]).chain(PROMPT, tools=[save], options={"max_tokens": 200}).text()
 
 
 main()

@@ -5,8 +5,8 @@
 
 from typing import Literal
 
-from checks import ANSWERS, KEY, URL, check, main, review, same
-from magentic import FunctionCall, OpenaiChatModel, StreamedStr, prompt
+from checks import ANSWERS, KEY, URL, check, check_agent, main, review, same, save
+from magentic import FunctionCall, OpenaiChatModel, StreamedStr, prompt, prompt_chain
 from pydantic import BaseModel
 
 PROMPT = ANSWERS["prompt"]
@@ -17,8 +17,8 @@ class Review(BaseModel):
     stars: Literal[1, 2, 3]
 
 
-def model(tokens=60):
-    return OpenaiChatModel("acme/talk", base_url=f"{URL}/v1/", api_key=KEY, max_tokens=tokens)
+def model(tokens=60, name="acme/talk"):
+    return OpenaiChatModel(name, base_url=f"{URL}/v1/", api_key=KEY, max_tokens=tokens)
 
 
 @check
@@ -63,6 +63,16 @@ def function():
     def answer(text: str) -> FunctionCall[dict]: ...
 
     review(answer(PROMPT)())
+
+
+@check_agent
+def chain(name):
+    """prompt_chain with a function"""
+
+    @prompt_chain("{text}", functions=[save], model=model(200, name))
+    def answer(text: str) -> str: ...
+
+    return answer(PROMPT)
 
 
 main()

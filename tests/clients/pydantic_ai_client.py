@@ -3,9 +3,10 @@
 # dependencies = ["pydantic-ai-slim[openai]"]
 # ///
 
+from functools import partial
 from typing import Literal
 
-from checks import ANSWERS, KEY, URL, check, main, review, same
+from checks import ANSWERS, KEY, URL, check, check_agent, main, review, same, save
 from pydantic import BaseModel
 from pydantic_ai import Agent, NativeOutput, ToolOutput
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
@@ -19,9 +20,9 @@ class Review(BaseModel):
     stars: Literal[1, 2, 3]
 
 
-def agent(kind, output=str, tokens=60):
-    model = kind("acme/talk", provider=OpenAIProvider(base_url=f"{URL}/v1", api_key=KEY))
-    return Agent(model, output_type=output, model_settings={"max_tokens": tokens}, retries=0)
+def agent(kind, output=str, tokens=60, name="acme/talk", tools=()):
+    model = kind(name, provider=OpenAIProvider(base_url=f"{URL}/v1", api_key=KEY))
+    return Agent(model, output_type=output, model_settings={"max_tokens": tokens}, retries=0, tools=tools)
 
 
 async def answered(kind):
@@ -60,5 +61,16 @@ for kind, name in ((OpenAIChatModel, "chat completions"), (OpenAIResponsesModel,
 
         checked.__doc__ = f"{what} ({name})"
         check(checked)
+
+
+async def loop(kind, model):
+    return (await agent(kind, tokens=200, name=model, tools=[save]).run(PROMPT)).output
+
+
+for kind, name in ((OpenAIChatModel, "chat completions"), (OpenAIResponsesModel, "responses")):
+    looped = partial(loop, kind)
+    looped.__doc__ = f"an agent with a tool ({name})"
+    check_agent(looped)
+
 
 main()

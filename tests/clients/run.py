@@ -38,7 +38,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 from afina import Adapter, AdapterStore, Backbone, Predictor  # noqa: E402
 from afina.models.objective import ANSWERS_NOTHING  # noqa: E402
 from afina.store.exchange.merging import merge  # noqa: E402
+from calling import CALLING  # noqa: E402
 from clients import page  # noqa: E402
+from clients.caller import ANSWER, ARGUMENTS, trained_to_call  # noqa: E402
 from crowd import adapter  # noqa: E402
 from fakes import configuration, save, sentences, tokenizer  # noqa: E402
 from servers import PLACES, PRICE, TAGS, TOLD, probed, started, talk  # noqa: E402
@@ -47,12 +49,6 @@ PROMPT = "the soup was bright."
 POSITIONS = 8192
 """Tokens that the model reads: agents send schemas of tools."""
 
-CHAT = (
-    "{% for m in messages %}{{ '<' + m['role'] + '>' + (m['content'] or '') }}"
-    "{% for call in m['tool_calls'] or [] %}{{ call | tojson }}{% endfor %}"
-    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
-)
 BLOCK = re.compile(r"^(?:#|//) /// script\n(.*?)^(?:#|//) ///$", re.MULTILINE | re.DOTALL)
 UNSURE = {"kind": "classes", "temperature": 1.0, "abstain_below": ANSWERS_NOTHING}
 """The objective of an adapter that leaves every text unanswered."""
@@ -177,7 +173,7 @@ def speakers(root: Path) -> tuple[Backbone, dict[str, Adapter]]:
     """Make a tiny model in a directory, and adapters of every kind that clients ask."""
     words = tokenizer(begin=True)
     words.model_max_length = POSITIONS
-    words.chat_template = CHAT
+    words.chat_template = CALLING
     shape = configuration("llama", max_position_embeddings=POSITIONS)
     backbone = Backbone.load(str(plain_spoken(save(shape, words, root / "backbone"))))
     return backbone, {
@@ -188,6 +184,7 @@ def speakers(root: Path) -> tuple[Backbone, dict[str, Adapter]]:
         "acme/places": probed(adapter(backbone, "lora", {"r": 2}, seed=5, **PLACES), backbone),
         "acme/told": adapter(backbone, "lora", {"r": 2}, seed=2, **TOLD),
         "acme/talk": adapter(backbone, "lora", {"r": 2}, seed=29, **talk(backbone)),
+        "acme/caller": adapter(backbone, "full", **talk(backbone)),  # not trained here
     }
 
 
@@ -205,6 +202,7 @@ def published(made: Mapping[str, Adapter], root: Path) -> tuple[AdapterStore, st
 def served(root: Path) -> Iterator[dict[str, str]]:
     """Serve the adapters. Give the environment of the clients."""
     backbone, made = speakers(root)
+    made["acme/caller"] = trained_to_call(backbone)
     _, key = published(made, root)
     os.environ["AFINA_STORE"] = str(root / "store")
     merge(Predictor.of(made["acme/told"], backbone), root / "merged")
@@ -213,6 +211,7 @@ def served(root: Path) -> Iterator[dict[str, str]]:
     for name in ("told", "talk"):
         predictor = Predictor.of(made[f"acme/{name}"], backbone).generating(max_new_tokens=60)
         answers[name] = predictor([PROMPT])[0]["answer"]
+    answers["called"], answers["caller"] = json.loads(ARGUMENTS), ANSWER
     (review,) = Predictor.of(made["acme/reviews"], backbone)([PROMPT])
     (places,) = Predictor.of(made["acme/places"], backbone)([PROMPT])
     answers["places"] = [

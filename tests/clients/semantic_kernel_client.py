@@ -6,7 +6,7 @@
 import json
 from typing import Literal
 
-from checks import ANSWERS, KEY, URL, check, main, review, same
+from checks import ANSWERS, KEY, URL, check, check_agent, main, review, same, save
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 from semantic_kernel import Kernel
@@ -18,7 +18,7 @@ from semantic_kernel.connectors.ai.open_ai import (
     OpenAITextPromptExecutionSettings,
 )
 from semantic_kernel.contents import ChatHistory
-from semantic_kernel.functions import KernelArguments
+from semantic_kernel.functions import KernelArguments, KernelPlugin, kernel_function
 
 PROMPT = ANSWERS["prompt"]
 
@@ -32,8 +32,8 @@ def to():
     return AsyncOpenAI(base_url=f"{URL}/v1", api_key=KEY, max_retries=0)
 
 
-def service():
-    return OpenAIChatCompletion(ai_model_id="acme/talk", async_client=to())
+def service(model="acme/talk"):
+    return OpenAIChatCompletion(ai_model_id=model, async_client=to())
 
 
 def history():
@@ -87,6 +87,19 @@ async def completion():
     made = OpenAITextCompletion(ai_model_id="acme/told", async_client=to())
     found = await made.get_text_content(PROMPT, OpenAITextPromptExecutionSettings(max_tokens=60))
     same(found.text, ANSWERS["told"])
+
+
+@check_agent
+async def tools(model):
+    """ChatCompletionAgent with a plugin"""
+
+    @kernel_function(name="save")
+    def saver(mood: str, stars: int) -> str:
+        return save(mood, stars)
+
+    plugin = KernelPlugin("reviews", functions=[saver])
+    made = ChatCompletionAgent(service=service(model), plugins=[plugin], arguments=KernelArguments(settings(200)))
+    return str((await made.get_response(messages=PROMPT)).content)
 
 
 main()

@@ -6,9 +6,9 @@
 from contextlib import suppress
 from typing import Literal
 
-from checks import ANSWERS, KEY, URL, check, main, review, same
+from checks import ANSWERS, KEY, URL, check, check_agent, main, review, same, save
 from pydantic import BaseModel
-from strands import Agent
+from strands import Agent, tool
 from strands.models.openai import OpenAIModel
 from strands.types.exceptions import MaxTokensReachedException
 
@@ -22,10 +22,10 @@ class Review(BaseModel):
     stars: Literal[1, 2, 3]
 
 
-def agent(tokens=60, **more):
+def agent(tokens=60, model="acme/talk", tools=(), **more):
     to = {"base_url": f"{URL}/v1", "api_key": KEY, "max_retries": 0}
-    model = OpenAIModel(client_args=to, model_id="acme/talk", params={"max_tokens": tokens}, **more)
-    return Agent(model=model, callback_handler=None)
+    made = OpenAIModel(client_args=to, model_id=model, params={"max_tokens": tokens}, **more)
+    return Agent(model=made, callback_handler=None, tools=[*tools])
 
 
 def text(found):
@@ -58,6 +58,15 @@ def again():
 def structured():
     """structured_output"""
     review(agent(400).structured_output(Review, PROMPT).model_dump())
+
+
+@check_agent
+def tools(model):
+    """Agent with a tool"""
+    made = agent(200, model, [tool(save)])
+    with suppress(MaxTokensReachedException):
+        made(PROMPT)
+    return "".join(one["text"] for one in made.messages[-1]["content"])
 
 
 main()
