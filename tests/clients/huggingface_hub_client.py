@@ -63,6 +63,37 @@ def entities():
 
 
 @check
+def generation():
+    """text_generation"""
+    asked = InferenceClient(api_key=KEY, model=f"{URL}/models/acme/told")
+    same(asked.text_generation(PROMPT, max_new_tokens=60), ANSWERS["told"])
+    found = asked.text_generation(PROMPT, max_new_tokens=60, details=True, return_full_text=True)
+    same(found.details.generated_tokens, len(found.details.tokens))
+    assert found.generated_text.startswith(PROMPT), found
+
+
+@check
+def generation_stream():
+    """text_generation, streamed"""
+    asked = InferenceClient(api_key=KEY, model=f"{URL}/models/acme/told")
+    same("".join(asked.text_generation(PROMPT, max_new_tokens=60, stream=True)), ANSWERS["told"])
+    *_, last = asked.text_generation(PROMPT, max_new_tokens=60, stream=True, details=True)
+    same(last.generated_text, ANSWERS["told"])
+
+
+@check
+def features():
+    """feature_extraction is refused"""
+    for more in ({}, {"normalize": True}):
+        try:
+            InferenceClient(api_key=KEY).feature_extraction(PROMPT, model=f"{URL}/models/acme/reviews", **more)
+        except OSError as error:  # of an HTTP status
+            assert "feature-extraction" in str(error), error
+        else:
+            raise AssertionError("labels as features")
+
+
+@check
 def other_question():
     """zero_shot_classification is refused"""
     try:

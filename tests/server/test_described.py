@@ -161,6 +161,7 @@ INSTEAD: dict[str, dict[str, Any]] = {
     "/v1/completions": {"model": "acme/told", "max_tokens": 4},
     "/v1/chat/completions": {"model": "acme/talk", "max_completion_tokens": 4},
     "/v1/responses": {"model": "acme/talk", "max_output_tokens": 4},
+    "/models/{client}/{task}/v1/chat/completions": {"max_completion_tokens": 4},
     "/pooling": {"model": "acme/places"},
     "/tasks": {"models": ["acme/reviews", "acme/tags", "acme/places"]},
     "/aliases/{client}/{task}/{alias}": {"version": 1, "expected": None},
@@ -172,7 +173,8 @@ def example(route: str, schema: Any, server: Listening) -> int:
     """Send the example of the description, hold the answer to it, and return the status."""
     method, path = route.split()
     operation, key = schema[path][method], server.core.store.create_key("acme", ["predict"]).key.id
-    parts = {"client": "acme", "task": "reviews", "version": "1", "alias": "staging", "id": "acme/tags", "key": key}
+    task = "talk" if "chat" in path else "reviews"
+    parts = {"client": "acme", "task": task, "version": "1", "alias": "staging", "id": "acme/tags", "key": key}
     given: dict[str, Any] = {"path_parameters": {name: one for name, one in parts.items() if f"{{{name}}}" in path}}
     for media, one in operation.definition.raw.get("requestBody", {"content": {}})["content"].items():
         if "example" in one:

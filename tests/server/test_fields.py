@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, get_args
@@ -21,13 +22,16 @@ from afina.server.receipts import Receipt
 from afina.server.replay import replayed
 from crowd import adapter
 from servers import PLACES, Served, probed, serving
+from servers import TOLD as TOLD_OBJECTIVE
 
 
 @pytest.fixture(scope="module")
 def served(gpt2: Backbone, crowd: dict[str, Adapter], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server that also has an adapter for entities."""
+    """A server that also has an adapter for entities, and one that writes texts."""
     places = probed(adapter(gpt2, "lora", {"r": 2}, seed=8, **PLACES), gpt2)
-    with serving(gpt2, {**crowd, "acme/places@1": places}, tmp_path_factory.mktemp("fields")) as made:
+    told = adapter(gpt2, "lora", {"r": 2}, seed=6, **TOLD_OBJECTIVE)
+    others = {"acme/places@1": places, "acme/told@1": told}
+    with serving(gpt2, {**crowd, **others}, tmp_path_factory.mktemp("fields")) as made:
         yield made
 
 
@@ -41,12 +45,13 @@ ROUTES: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
     "/classify": (vllm.Classify, {"model": "acme/reviews", "input": LONG}),
     "/models/acme/reviews": (huggingface.Classification, {"inputs": LONG, "parameters": {}}),
     "/models/acme/places": (huggingface.Classification, {"inputs": LONG, "parameters": {}}),
+    "/models/acme/told": (huggingface.Classification, {"inputs": "the soup was bright.", "parameters": {}}),
     "/pooling": (vllm.Pooling, {"model": "acme/places", "input": "soup ferry bright dull"}),
     "/v2/models/acme/reviews/infer": (kserve.Infer, {"inputs": [TENSOR], "outputs": [OUTPUT]}),
     "/tasks": (native.Tasks, {"text": LONG, "models": ["acme/reviews"]}),
     "/bulk": (bulk.Line, {"text": LONG, "model": "acme/reviews"}),
 }
-"""A body of each route that answers with labels, and a request."""
+"""A body of each route that does not answer in OpenAI's protocol, and a request."""
 
 WITHOUT_EFFECT = "accepted without effect"
 
@@ -54,6 +59,7 @@ DROP: Any = object()
 
 
 INFER, HUB, SPANS = "/v2/models/acme/reviews/infer", "/models/acme/reviews", "/models/acme/places"
+TELLS = "/models/acme/told"
 
 EFFECTS: dict[str, tuple[str, dict[str, Any]]] = {
     "Predict.inputs": ("/predict", {"inputs": "a"}),
@@ -78,6 +84,27 @@ EFFECTS: dict[str, tuple[str, dict[str, Any]]] = {
     "Parameters.function_to_apply": (HUB, {"parameters": {"function_to_apply": "none"}}),
     "Parameters.aggregation_strategy": (SPANS, {"parameters": {"aggregation_strategy": "none"}}),
     "Parameters.ignore_labels": (SPANS, {"parameters": {"ignore_labels": []}}),
+    "Classification.stream": (TELLS, {"stream": True}),
+    **{
+        f"Parameters.{option}": (TELLS, {"parameters": {option: value}})
+        for option, value in {
+            "max_new_tokens": 2,
+            "return_full_text": True,
+            "do_sample": True,
+            "temperature": 2.0,
+            "top_p": 0.9,
+            "typical_p": 0.9,
+            "stop": ["8"],
+            "repetition_penalty": 100.0,
+            "frequency_penalty": 2.0,
+            "grammar": {"type": "regex", "value": "yes"},
+            "details": True,
+            "watermark": False,
+        }.items()
+    },
+    "Parameters.seed": (TELLS, {"parameters": {"seed": 1, "temperature": 2.0}}),
+    "HubGrammar.type": (TELLS, {"parameters": {"grammar": {"type": "json", "value": "yes"}}}),
+    "HubGrammar.value": (TELLS, {"parameters": {"grammar": {"type": "regex", "value": "no"}}}),
     "Pooling.model": ("/pooling", {"model": "acme/reviews"}),
     "Pooling.input": ("/pooling", {"input": "a"}),
     "Pooling.task": ("/pooling", {"task": "token_classify"}),
@@ -369,7 +396,7 @@ def description(served: Any) -> Any:
 def test_the_description_permits_what_the_server_takes(
     served: Any, description: Any, route: str, body: dict[str, Any], fits: bool
 ) -> None:
-    path = route.replace("acme/reviews", "{client}/{task}").replace("acme/places", "{client}/{task}")
+    path = re.sub("acme/(reviews|places|told)", "{client}/{task}", route)
     schema = description["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
     whole = {**schema, "components": description["components"]}
     assert jsonschema.Draft202012Validator(whole).is_valid(body) == fits

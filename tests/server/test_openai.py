@@ -370,6 +370,17 @@ def test_a_chat_without_a_limit_may_be_longer_than_the_longest_training_target(s
     assert limits("/v1/completions", prompt=PROMPT)[0] == TOLD["objective"]["answer_tokens"]
 
 
+def test_a_chat_with_the_model_of_the_path_is_that_of_its_model(served: Served) -> None:
+    asked = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 6}
+    path = "/models/acme/talk/v1/chat/completions"
+    expected = served.post("/v1/chat/completions", {**asked, "model": "acme/talk"}).json()
+    for model in ("dummy", "acme/talk"):
+        found = served.post(path, {**asked, "model": model}).json()
+        assert (found["choices"], found["model"]) == (expected["choices"], "acme/talk")
+    refused = served.post(path, {**asked, "model": "acme/told"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "model")
+
+
 def test_a_chat_has_the_earlier_messages_in_its_prompt(served: Served, client: OpenAI) -> None:
     messages: list[Any] = [
         {"role": "system", "content": "Be warm."},

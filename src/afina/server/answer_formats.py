@@ -54,7 +54,7 @@ ENTITY = record(
 )
 """JSON Schema of an entity."""
 
-HubTask = Literal["text-classification", "token-classification"]
+HubTask = Literal["text-classification", "token-classification", "text-generation"]
 """The name of a task in the Hugging Face API."""
 
 
@@ -260,6 +260,7 @@ class _Text(AnswerFormat):
     fields: ClassVar[Mapping[str, Shape]] = {"answer": about(ANY_TEXT, "the text that the model wrote")}
     function = "none"
     has_scores = False
+    hub_task = "text-generation"
 
     def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
         raise problems.NO_SCORES(found=objective.column, expected="label")

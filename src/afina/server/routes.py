@@ -213,6 +213,7 @@ EXPOSITION = _route("GET", "/metrics", of=HEALTH, scope=METRICS, counts=False)
 
 COMPLETIONS = _route("POST", "/v1/completions", of=OPENAI)
 CHAT = _route("POST", "/v1/chat/completions", of=OPENAI)
+HUB_CHAT = _route("POST", "/models/{client}/{task}/v1/chat/completions", of=OPENAI)
 RESPONSES = _route("POST", "/v1/responses", of=OPENAI)
 
 HOME = _route("GET", "/", of=HEALTH, scope=None)

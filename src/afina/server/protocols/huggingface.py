@@ -1,4 +1,4 @@
-"""Protocols of Hugging Face: text-embeddings-inference (`POST /predict`), and two tasks of the Hub.
+"""Protocols of Hugging Face: text-embeddings-inference (`POST /predict`), and three tasks of the Hub.
 
 If an adapter does not answer a text, since it is not sure enough, the list of the text's labels begins with the label
 `NOT_ANSWERED`.
@@ -10,6 +10,7 @@ one element, the scores. The response of token-classification to a single text i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Annotated, Any, Literal
@@ -21,12 +22,13 @@ from pydantic.json_schema import SkipJsonSchema
 
 from afina import __version__
 from afina.errors import InvalidData
+from afina.models import objectives
 from afina.predicting.reading import Truncation
 from afina.server import problems, routes
-from afina.server.answer_formats import ANSWER_FORMATS, NOT_ANSWERED, RANKED_SCORES, HubTask
+from afina.server.answer_formats import ANSWER_FORMATS, RANKED_SCORES, HubTask
 from afina.server.core import Core
 from afina.server.http.bodies import Array, Body, Readable, Texts
-from afina.server.http.calls import Called
+from afina.server.http.calls import Called, ClientCall
 from afina.server.http.refusals import Refusal
 from afina.server.http.routing import ProtocolRouter
 from afina.server.json_shapes import (
@@ -42,7 +44,9 @@ from afina.server.json_shapes import (
     one_of,
     record,
 )
+from afina.server.protocols import text_generation
 from afina.server.protocols.openai_bodies import STOPS
+from afina.server.protocols.text_generation import GenerationParameters
 from afina.server.requests import AcceptedRequest, ServedAnswer, Text, check_scored
 
 PREDICT_EXAMPLE = {
@@ -139,11 +143,13 @@ _ENTITIES = array(
     )
 )
 CLASSIFICATION_ANSWER = either(array(RANKED_SCORES), _ENTITIES, array(_ENTITIES))
+HUB_ANSWER = either(CLASSIFICATION_ANSWER, text_generation.ANSWER)
 
 OUTSIDE = "O"
 """The tag of a word in no entity, and the entity group of such words."""
 
 OPTIONS: Mapping[HubTask, Sequence[str]] = {
+    "text-generation": text_generation.OPTIONS,
     "text-classification": ("top_k", "function_to_apply"),
     "token-classification": ("aggregation_strategy", "ignore_labels"),
 }
@@ -153,15 +159,9 @@ WORDS, GROUPS = "none", ("simple", "first")
 """The values of `aggregation_strategy`: words with their tags, or entities."""
 
 
-class Parameters(Body):
-    """The options of a text-classification or token-classification request."""
+class Parameters(GenerationParameters):
+    """The options of a request for a task of the Hub."""
 
-    top_k: int | None = Field(
-        None,
-        ge=1,
-        description=f"text-classification: return the top_k entries with the highest scores, of which {NOT_ANSWERED} "
-        "is one; default: all",
-    )
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = Field(
         None,
         description="text-classification: function from logits to scores; none: return logits; default: the function "
@@ -180,10 +180,11 @@ class Parameters(Body):
 
 
 class Classification(Body):
-    """The body of a request for the Hub's text-classification or token-classification task."""
+    """The body of a request for a task of the Hub: text-classification, token-classification or text-generation."""
 
-    inputs: Readable | Texts = Field(description="one text or several")
+    inputs: Readable | Texts = Field(description="one text or, except for text-generation, several")
     parameters: Parameters | None = Field(None, description="options")
+    stream: bool | None = Field(None, description="text-generation: true: return the answer in pieces")
 
     @property
     def asked(self) -> Parameters:
@@ -196,13 +197,19 @@ class Classification(Body):
     def check(self, asked: AcceptedRequest) -> None:
         """Raise InvalidData for an option that does not fit the adapter, such as softmax for a multi-label task."""
         written = ANSWER_FORMATS[asked.objective.kind]
-        for option, value in self.asked:
-            if value is not None and option not in OPTIONS[written.hub_task]:
-                raise problems.OPTION_OF_OTHER_TASK(option=option, found=written.hub_task)
+        self.check_options(written.hub_task)
+        if self.stream:
+            raise Refusal.at("stream", "only answers of text-generation are streamed. Leave it out.", "unsupported")
         values = {"function_to_apply": ("none", written.function), "aggregation_strategy": (WORDS, *GROUPS)}
         for option, known in values.items():
             if (value := getattr(self.asked, option)) not in (None, *known):
                 raise problems.VALUE_OF_OTHER_TASK(option=option, found=value, known=known)
+
+    def check_options(self, hub_task: HubTask) -> None:
+        """Raise InvalidData for an option of another task."""
+        for option, value in self.asked:
+            if value is not None and option not in OPTIONS[hub_task]:
+                raise problems.OPTION_OF_OTHER_TASK(option=option, found=hub_task)
 
 
 def _ranked(body: Classification, found: Sequence[ServedAnswer]) -> Sequence[Any]:
@@ -240,14 +247,46 @@ def _part(text: str, score: float, start: int, end: int) -> dict[str, Any]:
     return {"score": score, "word": text[start:end], "start": start, "end": end}
 
 
-@router.answers(routes.HUB_CLASSIFY, CLASSIFICATION_ANSWER, Classification, CLASSIFICATION_EXAMPLE)
-async def classification(call: Called, client: str, task: str) -> Response:
-    """Classify texts or their words (the Hub's tasks text-classification and token-classification).
+FEATURES = ("normalize", "prompt_name", "truncate", "truncation_direction", "dimensions", "encoding_format")
+"""The fields of requests for the Hub's task feature-extraction."""
 
-    The labels with the highest scores come first; entities are in the order of the text.
+_HUB_CLIENT = re.compile("hf_hub/[1-9]")
+"""The name of huggingface_hub, from version 1 on, in the header User-Agent."""
+
+
+async def _hub_body(call: ClientCall) -> Classification:
+    """Return the body of a request. Raises Refusal for the task feature-extraction, which has no `parameters`.
+
+    huggingface_hub sends `parameters` for every other task. Other clients may leave `parameters` out for all tasks.
     """
-    body = await call.body(Classification)
-    found = await call.answers(f"{client}/{task}", [Text(one) for one in body.batch], check=body.check)
+    try:
+        body = await call.body(Classification)
+    except Refusal as refusal:
+        if refusal.field not in FEATURES:
+            raise
+    else:
+        if "parameters" in body.model_fields_set or not _HUB_CLIENT.search(call.request.headers.get("user-agent", "")):
+            return body
+    problem = "feature-extraction is not available: models give labels, entities or texts, and no embeddings."
+    raise Refusal(422, "unsupported", problem)
+
+
+@router.answers(routes.HUB_CLASSIFY, HUB_ANSWER, Classification, CLASSIFICATION_EXAMPLE, events=text_generation.EVENT)
+async def answer_as_hub(call: Called, client: str, task: str) -> Response:
+    """Answer texts as the Hub's tasks text-classification, token-classification and text-generation.
+
+    The labels with the highest scores come first; entities are in the order of the text. The model decides the task.
+    """
+    body = await _hub_body(call)
+    model = f"{client}/{task}"
+    manifest = (await call.look(call.core.version, call.key, model, call.id)).manifest
+    objective = objectives.make(tuple(manifest["label_names"]), manifest.get("objective"))
+    if ANSWER_FORMATS[objective.kind].hub_task == "text-generation":
+        body.check_options("text-generation")
+        if not isinstance(body.inputs, str):
+            raise Refusal.at("inputs", "expected one text for this model, which writes texts.")
+        return await text_generation.generated(call, model, body.inputs, body.asked, stream=bool(body.stream))
+    found = await call.answers(model, [Text(one) for one in body.batch], check=body.check)
     task_of_hub = ANSWER_FORMATS[found[0].objective.kind].hub_task
     written = _entities(body, found) if task_of_hub == "token-classification" else _ranked(body, found)
     return call.answered(written, found)

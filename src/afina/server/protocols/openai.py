@@ -73,7 +73,28 @@ async def completions(call: Called) -> Response:
 )
 async def chat(call: Called) -> Response:
     """Generate the next message of a chat (OpenAI's chat completions). The model must have been trained on chats."""
-    body = await call.body(ChatRequest)
+    return await _chatted(call, await call.body(ChatRequest))
+
+
+@router.answers(
+    routes.HUB_CHAT,
+    openai_answers.CHAT_ANSWER,
+    ChatRequest,
+    {**openai_bodies.CHAT_EXAMPLE, "model": "dummy"},
+    events=openai_answers.CHAT_EVENT,
+)
+async def chat_of_model(call: Called, client: str, task: str) -> Response:
+    """Generate the next message of a chat with the model of the path, as clients of Hugging Face's Hub ask for it.
+
+    `model` is the same model, or `dummy`, as these clients send it.
+    """
+    body, model = await call.body(ChatRequest), f"{client}/{task}"
+    if body.model not in ("dummy", model):
+        raise Refusal.at("model", f"differs from the model of the path. Send {model[:200]} or dummy.")
+    return await _chatted(call, body.model_copy(update={"model": model}))
+
+
+async def _chatted(call: ClientCall, body: ChatRequest) -> Response:
     said = await rendered(call, body)
     return await answered(call, body, [Text(said.text)], partial(ChatFormat, body, said.reader), said.headers)
 

@@ -200,7 +200,7 @@ class OpenAIFormat(ABC):
         self.head, self.texts = head, texts
         self.reports = accepted.request.generation.logprobs is not None
 
-    def response(self, outcomes: Sequence[GeneratedText], decoding: Decoding, usage: dict[str, Any]) -> dict[str, Any]:
+    def response(self, outcomes: Sequence[GeneratedText], decoding: Decoding, usage: dict[str, Any]) -> Any:
         """Return a whole response with all answers. Raises InvalidData if tokens and text of an answer differ."""
         choices = []
         for index, outcome in enumerate(outcomes):
