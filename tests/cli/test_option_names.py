@@ -83,7 +83,7 @@ def test_train_takes_a_training_setting_with_or_without_its_section(afina: Comma
 OWN_WORDS = (
     *("about", "attach", "format", "messages", "response_format", "stream", "structured_outputs"),
     *("address", "pair", "pairs", "watcher", "weights", "full", "inputs", "outputs", "prompt", "truncate"),
-    *("input", "instructions", "tool_choice", "tools"),
+    *("input", "instructions", "tool_choice", "tools", "chat_template"),
 )
 """Names in backquotes that stay: a function of a method, fields of a manifest, a bundle and a request, and arguments of
 the library that no command passes."""

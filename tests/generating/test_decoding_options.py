@@ -195,7 +195,7 @@ def test_a_token_id_outside_the_vocabulary_is_refused(model: Any, option: str) -
     largest = {"logit_bias": {VOCABULARY - 1: 1.0}, "stop_token_ids": (VOCABULARY - 1,)}
     unknown = {"logit_bias": {VOCABULARY: 1.0}, "stop_token_ids": (VOCABULARY,)}
     assert list(answers(model, [PROMPT], Decoding(max_new_tokens=1, **{option: largest[option]}), ()))
-    with raises(InvalidStudy, code="option.invalid", option=option, found=VOCABULARY):
+    with raises(InvalidStudy, code="option.invalid", option=option, found=[VOCABULARY]):
         list(answers(model, [PROMPT], Decoding(max_new_tokens=1, **{option: unknown[option]}), ()))
 
 

@@ -64,6 +64,7 @@ class Process:
     requests: ClassVar[list[CarryOut | TryOut]] = []
     threads: ClassVar[set[int | None]] = set()
     sent: ClassVar[list[tuple[int, Message]]] = []
+    made: ClassVar[list[Process]] = []
     lock: ClassVar[Any] = threading.Lock()
 
     def __init__(self, request: Any, until: float | None, threads: int | None, **_: object) -> None:
@@ -74,6 +75,7 @@ class Process:
         self.killed, self.goes_on = threading.Event(), threading.Event()
         self.process = SimpleNamespace(returncode=0, kill=self.killed.set)
         self.threads.add(threads)
+        self.made.append(self)
 
     def __enter__(self) -> Process:
         with self.lock:
@@ -135,8 +137,8 @@ RUN = Run(backbone="b", task="t", method="lora")
 
 
 @pytest.fixture(autouse=True)
-def _processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name, empty in (("scripts", []), ("requests", []), ("threads", set()), ("sent", [])):
+def _processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    for name, empty in (("scripts", []), ("requests", []), ("threads", set()), ("sent", []), ("made", [])):
         monkeypatch.setattr(Process, name, empty)
     for module in (local_executor, ray_task):
         monkeypatch.setattr(module, "WorkerProcess", Process)
@@ -145,6 +147,9 @@ def _processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ray_run, "_PAUSE", 0.05)
     without_cluster(monkeypatch, tmp_path / "node")
     monkeypatch.setattr(RunInputs, "materialise", lambda inputs, place, fetch: Located("t", None, "b"))
+    yield
+    for one in Process.made:  # a process of a task that is gone waits in a thread for nobody
+        one.killed.set()
 
 
 @pytest.fixture

@@ -156,8 +156,8 @@ WEIGHTS_DO_NOT_FIT = _backbone_mismatch(
 )
 
 INSTEAD = (
-    "Save the weights with save_pretrained, which writes safetensors (with safe_serialization=True in older versions),"
-    " and leave this file out"
+    "Save the weights with save_pretrained, which writes safetensors (in older versions only with its argument "
+    "safe_serialization), and leave this file out"
 )
 FILE_UNSAFE = Problem(Refused, "intake.file-unsafe", f"{{path}}: {{reason}}. {INSTEAD}.")
 
