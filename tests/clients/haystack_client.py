@@ -3,9 +3,11 @@
 # dependencies = ["haystack-ai"]
 # ///
 
-from checks import ANSWERS, KEY, URL, check, main, same
+from checks import ANSWERS, KEY, URL, check, check_agent, main, same, save
+from haystack.components.agents import Agent
 from haystack.components.generators.chat import OpenAIChatGenerator, OpenAIResponsesChatGenerator
 from haystack.dataclasses import ChatMessage
+from haystack.tools import create_tool_from_function
 from haystack.utils import Secret
 
 PROMPT = ANSWERS["prompt"]
@@ -45,6 +47,14 @@ def responses():
     """OpenAIResponsesChatGenerator"""
     made = OpenAIResponsesChatGenerator(generation_kwargs={"max_output_tokens": 60}, **TO)
     same(asked(made).text, ANSWERS["talk"])
+
+
+@check_agent
+def agent(model):
+    """Agent with a tool"""
+    made = OpenAIChatGenerator(generation_kwargs={"max_tokens": 200}, **{**TO, "model": model})
+    found = Agent(chat_generator=made, tools=[create_tool_from_function(save)])
+    return found.run(messages=[ChatMessage.from_user(PROMPT)])["last_message"].text
 
 
 main()

@@ -5,7 +5,8 @@
 
 from typing import Literal
 
-from checks import ANSWERS, KEY, URL, check, main, review, same
+from checks import ANSWERS, KEY, URL, check, check_agent, main, review, same, save
+from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.llms import ChatMessage
 from llama_index.llms.openai_like import OpenAILike
 from pydantic import BaseModel
@@ -56,6 +57,13 @@ def structured():
     made = llm("acme/talk", is_chat_model=True, is_function_calling_model=True, max_tokens=400)
     found = made.as_structured_llm(Review).chat([ChatMessage(role="user", content=PROMPT)])
     review(found.raw.model_dump())
+
+
+@check_agent
+async def agent(model):
+    """FunctionAgent, which streams"""
+    made = llm(model, is_chat_model=True, is_function_calling_model=True, max_tokens=200, context_window=4000)
+    return str(await FunctionAgent(tools=[save], llm=made).run(PROMPT))
 
 
 main()

@@ -23,6 +23,7 @@ import threading
 import tomllib
 import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -218,7 +219,10 @@ def served(root: Path) -> Iterator[dict[str, str]]:
         [one["start"], one["end"], one["label"], one["text"], round(one["score"], 5)] for one in places["entities"]
     ]
     answers["reviews"] = {label: round(score, 5) for label, score in review["probabilities"].items()}
-    with started(backbone) as (_, url):
+    with started(backbone) as (process, url):
+        assert process.stderr is not None
+        # the server stops at a full pipe
+        threading.Thread(target=deque, args=(process.stderr,), kwargs={"maxlen": 0}, daemon=True).start()
         yield {"AFINA_URL": url, "AFINA_KEY": key, "AFINA_ANSWERS": json.dumps(answers)}
 
 
