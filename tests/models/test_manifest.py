@@ -46,6 +46,13 @@ def test_a_field_that_is_not_given_is_not_in_the_digest(copy: Path) -> None:
     assert manifest.digest == digest.of_json(manifest.model_dump(mode="json", include=set(fields.split())))
 
 
+def test_adapters_without_chats_have_no_field_that_earlier_versions_of_afina_refuse(copy: Path) -> None:
+    manifest = read_manifest(copy)
+    assert "chat_template" not in manifest.model_dump(mode="json")
+    held = manifest.model_copy(update={"chat_template": "{{ messages }}"})
+    assert held.model_dump(mode="json")["chat_template"] == "{{ messages }}"
+
+
 def test_the_manifest_says_where_the_adapter_was_made(runs: Runs) -> None:
     manifest, made = read_manifest(runs.adapter("gpt2", "lora")), runs.record("gpt2", "lora").environment
     told = {"platform", "processor", "device", "threads", "dtype", "git_commit", "git_dirty"}

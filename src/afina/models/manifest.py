@@ -97,7 +97,8 @@ class Manifest(Frozen):
     vocabulary_digest: str | None = None
     max_length: int = Field(ge=0)
     template: str | None = None
-    chat_template: str | None = None
+    # earlier versions of afina open a manifest without this field
+    chat_template: str | None = Field(None, exclude_if=lambda value: value is None)
     words: dict[str, tuple[str, ...]] | None = None
     offset: tuple[float, ...] | None = None
     objective: dict[str, Any] | None = None

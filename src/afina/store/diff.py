@@ -95,7 +95,7 @@ def _entries(names: tuple[str, ...], content: Mapping[str, Any]) -> Iterator[tup
         if name in _TABLES:  # a group of a single field needs no prefix
             yield from _flat(content[name], "" if len(names) == 1 else f"{name}.")
         else:
-            yield name, _json_value(content[name])
+            yield name, _json_value(content.get(name))
 
 
 def _flat(table: Mapping[str, Any], before: str) -> Iterator[tuple[str, Any]]:
