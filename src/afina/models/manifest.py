@@ -98,7 +98,7 @@ class Manifest(Frozen):
     max_length: int = Field(ge=0)
     template: str | None = None
     # earlier versions of afina open a manifest without this field
-    chat_template: str | None = Field(None, exclude_if=lambda value: value is None)
+    chat_template: str | None = Field(default=None, exclude_if=lambda value: value is None)
     words: dict[str, tuple[str, ...]] | None = None
     offset: tuple[float, ...] | None = None
     objective: dict[str, Any] | None = None
