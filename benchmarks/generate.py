@@ -1,6 +1,6 @@
 """The speed of generation compared with the usual alternatives: texts in, answers out, including tokenisation.
 
-    afina train --task e2e:../shared/data/e2e --out results/e2e
+    afina train e2e:../shared/data/e2e --out results/e2e
     python benchmarks/generate.py results/e2e/adapters/NAME --inputs ../shared/data/e2e/testset.csv
 
 The adapter is a LoRA of afina or peft on its backbone. Each arm has a separate process. The arms take turns on the same

@@ -130,7 +130,7 @@ def test_the_line_to_train_with_has_what_was_asked_with_and_no_template_that_is_
         return shlex.split(told.out.splitlines()[-1].removeprefix("To train with this template: "))
 
     usual = GENERAL.replace("\n", "\\n")
-    begins = ["afina", "train", "--task", toy, "--backbone", gpt2.address]
+    begins = ["afina", "train", toy, "--backbone", gpt2.address]
     assert line("--template", usual) == begins
     words = ["--words", "bad=dull", "--words", "good=warm"]
     assert line("--template", usual, *words) == [*begins, *words]

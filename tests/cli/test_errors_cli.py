@@ -206,7 +206,10 @@ def test_records_that_another_program_wrote(afina: Command, gpt2: Backbone, toy:
     ("arguments", "told"),
     [
         (("trian",), "No such command 'trian'. Did you mean 'train'?"),
-        (("train",), "Missing option '--task'."),
+        (
+            ("train",),
+            "Missing argument 'FILE': no texts with labels are given. Give a file, or --from with the results",
+        ),
         (("store", "import"), "Missing: argument 'SOURCE', argument 'NAME', option '--message' / '-m'."),
         (("store", "import", "-m", "x", "peft"), "Missing argument 'NAME'."),
         (("train", "--taks", "x"), "No such option: --taks"),
@@ -264,6 +267,28 @@ def test_a_file_that_is_missing_is_told_before_anything_is_loaded(
     monkeypatch.setattr(backbone, "AutoConfig", None, raising=False)
     arguments = [trained] if command == "evaluate" else ["--backbone", "./nowhere"]
     assert afina(command, *arguments, "--task", "gone.csv").error.startswith("task gone.csv: no such file or directory")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("choose",), ("ask",), ("inspect",), ("doubts",), ("train",), ("evaluate", "adapter"), ("compare", "a", "b")],
+    ids=lambda command: command[0],
+)
+def test_a_task_is_an_argument_or_an_option_and_one_of_the_two(afina: Command, command: tuple[str, ...]) -> None:
+    assert afina(*command, "gone.csv").error == afina(*command, "--task", "gone.csv").error
+    for given in ((), ("one.csv", "--task", "other.csv")):
+        answer = afina(*command, *given, "--json")
+        found = json.loads(answer.out)["error"]
+        assert (answer.code, found["code"]) == (2, "argument.invalid")
+        assert "FILE" in found["message"]
+        assert [found["fields"][name] for name in ("found", "other") if given] == [*given[::2]]
+
+
+@pytest.mark.parametrize("command", [("study", "quickstart"), ("plan",), ("store", "diff", "a/b@1", "a/b@2")])
+def test_a_task_that_may_be_left_out_is_an_argument_too(afina: Command, command: tuple[str, ...]) -> None:
+    answer = afina(*command, "one.csv", "--task", "other.csv", "--json")
+    assert json.loads(answer.out)["error"]["fields"] == {"found": "one.csv", "option": "task", "other": "other.csv"}
+    assert afina(*command, "gone.csv").error == afina(*command, "--task", "gone.csv").error
 
 
 def test_under_json_an_error_is_an_object_on_standard_output(afina: Command) -> None:

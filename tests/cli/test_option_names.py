@@ -42,7 +42,7 @@ def running(words: str) -> Iterator[None]:
         ("train", {"max_length": "train.max_length", "labels": "--labels", "overrides": "--set", "url": "url"}),
         ("train", {"attach": None, "store": "AFINA_STORE"}),
         ("predict", {"max_new_tokens": "--max-new-tokens", "temperature": "--temperature", "texts": "TEXT..."}),
-        ("doubts", {"task": "TASK"}),
+        ("doubts", {"task": "--task", "task_file": "FILE"}),
         ("next", {"unlabelled": "POOL"}),
         ("serve", {"limit": "--memory", "store": "--store", "generation_timeout": "--generation-timeout"}),
         ("store publish", {"limits": "--limit", "message": "--message", "who": "--who", "store": "--store"}),

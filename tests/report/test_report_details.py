@@ -123,7 +123,7 @@ def test_only_what_can_be_asked_in_words_is_suggested_and_examples_in_the_prompt
     def text(*made: Result) -> str:
         return " ".join(Report.of(results([*made])).markdown().split())
 
-    assert "`afina ask --task sst2`" in text(answering("lora", range(5)))
+    assert "`afina ask sst2`" in text(answering("lora", range(5)))
     assert "afina ask" not in text(answering("lora", range(5), backbone="minilm"))
     few = {"hyperparameters": {"shots": 4}, "notes": ("Each prompt has 4.",), "name": "few", "key": "sha256:few"}
     said = text(

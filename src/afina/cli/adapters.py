@@ -22,11 +22,11 @@ from afina.cli.options import (
     OwnBackbone,
     PeftPrecisionOption,
     SeedOption,
-    TaskOption,
     decoding,
     locate,
     measuring,
     reading_option,
+    required_task,
     takes,
 )
 from afina.cli.store_exchange import print_flips
@@ -58,10 +58,10 @@ CheckProbeOption = Annotated[
 ]
 
 
-@takes(data=measuring)
+@takes(task=required_task, data=measuring)
 def evaluate(
     adapter: AdapterArgument,
-    task: TaskOption,
+    task: str,
     backbone: OwnBackbone = None,
     method: MethodOption = None,
     seed: SeedOption = None,
@@ -285,13 +285,13 @@ def _answer(
             read(chunk)
 
 
-@takes(data=measuring)
+@takes(task=required_task, data=measuring)
 def compare(
     first: Annotated[
         str, typer.Argument(help="First adapter: its directory, or store:CLIENT/TASK@VERSION.", metavar="A")
     ],
     second: Annotated[str, typer.Argument(help="Second adapter.", metavar="B")],
-    task: TaskOption,
+    task: str,
     backbone: OwnBackbone = None,
     metric: MetricOption = None,
     positive: Annotated[str | None, reading_option("positive")] = None,

@@ -14,11 +14,11 @@ from afina.cli.options import (
     EMBEDDED,
     Json,
     OneBackbone,
-    TaskOption,
     WordsOption,
     only,
     reading,
     reading_flags,
+    required_task,
     takes,
     template_option,
     train_command,
@@ -46,9 +46,9 @@ OffsetOption = Annotated[
 ]
 
 
-@takes(data=reading)
+@takes(task=required_task, data=reading)
 def ask(
-    task: TaskOption,
+    task: str,
     template: TemplatesOption = None,
     words: WordsOption = None,
     offset: OffsetOption = False,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afina.cli.option_names import with_flags
-from afina.cli.options import Json, reading_flags, takes, train_command, whole
+from afina.cli.options import Json, reading_flags, required_task, takes, train_command, whole
 from afina.cli.terminal import ends_with, print_progress, print_prose, print_reading, print_tables
 
 if TYPE_CHECKING:
@@ -22,15 +22,9 @@ PAGE = "doubts.html"
 USUAL_OUT = Path("results/doubts")
 
 
-@takes(data=whole)
+@takes(task=required_task, data=whole)
 def doubts(
-    task: Annotated[
-        str,
-        typer.Argument(
-            help="Labelled texts: a csv, tsv, jsonl, parquet or xlsx file, a directory, or another address of a task.",
-            metavar="TASK",
-        ),
-    ],
+    task: str,
     method: Annotated[
         str, typer.Option("--method", help="Method of the models; other than linear_probe, it is trained in runs.")
     ] = "linear_probe",

@@ -17,25 +17,25 @@ from afina.data.reading_options import OPTIONS
 
 START = """Choose, train and use adapters of language models for your texts.
 
-  afina choose --task reviews.csv --minutes 30        Which method is best for my texts?
-  afina train --task reviews.csv                      Train one adapter.
-  afina evaluate results/train --task more.csv        How good is the adapter?
-  afina predict results/train "A lovely day."         Label a text.
-  afina study quickstart --task reviews.csv           Compare several methods.
+  afina choose reviews.csv --minutes 30        Which method is best for my texts?
+  afina train reviews.csv                      Train one adapter.
+  afina evaluate results/train more.csv        How good is the adapter?
+  afina predict results/train "A lovely day."  Label a text.
+  afina study quickstart reviews.csv           Compare several methods.
 
 afina --help lists all commands; afina COMMAND --help shows the options of one command."""
 """The output of the command `afina` without arguments."""
 
 EXAMPLES = {
-    "study": "afina study quickstart --task reviews.csv --out results/reviews",
-    "train": "afina train --task reviews.csv --method lora",
-    "choose": "afina choose --task reviews.csv --minutes 30",
-    "inspect": "afina inspect --task reviews.csv",
+    "study": "afina study quickstart reviews.csv --out results/reviews",
+    "train": "afina train reviews.csv --method lora",
+    "choose": "afina choose reviews.csv --minutes 30",
+    "inspect": "afina inspect reviews.csv",
     "doubts": "afina doubts reviews.csv",
     "next": "afina next pool.csv --labelled labelled.csv --count 50 --out next.csv",
-    "ask": r"afina ask --task reviews.csv --template 'Review: {text}\nSentiment:'",
-    "evaluate": "afina evaluate results/train --task more.csv",
-    "compare": "afina compare results/a results/b --task more.csv",
+    "ask": r"afina ask reviews.csv --template 'Review: {text}\nSentiment:'",
+    "evaluate": "afina evaluate results/train more.csv",
+    "compare": "afina compare results/a results/b more.csv",
     "predict": 'afina predict results/train "A lovely day."',
     "params": "afina params --backbone embedded",
     "plan": "afina plan --backbone embedded --backbone minilm --memory 8GiB",
@@ -57,7 +57,7 @@ EXAMPLES = {
     "store alias": "afina store alias acme/reviews@3 production",
     "store canary": "afina store canary acme/reviews --promote",
     "store rollback": "afina store rollback acme/reviews --message 'too many errors'",
-    "store diff": "afina store diff acme/reviews@1 acme/reviews@2 --task more.csv",
+    "store diff": "afina store diff acme/reviews@1 acme/reviews@2 more.csv",
     "store check": "afina store check acme/reviews@2",
     "store verify": "afina store verify",
     "store backup": "afina store backup backups/adapters",

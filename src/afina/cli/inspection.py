@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afina.cli.option_names import option_flag, with_flags
-from afina.cli.options import Json, TaskOption, check_different, reading, takes
+from afina.cli.options import Json, check_different, reading, required_task, takes
 from afina.cli.terminal import print_item, print_progress, print_prose
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from afina.events import Says
 
 
-@takes(data=reading)
+@takes(task=required_task, data=reading)
 def inspect(
-    task: TaskOption,
+    task: str,
     backbone: Annotated[
         list[str] | None,
         typer.Option(

@@ -27,7 +27,7 @@ def next_(
         str | None,
         typer.Option(
             "--labelled",
-            help="Texts that are labelled already, as for --task. Without this option, nothing is labelled yet.",
+            help="Texts that are labelled already, as for 'afina train'. Without this option, nothing is labelled yet.",
             metavar="ADDRESS",
         ),
     ] = None,

@@ -49,14 +49,6 @@ BackbonesOption = Annotated[
         metavar="ADDRESS",
     ),
 ]
-_TASK = typer.Option(
-    "--task",
-    help="Labelled texts: a csv, tsv, jsonl, parquet, xlsx or conll file, a directory, glue/NAME, hub:OWNER/NAME, "
-    "snippets:NAME, aclsum:NAME, e2e:PLACE or squad:PLACE.",
-    metavar="ADDRESS",
-)
-TaskOption = Annotated[str, _TASK]
-NewTask = Annotated[str | None, _TASK]
 SeveralBackbones = Annotated[
     list[str] | None,
     typer.Option(
@@ -115,6 +107,32 @@ SendTexts = Annotated[
         help="Allow the method endpoint to send your texts to its url. Without this option, no text is sent.",
     ),
 ]
+
+
+def task_if_given(
+    task_file: Annotated[
+        str | None,
+        typer.Argument(
+            help="Labelled texts: a csv, tsv, jsonl, parquet, xlsx or conll file, a directory, glue/NAME, "
+            "hub:OWNER/NAME, snippets:NAME, aclsum:NAME, e2e:PLACE or squad:PLACE.",
+            metavar="FILE",
+        ),
+    ] = None,
+    task: Annotated[str | None, typer.Option("--task", help="The same as FILE.", metavar="ADDRESS")] = None,
+) -> str | None:
+    """Return the task that the user gave, as FILE or with `--task`; None if the user gave none."""
+    if task_file is not None and task is not None:
+        raise problems.TASK_TWICE(option="task", found=task_file, other=task)
+    return task if task_file is None else task_file
+
+
+@wraps(task_if_given, assigned=())
+def required_task(**given: str | None) -> str:
+    """Return the task of `task_if_given`. Raises InvalidData if the user gave none."""
+    found = task_if_given(**given)
+    if found is None:
+        raise problems.TASK_MISSING(_or="")
+    return found
 
 
 def asking_endpoint(
@@ -359,7 +377,7 @@ def train_command(task: str, named: Mapping[str, Any], words: Sequence[str] = ()
     """
     chosen = [part for flag, value in named.items() if value for part in ((flag,) if value is True else (flag, value))]
     chosen += [part for item in words for part in ("--words", item)]
-    return shlex.join(["afina", "train", "--task", task, *chosen])
+    return shlex.join(["afina", "train", f"--task={task}" if task.startswith("-") else task, *chosen])
 
 
 def reading_flags(data: Mapping[str, Any]) -> dict[str, Any]:

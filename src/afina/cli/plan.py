@@ -20,6 +20,7 @@ from afina.cli.options import (
     check_different,
     reading,
     takes,
+    task_if_given,
 )
 from afina.cli.terminal import print_progress, print_tables
 from afina.data.reading_options import MOST
@@ -112,11 +113,11 @@ SettingsOption = Annotated[
 ]
 
 
-@takes(data=reading, ask=asking, endpoint=asking_endpoint)
+@takes(task=task_if_given, data=reading, ask=asking, endpoint=asking_endpoint)
 def plan(
     *,
+    task: str | None,
     backbone: BackbonesOption = None,
-    task: Annotated[str | None, typer.Option("--task", help="Labelled texts to plan for.", metavar="ADDRESS")] = None,
     method: MethodsOption = None,
     layers: LayersOption = None,
     overrides: SettingsOption = None,
@@ -128,7 +129,7 @@ def plan(
     batch_size: Annotated[int, _amount("--batch-size", "Texts in a training batch.")] = 16,
     max_length: Annotated[
         int | None,
-        _amount("--length", "Tokens per text, by default 128; with --task, the length to which texts are truncated."),
+        _amount("--length", "Tokens per text, by default 128; with FILE, the length to which texts are truncated."),
     ] = None,
     epochs: EpochsOption = None,
     calibrate: CalibrateOption = True,

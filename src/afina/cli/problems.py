@@ -22,9 +22,8 @@ _argument_invalid = partial(Problem, InvalidData, "argument.invalid")
 TEXTS_OR_FILE = _argument_invalid(
     "afina predict: found {found}. Give either texts, or --pair FIRST SECOND, or --file FILE (- for standard input)."
 )
-TASK_MISSING = _argument_invalid(
-    "Missing option '--task'. Give texts with labels, or `chosen_in` of an `afina choose`."
-)
+TASK_MISSING = _argument_invalid("Missing argument 'FILE': no texts with labels are given. Give a file{_or}.")
+TASK_TWICE = _argument_invalid("FILE {found} and `{option}` {other}: two tasks are given. Leave one out.")
 WRONG_USAGE = _argument_invalid("{_message}")
 GIVEN_TWICE = _argument_invalid("{argument}: is given {count} times. Give the option once.")
 ARGUMENT_EMPTY = _argument_invalid("{argument}: is empty. Give a value, or leave it out.")

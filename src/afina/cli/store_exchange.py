@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afina.cli import problems
-from afina.cli.options import Json, OwnBackbone, PeftPrecisionOption, measuring, takes
+from afina.cli.options import Json, OwnBackbone, PeftPrecisionOption, measuring, takes, task_if_given
 from afina.cli.store import MessageOption, NameArgument, NoHashes, VersionArgument, opened, size
 from afina.cli.terminal import print_assumed_precision, print_created, print_prose, print_reading, printable
 from afina.errors import AfinaError
@@ -25,15 +25,12 @@ MANY = 5
 """The most texts with a changed prediction that `store diff` prints."""
 
 
-@takes(data=measuring)
+@takes(task=task_if_given, data=measuring)
 def diff(
     context: typer.Context,
     first: VersionArgument,
     second: VersionArgument,
-    task: Annotated[
-        str | None,
-        typer.Option("--task", help="Labelled texts; the predictions for these texts are compared.", metavar="ADDRESS"),
-    ] = None,
+    task: str | None,
     backbone: OwnBackbone = None,
     as_json: Json = False,
     *,
@@ -41,7 +38,7 @@ def diff(
 ) -> None:
     """Compare the settings and the sizes of two versions.
 
-    With --task, the predictions of the two versions are compared too.
+    With FILE, the predictions of the two versions for its texts are compared too.
     """
     if task is None and (named := next((name for name, value in data.items() if value), None)):
         raise problems.OPTION_WITHOUT_TASK(option=named)

@@ -20,7 +20,6 @@ from afina.cli.options import (
     Json,
     MetricOption,
     NewBackbone,
-    NewTask,
     NoTexts,
     Overrides,
     PublishOption,
@@ -28,13 +27,14 @@ from afina.cli.options import (
     SendTexts,
     SeveralBackbones,
     StudyBackbone,
-    TaskOption,
     asking,
     asking_endpoint,
     choosing,
     only,
     reading_option,
+    required_task,
     takes,
+    task_if_given,
     training,
 )
 from afina.cli.results import (
@@ -47,6 +47,7 @@ from afina.cli.results import (
 )
 from afina.cli.terminal import ends_with, exit_status, print_marked, print_prose, printable, sigterm_as_ctrl_c
 from afina.errors import AfinaError
+from afina.sentence import Sentence
 
 if TYPE_CHECKING:
     from afina.events import Says
@@ -130,7 +131,7 @@ JobsOption = Annotated[
 ]
 
 
-@takes(ask=asking, run_in=ExecutorOptions)
+@takes(task=task_if_given, ask=asking, run_in=ExecutorOptions)
 def study(
     source: Annotated[
         str,
@@ -139,12 +140,12 @@ def study(
         ),
     ],
     *,
+    task: str | None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Directory of the results; by default results/NAME.")
     ] = None,
     overrides: Overrides = None,
     backbone: SeveralBackbones = None,
-    task: Annotated[str | None, typer.Option("--task", help="Use another task.", metavar="ADDRESS")] = None,
     evaluation: Annotated[str | None, reading_option("evaluation")] = None,
     unlabelled: Annotated[str | None, reading_option("unlabelled")] = None,
     without: Annotated[str | None, reading_option("without")] = None,
@@ -158,7 +159,7 @@ def study(
     run_in: ExecutorOptions,
     as_json: Json = False,
 ) -> None:
-    """Compare methods, and backbones, by a study file or a preset.
+    """Compare methods, and backbones, by a study file or a preset; on the task FILE instead of that of STUDY.
 
     Runs every method and seed of the study and prints tables and a conclusion. Recorded runs are not repeated. After an
     interruption, the same command continues from the last checkpoint.
@@ -233,10 +234,10 @@ TeacherOption = Annotated[
 ]
 
 
-@takes(data=training, ask=asking, run_in=ExecutorOptions)
+@takes(task=task_if_given, data=training, ask=asking, run_in=ExecutorOptions)
 def train(
     *,
-    task: NewTask = None,
+    task: str | None,
     chosen_in: FromOption = None,
     backbone: NewBackbone = None,
     method: Annotated[
@@ -298,7 +299,7 @@ def _training_of(task: str | None, method: str | None, backbone: str | None, cho
     same = {"name": "train", "baselines": True}
     if chosen_in is None:
         if task is None:
-            raise problems.TASK_MISSING()
+            raise problems.TASK_MISSING(_or=Sentence.of(", or `chosen_in` with the results of `afina choose`"))
         method = method or "lora"
         pretrained = None if asks_endpoint(method) else backbone or only(EMBEDDED)
         return {**same, "backbone": pretrained, "task": task, "seeds": [0], "data": {}, "methods": {method: {}}}
@@ -349,10 +350,10 @@ ProductsOption = Annotated[
 ]
 
 
-@takes(data=choosing, ask=asking, endpoint=asking_endpoint, run_in=ExecutorOptions)
+@takes(task=required_task, data=choosing, ask=asking, endpoint=asking_endpoint, run_in=ExecutorOptions)
 def choose(
     *,
-    task: TaskOption,
+    task: str,
     minutes: Annotated[float, typer.Option("--minutes", help="Time limit in minutes; use at least 5.")] = 30.0,
     memory: MemoryLimit = None,
     backbone: BackbonesOption = None,

@@ -200,7 +200,7 @@ class _Classes(Presentation):
         if not answering and can_be_asked and are_words(arms[0].record.label_names):
             made.append(
                 "What the untrained model answers when it is asked in words was not measured here; "
-                f"`afina ask --task {arms[0].record.task}` does, in seconds."
+                f"`afina ask {arms[0].record.task}` does, in seconds."
             )
         return made
 
