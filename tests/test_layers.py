@@ -72,6 +72,7 @@ OWNERS = {
     "safetensors": "tensorfile",
     "huggingface_hub": "hub",
     "pyarrow": "data.readers.arrow_files",
+    "onnx": "models.weights.quantised_onnx",
     "openpyxl": "data.readers.formats",
     "psutil": "meter",
     "sklearn": "data.nearest_text stats.active_learning stats.classification stats.linear_models "
@@ -209,7 +210,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 
 LATER = (
-    "torch transformers peft numpy scipy sklearn pandas pyarrow openpyxl jinja2 matplotlib pydantic sqlalchemy "
+    "torch transformers peft numpy scipy sklearn pandas pyarrow onnx openpyxl jinja2 matplotlib pydantic sqlalchemy "
     "optuna obstore huggingface_hub fastapi opentelemetry rich IPython resource rouge_score sacrebleu "
     "llguidance jsonschema referencing ray bitsandbytes threadpoolctl re2 openai cleanlab pycrfsuite"
 )

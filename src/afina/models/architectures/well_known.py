@@ -31,6 +31,20 @@ def _llama(layers: int, heads: int, width: int, inner: int) -> dict[str, Any]:
     }
 
 
+def _small_bert(layers: int) -> dict[str, Any]:
+    return {
+        "model_type": "bert",
+        "vocab_size": 30522,
+        "type_vocab_size": 2,
+        "max_position_embeddings": 512,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 12,
+        "hidden_size": 384,
+        "intermediate_size": 1536,
+        "pad_token_id": 0,
+    }
+
+
 WELL_KNOWN: dict[str, dict[str, Any]] = {
     "embedded": {
         **_llama(30, 9, 576, 1536),
@@ -40,17 +54,8 @@ WELL_KNOWN: dict[str, dict[str, Any]] = {
         "rms_norm_eps": 1e-5,
         "tie_word_embeddings": True,
     },
-    "minilm": {
-        "model_type": "bert",
-        "vocab_size": 30522,
-        "type_vocab_size": 2,
-        "max_position_embeddings": 512,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 12,
-        "hidden_size": 384,
-        "intermediate_size": 1536,
-        "pad_token_id": 0,
-    },
+    "bge": _small_bert(12),
+    "minilm": _small_bert(6),
     "gpt2": _gpt2(12, 12, 768),
     "gpt2-medium": _gpt2(24, 16, 1024),
     "gpt2-large": _gpt2(36, 20, 1280),
