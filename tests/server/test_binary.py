@@ -164,6 +164,16 @@ def test_binary_data_that_lies_is_refused(served: Any, body: dict[str, Any], dat
     assert asked(served, {"inputs": [tensor(len(DATA))]}, DATA).status_code == 200
 
 
+def test_a_body_without_json_is_one_text_and_its_outputs_are_binary(served: Any) -> None:
+    found = send(served, TEXTS[1].encode(), {LENGTH: "0"})
+    assert found.status_code == 200, found.text
+    assert LENGTH in found.headers
+    in_tensor = bytes_tensor(TEXTS[1])
+    assert outputs(found) == outputs(asked(served, {"inputs": [tensor(len(in_tensor), 1)]}, in_tensor))
+    for text in (b"", b"\xff"):
+        assert send(served, text, {LENGTH: "0"}).status_code == 422
+
+
 @pytest.mark.parametrize("length", ["-1", "", "99999999", "1e3", "٣", "9" * 5000])
 def test_a_length_of_the_json_that_is_none_is_refused(served: Any, length: str) -> None:
     content, headers = binary({"inputs": [tensor(len(DATA))]}, DATA)

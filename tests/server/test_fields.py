@@ -85,6 +85,8 @@ EFFECTS: dict[str, tuple[str, dict[str, Any]]] = {
     "Parameters.aggregation_strategy": (SPANS, {"parameters": {"aggregation_strategy": "none"}}),
     "Parameters.ignore_labels": (SPANS, {"parameters": {"ignore_labels": []}}),
     "Classification.stream": (TELLS, {"stream": True}),
+    "Classification.options": (HUB, {"options": {}}),
+    **{f"ClientOptions.{wish}": (HUB, {"options": {wish: True}}) for wish in huggingface.ClientOptions.model_fields},
     **{
         f"Parameters.{option}": (TELLS, {"parameters": {option: value}})
         for option, value in {
@@ -100,6 +102,8 @@ EFFECTS: dict[str, tuple[str, dict[str, Any]]] = {
             "grammar": {"type": "regex", "value": "yes"},
             "details": True,
             "watermark": False,
+            "decoder_input_details": False,
+            **dict.fromkeys(("best_of", "truncate", "top_n_tokens")),
         }.items()
     },
     "Parameters.seed": (TELLS, {"parameters": {"seed": 1, "temperature": 2.0}}),

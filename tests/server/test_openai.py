@@ -685,6 +685,8 @@ CHOICE = {"structured_outputs": {"choice": ["a"]}}
         ({"prompt": [1] * 60_000}, "context_length_exceeded", "prompt"),
         ({"best_of": 3}, "unsupported", "best_of"),
         ({"stream_options": {"continuous_usage_stats": True}}, "invalid", "stream_options"),
+        ({"stream_options": {"include_usage": None}}, "invalid", "stream_options"),
+        ({"stream_options": {"include_usage": False}}, "invalid", "stream_options"),
         ({"suffix": "end"}, "unsupported", "suffix"),
         ({"logit_bias": {"soup": 1}}, "invalid", "logit_bias"),
         ({"logit_bias": {str(token): 1 for token in range(129)}}, "invalid", "logit_bias"),

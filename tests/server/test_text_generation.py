@@ -57,6 +57,16 @@ def test_a_text_adapter_generates_as_alone(served: Served, asked: dict[str, Any]
     assert full[0]["generated_text"][len(PROMPT) :].lstrip() == alone(served, **decoding)
 
 
+def test_what_clients_of_tgi_send_without_being_asked_changes_no_answer(served: Served) -> None:
+    options = dict.fromkeys(("best_of", "truncate", "typical_p", "top_n_tokens", "grammar", "seed"))
+    asked = {**options, "watermark": False, "decoder_input_details": False, "details": False, "stop": []}
+    wishes = {"use_cache": False, "wait_for_model": True, "use_gpu": False}
+    found = served.post(PATH, {"inputs": PROMPT, "parameters": asked, "options": wishes})
+    assert found.json() == [{"generated_text": alone(served)}]
+    labels = served.post("/models/acme/reviews", {"inputs": PROMPT, "options": wishes})
+    assert labels.json() == served.post("/models/acme/reviews", {"inputs": PROMPT}).json()
+
+
 def test_a_stream_and_the_details_tell_each_token_as_tgi(served: Served) -> None:
     asked = {"max_new_tokens": 20, "temperature": 2.0, "seed": 3}
     text = alone(served, **asked)
@@ -83,6 +93,7 @@ def test_a_stream_and_the_details_tell_each_token_as_tgi(served: Served) -> None
         (PATH, {"inputs": PROMPT, "parameters": {"typical_p": 0.9}}, "parameters.typical_p"),
         (PATH, {"inputs": PROMPT, "parameters": {"best_of": 2}}, "parameters.best_of"),
         (PATH, {"inputs": PROMPT, "parameters": {"truncate": 5}}, "parameters.truncate"),
+        (PATH, {"inputs": PROMPT, "parameters": {"decoder_input_details": True}}, "parameters.decoder_input_details"),
         (PATH, {"inputs": PROMPT, "parameters": {"max_new_tokens": 10**6}}, "parameters.max_new_tokens"),
         (PATH, {"inputs": PROMPT, "parameters": {"stop": ["a" * 99]}}, "parameters.stop"),
         (PATH, {"inputs": PROMPT, "parameters": {"function_to_apply": "none"}}, "parameters.function_to_apply"),

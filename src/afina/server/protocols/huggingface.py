@@ -179,11 +179,20 @@ class Parameters(GenerationParameters):
     )
 
 
+class ClientOptions(Body):
+    """Wishes of earlier clients of the Hub, none of which changes an answer of this server."""
+
+    use_cache: bool | None = Field(None, description="accepted without effect")
+    wait_for_model: bool | None = Field(None, description="accepted without effect")
+    use_gpu: bool | None = Field(None, description="accepted without effect")
+
+
 class Classification(Body):
     """The body of a request for a task of the Hub: text-classification, token-classification or text-generation."""
 
     inputs: Readable | Texts = Field(description="one text or, except for text-generation, several")
     parameters: Parameters | None = Field(None, description="options")
+    options: ClientOptions | None = Field(None, description="accepted without effect")
     stream: bool | None = Field(None, description="text-generation: true: return the answer in pieces")
 
     @property

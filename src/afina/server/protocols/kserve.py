@@ -2,6 +2,7 @@
 
 The server supports the protocol's extension `binary_tensor_data`, in which the values of tensors follow the JSON in the
 body as binary data. In such a body, the header `Inference-Header-Content-Length` has the length of the JSON.
+If that length is 0, the body is the only text, without JSON (a raw binary request of Triton).
 """
 
 from __future__ import annotations
@@ -269,6 +270,14 @@ class ModelIndex(Body):
     ready: bool | None = Field(None, description="true: leave out models that are not available")
 
 
+def _raw(content: bytes) -> tuple[Infer, bytes]:
+    """Return a request with one text, which is the whole body, and its binary data. Its outputs are binary data too."""
+    size = LENGTH.size + len(content)
+    tensor = {"name": TEXT, "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": size}}
+    asked = Infer.model_validate({"inputs": [tensor], "parameters": {"binary_data_output": True}})
+    return asked, LENGTH.pack(len(content)) + content
+
+
 def parts(content: bytes, headers: Sequence[str]) -> tuple[bytes, bytes]:
     """Return the JSON of a request's body, and the binary data that follows the JSON.
 
@@ -513,8 +522,11 @@ async def model_ready(call: Called, client: str, task: str, version: str | None 
 async def infer(call: Called, client: str, task: str, version: str | None = None) -> Response:
     """Return labels and probabilities as tensors (Open Inference Protocol)."""
     model, headers = _model(client, task, version), call.request.headers
-    given, binary = parts(await call.request.body(), headers.getlist(HEADER_LENGTH))
-    body = await call.pool.parse(call.key, given, Infer)
+    given, binary = parts(await call.request.body(), lengths := headers.getlist(HEADER_LENGTH))
+    if lengths == ["0"]:
+        body, binary = _raw(binary)
+    else:
+        body = await call.pool.parse(call.key, given, Infer)
     if body.model_name not in (None, model, f"{client}/{task}", _named(client, task)):
         raise Refusal.at("model_name", "differs from the path. Leave it out.")
     found = await call.answers(model, texts(body, binary), check=body.check)

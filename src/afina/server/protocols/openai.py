@@ -125,7 +125,7 @@ async def _computed(
     headers: Mapping[str, str],
 ) -> Response:
     streams = bool(body.stream)
-    if body.stream_options is not None and body.stream_options.asks and not streams:
+    if body.stream_options is not None and body.stream_options.model_fields_set and not streams:
         raise Refusal.at("stream_options", "needs `stream` true.")
     tools = await _tools_of(call)
     new = NewTokenQueue()

@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 from afina.errors import InvalidData
 from afina.generating import guides
 from afina.generating.guides import MOST_CHOICES, MOST_PATTERN, Grammar
-from afina.server.http.bodies import Array, OnlyFalse, OnlyTrue, Readable, Strict, unknown_are_null, without_nulls
+from afina.server.http.bodies import Array, Body, OnlyFalse, OnlyTrue, Readable, Strict, unknown_are_null, without_nulls
 from afina.server.http.refusals import Refusal
 from afina.server.json_shapes import Shape, exactly_one
 from afina.server.protocols import tools
@@ -59,18 +59,14 @@ CHAT_EXAMPLE = {
 _ANY_JSON = dict[str, Any]
 
 
-class StreamOptions(Strict):
-    """The options of a streamed response."""
+class StreamOptions(Body):
+    """The options of a streamed response. Any of them, also as null, needs a stream, as with OpenAI and vLLM."""
 
     include_usage: bool | None = Field(None, description="true: the last event has the numbers of tokens")
     continuous_usage_stats: bool | None = Field(
         None, description="true, with `include_usage`: each event has the numbers of tokens so far, of all answers"
     )
     include_obfuscation: OnlyFalse | None = Field(None, description="not supported: only false")
-
-    @property
-    def asks(self) -> bool:
-        return bool(self.include_usage or self.continuous_usage_stats)
 
 
 class NamedSchema(Strict):

@@ -108,6 +108,12 @@ class GenerationParameters(Body):
     grammar: HubGrammar | None = Field(None, description="text-generation: the form of the answer")
     details: bool | None = Field(None, description="text-generation: true: return the tokens and what ended the answer")
     watermark: OnlyFalse | None = Field(None, description="text-generation: accepted without effect: only false")
+    decoder_input_details: OnlyFalse | None = Field(
+        None, description="text-generation: accepted without effect: only false"
+    )
+    best_of: None = Field(None, description="text-generation: accepted without effect: only null")
+    truncate: None = Field(None, description="text-generation: accepted without effect: only null")
+    top_n_tokens: None = Field(None, description="text-generation: accepted without effect: only null")
 
 
 OPTIONS = tuple(GenerationParameters.model_fields)
