@@ -30,6 +30,7 @@ from afina.models.classifier import Classifier
 from afina.models.language_model import open_model
 from afina.models.objectives import Classes
 from afina.predicting import golden_test
+from afina.stats.linear_models import LinearClasses, fit_dense
 from afina.store.exchange.merging import MERGE_TOLERANCE, merge
 from afina.training.probe_fit import fit_of
 from fakes import LONG, Backbones, difference, encoded, logits_of, opened, recipe, sentences, write_csv
@@ -269,6 +270,76 @@ def test_a_run_and_its_adapter_keep_the_pooling_that_the_files_said(
     expected = Predictor.load(adapter).outputs(TEXTS)
     (place / "modules.json").unlink()
     assert np.array_equal(Predictor.load(adapter).outputs(TEXTS), expected)
+
+
+@pytest.fixture(scope="module")
+def encoder_of_sentences(tmp_path_factory: pytest.TempPathFactory, backbones: Backbones) -> Path:
+    place = tmp_path_factory.mktemp("sentences") / "model"
+    shutil.copytree(backbones.path("bert"), place)
+    return files(place, "Transformer", "Pooling", "Normalize", pooling={"pooling_mode_cls_token": True})
+
+
+def test_a_run_on_an_encoder_of_sentences_states_its_defaults(
+    encoder_of_sentences: Path, backbones: Backbones, task: Path
+) -> None:
+    def key(backbone: Path, **probe: Any) -> tuple[dict[str, Any], str]:
+        made = Run(backbone=str(backbone), task=str(task), method="linear_probe", hyperparameters=probe)
+        return made.hyperparameters, made.key
+
+    stated, now = key(encoder_of_sentences)
+    assert stated == {"label_examples": 8, "common_scale": True}
+    assert key(encoder_of_sentences, **stated) == (stated, now)
+    assert key(encoder_of_sentences, label_examples=0, common_scale=False)[1] != now
+    assert key(encoder_of_sentences, pooling="mean")[0] == {"pooling": "mean", "label_examples": 8}
+    assert [key(backbones.path(family))[0] for family in ("bert", "gpt2")] == [{}, {}]
+
+
+@pytest.mark.parametrize(
+    ("words", "label_texts"),
+    [
+        (None, {"bad": ("bad",), "good": ("good",)}),
+        ({"bad": (" poor",), "good": (" fine", " great")}, {"bad": ("poor",), "good": ("fine", "great")}),
+    ],
+)
+def test_label_names_are_further_examples(
+    encoder_of_sentences: Path, tmp_path: Path, words: Any, label_texts: dict[str, tuple[str, ...]]
+) -> None:
+    task = write_csv(tmp_path / "named.csv", [(text, ("bad", "good")[label]) for text, label in sentences(60)])
+    shared: dict[str, Any] = {"backbone": str(encoder_of_sentences), "task": str(task), "method": "linear_probe"}
+    made = Run(**shared, ask={"words": words}, training={"dtype": "float32"}).execute(tmp_path)
+    assert made.fitted is not None
+    assert made.fitted.label_texts == label_texts
+    assert made.ask.words is None
+    backbone, read = Backbone.load(str(encoder_of_sentences)), Task.load(task)
+    texts = [*read.train.texts, *(text for given in label_texts.values() for text in given)]
+    features = torch.stack([normalize(one[0], dim=0) for one in hidden(backbone, texts)]).double().numpy()
+    owners = [place for place, given in enumerate(label_texts.values()) for _ in given]
+    weights = np.array([1.0] * len(read.train) + [8 / len(given) for given in label_texts.values() for _ in given])
+    expected = fit_dense(
+        LinearClasses(),
+        features,
+        np.array([*read.train.labels, *owners]),
+        2,
+        intercept=True,
+        weights=weights,
+        common_scale=True,
+        label_texts=len(owners),
+    )
+    assert made.fitted.strength == expected.strength
+    head = Predictor.load(tmp_path / made.adapter).classifier.output_layer
+    assert np.abs(head.weight.detach().numpy() - expected.weights).max() < 1e-2 * np.abs(expected.weights).max()
+
+
+def test_labels_that_are_no_words_are_no_examples(encoder_of_sentences: Path, tmp_path: Path) -> None:
+    numbers = write_csv(tmp_path / "numbers.csv", [(text, f"L{label}") for text, label in sentences(40)])
+    made = Run(backbone=str(encoder_of_sentences), task=str(numbers), method="linear_probe").execute(tmp_path)
+    assert made.fitted is not None
+    assert made.fitted.label_texts is None
+
+
+def test_a_causal_model_takes_no_label_examples(backbones: Backbones, task: Path, tmp_path: Path) -> None:
+    with raises(InvalidStudy, code="method.setting-invalid", label_examples=2):
+        run(backbones, task, label_examples=2).execute(tmp_path)
 
 
 @pytest.mark.parametrize(

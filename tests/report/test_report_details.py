@@ -68,6 +68,16 @@ def test_a_fit_that_did_not_converge_is_said() -> None:
     assert note.startswith("linear probe: the solver stopped before it converged")
 
 
+def test_the_table_of_fitted_heads_says_for_how_many_texts_label_names_count() -> None:
+    named = fitted(label_texts={"a": ("a",), "b": ("b",)})
+    made = {"hyperparameters": {"label_examples": 8.0}, "fitted": named}
+    probe = answering("linear_probe", range(5), steps=1, **made)
+    rival = answering("setfit", range(9), steps=1, fitted=fitted())
+    found = table(Report.of(results([probe, rival])), FITTED)
+    assert found.columns[3].heading == "Label names"
+    assert [row[3] for row in found.rows] == ["8 texts each", "not used"]
+
+
 def test_retention_is_a_table_a_plot_and_rows_of_json() -> None:
     runs = [
         answering("lora", range(10), retention=retained(0.3)),

@@ -55,6 +55,42 @@ def test_weights_for_the_features_as_they_are_answer_as_the_fit_on_scaled_featur
     assert (found.biases != 0).any() == (number.biases != 0).any() == intercept
 
 
+def test_with_a_common_scale_all_features_are_divided_by_one_number() -> None:
+    features, right = data()
+    classes, wide = (right > 0).astype(np.int64), features.astype(np.float64)
+    found = fit_dense(LinearClasses(), features, classes, 2, intercept=True, common_scale=True)
+    scaled = (wide - wide.mean(0)) / np.sqrt(wide.var(0).mean())
+    model = LogisticRegression(C=found.strength, max_iter=1000).fit(scaled, classes)
+    made, expected = outputs(found, features), model.decision_function(scaled)
+    assert np.abs(made[:, 1] - made[:, 0] - expected).max() < 1e-3 * np.abs(expected).max()
+
+
+def test_texts_of_labels_are_learnt_in_each_fold_and_scored_in_none() -> None:
+    plain, right = data(count=30)
+    features, classes = plain.astype(np.float64), (right > 0).astype(np.int64)
+    names = features[:2] + 5.0
+    given = np.concatenate([features, names]), np.concatenate([classes, [0, 1]])
+    weights = np.concatenate([np.ones(30), [4.0, 4.0]])
+    found = fit_dense(LinearClasses(), *given, 2, intercept=True, weights=weights, label_texts=2)
+    lowest, best = np.inf, 0.0
+    for strength in STRENGTHS:
+        losses = []
+        for learnt, seen in LinearClasses().folds(classes).split(features, classes):
+            part = np.concatenate([learnt, [30, 31]])
+            shifted = np.concatenate([features, names + features[learnt].mean(0) - features.mean(0)])
+            rows = shifted[part], given[1][part], 2
+            made = fit_dense(
+                LinearClasses(), *rows, intercept=True, weights=weights[part], strength=strength, label_texts=2
+            )
+            losses.append(LinearClasses().loss(outputs(made, features[seen]), classes[seen]))
+        if np.mean(losses) < lowest:
+            lowest, best = float(np.mean(losses)), strength
+    assert found.strength == best
+    other = np.concatenate([features, names + 100.0]), given[1]
+    again = fit_dense(LinearClasses(), *other, 2, intercept=True, weights=weights, label_texts=2)
+    assert np.abs(again.weights - found.weights).max() < 1e-3 * np.abs(found.weights).max()
+
+
 def test_the_strength_has_the_lowest_loss_in_cross_validation() -> None:
     features, right = data(count=90)
     wide, classes = features.astype(np.float64), (right > 0).astype(np.int64)

@@ -13,6 +13,7 @@ from afina.errors import InvalidStudy, NotFound, UnknownName
 from afina.studies.choosing.recommendation import Contender, Recommendation
 from afina.studies.descriptions import read_request
 from afina.studies.runs.output_directory import OutputDirectory
+from afina.studies.runs.record import HeadFit
 from afina.studies.runs.run import Run
 from afina.studies.study import Study
 from afina.studies.study_toml import as_toml, recommended_study, study_of
@@ -135,3 +136,26 @@ def test_a_study_file_names_slow_baselines(tmp_path: Path) -> None:
     for wrong in ("crf", 1, [1]):
         with pytest.raises(InvalidStudy):
             Study.parse({**content, "baselines": wrong}, "test")
+
+
+@pytest.mark.parametrize("words", [None, {"negative": ("bad",), "positive": ("good",)}])
+def test_a_recommended_linear_probe_keeps_its_label_words(tmp_path: Path, words: dict[str, tuple[str, ...]]) -> None:
+    table = {"linear_probe": {"words": words} if words else {}}
+    study = Study(name="choose", backbone="minilm", task="sst2", methods=table)
+    (record,) = study.run(tmp_path, executor=InventedExecutor()).records
+    texts = words or {name: (name,) for name in record.label_names}
+    told = {"parameter": "C", "strength": 1, "seconds": 1, "iterations": 1, "converged": True, "pooling": "mean"}
+    fit = HeadFit(**told, normalize=True, label_texts=texts)
+    (run,) = study.runs()
+    directory = OutputDirectory(tmp_path)
+    directory.write([record.model_copy(update={"fitted": fit, "hyperparameters": run.hyperparameters}).sealed()])
+    contender = Contender(name="linear_probe", method="linear_probe", metrics={"accuracy": 0.9}, key=record.key)
+    made = Recommendation(
+        **{"task": "sst2", "data": {}, "backbone": "minilm", "recommended": "linear_probe", "adapter": None},
+        **{"contenders": (contender,), "comparisons": (), "dropped": {}, "train_examples": 9, "examples": 9},
+        **{"minutes": 1, "seconds": 1},
+    )
+    directory.recommendation.write_text(made.sealed().model_dump_json(), encoding="utf-8")
+    (again,) = study_of(tmp_path).runs()
+    assert again.hyperparameters == run.hyperparameters
+    assert (again.hyperparameters["label_examples"], again.ask.words) == (8, words)

@@ -229,6 +229,7 @@ class Loader:
         labelled: The number of examples with a label, which are the first ones. None: all examples have a label.
         owners: int64 [N], ascending, the number of the text of which each example is a window. The windows of a text
             are in the same batch. None: each example is a text.
+        label_texts: The number of last examples that are no texts of the task but texts of labels, such as their names.
     """
 
     encoded: Encoded
@@ -239,6 +240,19 @@ class Loader:
     soft: np.ndarray | None = None
     labelled: int | None = None
     owners: np.ndarray | None = None
+    label_texts: int = 0
+
+    def with_label_texts(self, encoded: Encoded, labels: np.ndarray, weights: np.ndarray) -> Loader:
+        """Return a loader with further examples: texts of labels, with their labels and their weights in the loss."""
+        assert not isinstance(self.labels, Encoded)
+        own = np.ones(len(self.encoded)) if self.weights is None else self.weights
+        return replace(
+            self,
+            encoded=Encoded.joined([self.encoded, encoded]),
+            labels=np.concatenate([self.labels, labels]),
+            weights=np.concatenate([own, weights]),
+            label_texts=len(encoded),
+        )
 
     @property
     def text_count(self) -> int:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field
 
 from afina.methods import problems
 from afina.methods.method import weight_names
@@ -20,11 +22,16 @@ if TYPE_CHECKING:
 
     from afina.models.kernels.layer_changes import BatchedAdapter
     from afina.models.kernels.layout import Pooled
+    from afina.models.objective import Opening
 
 PoolingChoice = Literal["auto", "family", "first", "last", "mean"]
 """With `auto`, as sentence-transformers' files in the backbone's directory say; without, as the model family's
 classifier.
 """
+
+
+LABEL_EXAMPLES = 8.0
+"""The default of `LinearProbe.label_examples` on encoders of sentences (docs/background/words.md)."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,12 @@ class LinearProbe(PooledFeatures):
             `mean`, the mean over all tokens of the text.
         normalize: Whether features are divided by their Euclidean norm. If `normalize` is None, features are normalised
             if `pooling` is `auto` and sentence-transformers' files in the backbone's directory say so.
+        label_examples: The number of training texts for which each label's name, or its words, counts as a further
+            example of the label. Only for classes whose names are words, or with `words`. None: 0; a run on a backbone
+            with sentence-transformers' files states LABEL_EXAMPLES.
+        common_scale: Whether all features are divided by one number, or each by its standard deviation. None: each by
+            its own; a run states that normalised features of a backbone with sentence-transformers' files are divided
+            by one number.
     """
 
     name: ClassVar[str] = "linear_probe"
@@ -51,15 +64,29 @@ class LinearProbe(PooledFeatures):
     practical: ClassVar[bool] = False  # choose has its own place for it
     trains_body: ClassVar[bool] = False
     is_fitted: ClassVar[bool] = True
+    stated: ClassVar[frozenset[str]] = frozenset({"pooling", "normalize"})
     ignores: ClassVar[frozenset[str]] = frozenset(
         {"learning_rate", "weight_decay", "clip", "warmup", "label_smoothing", "average", "pull", "words", "offset"}
     )
 
     pooling: PoolingChoice = "auto"
+    label_examples: Annotated[float, Field(ge=0)] | None = None
+    common_scale: bool | None = None
 
     def __post_init__(self) -> None:
         own = self.pooling in ("auto", "family") and not self.normalize
         object.__setattr__(self, "starts_apart", not own)  # another pooling changes the logits
+
+    def for_sentences(self) -> Self:
+        normalized = self.pooling == "auto" and self.normalize is not False
+        names = LABEL_EXAMPLES if self.label_examples is None else self.label_examples
+        scale = normalized or None if self.common_scale is None else self.common_scale
+        return replace(self, label_examples=names, common_scale=scale)
+
+    def for_opening(self, opening: Opening) -> Self:
+        made = super().for_opening(opening)
+        reads_words = opening.auto_class == "token_classifier"
+        return replace(made, label_examples=None, common_scale=None) if reads_words else made
 
     def chosen(self, model: Any) -> set[str]:
         """Those of the head's last layer. Other layers of a head keep their random weights."""
@@ -67,9 +94,14 @@ class LinearProbe(PooledFeatures):
         return {name for name in set.union(*weight_names(model)) if name.startswith(last)}
 
     def for_family(self, family: str) -> Self:
-        """With `family` in place of `auto`. Raises InvalidStudy for "first" on a causal model."""
-        if self.pooling == "first" and not ARCHITECTURES[family].is_encoder:
-            raise problems.POOLING_FIRST_OF_DECODER(method=self.name, pooling=self.pooling, family=family)
+        """With `family` in place of `auto`. Raises InvalidStudy for `first` or `label_examples` on a causal model."""
+        if not ARCHITECTURES[family].is_encoder:
+            if self.pooling == "first":
+                raise problems.POOLING_FIRST_OF_DECODER(method=self.name, pooling=self.pooling, family=family)
+            if self.label_examples:
+                raise problems.LABEL_EXAMPLES_OF_DECODER(
+                    method=self.name, label_examples=self.label_examples, family=family
+                )
         pooling: PoolingChoice = "family" if self.pooling == "auto" else self.pooling
         return replace(self, pooling=pooling, normalize=bool(self.normalize))
 

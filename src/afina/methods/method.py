@@ -114,6 +114,10 @@ class Method(ABC):
         """With the family's default hyperparameters. Raises InvalidStudy if the family is not supported."""
         return self
 
+    def for_sentences(self) -> Self:
+        """With the defaults for a backbone with sentence-transformers' files, which a run on such a backbone states."""
+        return self
+
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """As JSON values, without those that are at their default and not in `stated`."""
@@ -140,6 +144,16 @@ class Method(ABC):
     def rate_on(self, encoder: bool) -> float:
         """Return the default learning rate on an encoder, or on a language model."""
         return self.encoder_rate if encoder and self.encoder_rate is not None else self.learning_rate
+
+    @property
+    def label_examples(self) -> float | None:
+        """The number of training texts for which each label's name counts, as a further example of its label."""
+        return None
+
+    @property
+    def common_scale(self) -> bool | None:
+        """Whether scikit-learn fits the head to features that are all divided by one number."""
+        return None
 
     @property
     def trains_head(self) -> bool:

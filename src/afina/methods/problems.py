@@ -155,6 +155,10 @@ POOLING_FIRST_OF_DECODER = _method_setting_invalid(
     "method {method}: pooling is first, but in a model of type {family}, a text's first token sees no other "
     'token. Set pooling to "family", "last" or "mean".'
 )
+LABEL_EXAMPLES_OF_DECODER = _method_setting_invalid(
+    "method {method}: label_examples={label_examples:g}, but models of type {family} are causal, and the name of a "
+    "label is compared with texts by an encoder of sentences. Set label_examples to 0, or use an encoder such as bge."
+)
 LORA_ORTHOGONAL_ODD = _method_setting_invalid(
     "method lora: init='orthogonal' with r={r}: expected an even r, because A and B each get half of the rows of "
     "an orthogonal matrix. Choose an even r."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from afina.data.label_words import are_words
 from afina.errors import UnknownName
 from afina.models import problems
 from afina.sentence import Sentence
@@ -28,6 +29,16 @@ def suitable(label_names: Sequence[str], *, pairs: bool) -> str:
 def own_names(label_names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Return each label's name after a space as the label's word, by label name."""
     return {name: (f" {name}",) for name in label_names}
+
+
+def label_texts(
+    label_names: Sequence[str], words: Mapping[str, Sequence[str]] | None
+) -> dict[str, tuple[str, ...]] | None:
+    """Return the texts that stand for each label: its words, or its name. None: there are no words but codes."""
+    if words:
+        found = complete_words(words, label_names)
+        return {name: tuple(word.strip() for word in given) for name, given in found.items()}
+    return {name: (name.replace("_", " "),) for name in label_names} if are_words(label_names) else None
 
 
 def complete_words(words: Mapping[str, Sequence[str]], label_names: Sequence[str]) -> dict[str, tuple[str, ...]]:

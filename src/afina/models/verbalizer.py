@@ -44,12 +44,15 @@ class Verbalizer:
         tokens: For each label, the tokens of the model's vocabulary that stand for it.
         offset: Whether an offset is added to each label's logit; the offsets are estimated on the training texts,
             without their labels.
+        label_texts: Texts that stand for a label, by label name, in the order of the labels: the words that the user
+            gave, or the label's name. An encoder compares them with the texts of the task. None: there are none.
     """
 
     template: Template | None = None
     words: Mapping[str, tuple[str, ...]] | None = None
     tokens: tuple[tuple[int, ...], ...] | None = None
     offset: bool = False
+    label_texts: Mapping[str, tuple[str, ...]] | None = None
 
     @classmethod
     def of(

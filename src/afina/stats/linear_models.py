@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -269,6 +270,7 @@ def fit_dense(
     weights: np.ndarray | None = None,
     strength: float | None = None,
     common_scale: bool = False,
+    label_texts: int = 0,
 ) -> LinearFit:
     """Fit a linear model to dense features; regularization is given, or chosen by the loss in cross-validation.
 
@@ -282,32 +284,23 @@ def fit_dense(
         weights: The weight of each example in the training loss, [N]. None: every weight is 1.
         strength: The value of `C`, the inverse strength of regularization. None: cross-validation chooses it.
         common_scale: Whether all features are divided by the root of their mean variance in place of their own standard
-            deviations, so that features of large variance have less regularization. Requires `strength`.
+            deviations, so that features of large variance have less regularization.
+        label_texts: The number of last examples that are texts of labels, such as their names. They are learnt in every
+            fold and scored in none. Their features are shifted to the mean of the other examples, because short names
+            have something in common that no text has.
     """
     model = linear.model(intercept=intercept)
     features = features.astype(linear.dtype)
-
-    def scaled(learnt: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        if not linear.can_fit(targets[learnt]):
-            return None
-        centre, scale = _scale(features[learnt], intercept)
-        return (features[learnt] - centre) / scale, (features[seen] - centre) / scale
-
-    def score(fitted: Any, inputs: np.ndarray, right: np.ndarray) -> float:
-        rows, biases = linear.rows(fitted, width, inputs.shape[1])
-        return -linear.loss(inputs @ rows.T + biases, right)
-
+    examples = len(features) - label_texts
+    if label_texts:
+        features[examples:] += features[:examples].mean(axis=0) - features[examples:].mean(axis=0)
+    how = partial(_scale, centred=intercept, common=common_scale)
     with expected_warnings_ignored():
-        compared = _spread(len(features))
         fixed = WITHOUT_FOLDS if strength is None else strength
         model.set_params(**{name: values[0] for name, values in linear.grid([fixed]).items()})
-        if strength is None and (folds := linear.folds(targets[compared])) is not None:
-            parts = [(compared[a], compared[b]) for a, b in folds.split(compared, targets[compared])]
-            choose = _before_the_loss_rises if linear.stops_early else best_setting
-            model.set_params(**choose(model, linear.grid(STRENGTHS), parts, targets, scaled, score, weights))
-        centre, scale = _scale(features, intercept)
-        if common_scale:
-            scale = np.full_like(scale, np.sqrt(features.var(axis=0).mean()) or 1.0)
+        if strength is None:
+            model.set_params(**_best_strength(linear, model, features, targets, width, weights, examples, how))
+        centre, scale = how(features)
         features -= centre
         features /= scale
         model.fit(features, targets, **({} if weights is None else {"sample_weight": weights}))
@@ -316,6 +309,42 @@ def fit_dense(
     iterations = linear.iterations(model)
     converged = iterations is None or iterations < MOST_ITERATIONS
     return LinearFit(rows, biases - rows @ centre, linear.strength(model), iterations, converged)
+
+
+def _best_strength(
+    linear: LinearKind,
+    model: Any,
+    features: np.ndarray,
+    targets: np.ndarray,
+    width: int,
+    weights: np.ndarray | None,
+    examples: int,
+    how: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+) -> dict[str, Any]:
+    """Return the parameter of `model` with the lowest loss in cross-validation; {} if there are too few examples.
+
+    Args:
+        examples: The number of first rows that are divided into folds. The others are learnt in every fold.
+        how: Returns the centre and the scale of features.
+    """
+    compared, always = _spread(examples), np.arange(examples, len(features))
+    if (folds := linear.folds(targets[compared])) is None:
+        return {}
+
+    def scaled(learnt: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        if not linear.can_fit(targets[learnt]):
+            return None
+        centre, scale = how(features[learnt])
+        return (features[learnt] - centre) / scale, (features[seen] - centre) / scale
+
+    def score(fitted: Any, inputs: np.ndarray, right: np.ndarray) -> float:
+        rows, biases = linear.rows(fitted, width, inputs.shape[1])
+        return -linear.loss(inputs @ rows.T + biases, right)
+
+    divided = folds.split(compared, targets[compared])
+    parts = [(np.concatenate([compared[a], always]), compared[b]) for a, b in divided]
+    choose = _before_the_loss_rises if linear.stops_early else best_setting
+    return choose(model, linear.grid(STRENGTHS), parts, targets, scaled, score, weights)
 
 
 _PARTS, _PARTS_TOGETHER = 2.5, 4.0
@@ -418,13 +447,16 @@ LEAST_SCALE = 1e-9
 """Two of the 384 features of `minilm` are about 1e-33, so that their weights would be 1e31, which no float16 holds."""
 
 
-def _scale(features: np.ndarray, centred: bool) -> tuple[np.ndarray, np.ndarray]:
+def _scale(features: np.ndarray, centred: bool, common: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Return each feature's mean (0 if not `centred`) and its scale, by which it is divided.
 
+    A `common` scale is the root of the mean variance of all features, or 1 if all features are constant. Otherwise:
     The scale is the standard deviation, or LEAST_SCALE times that of the median feature if it is smaller. A constant
     feature has its absolute value as scale, or 1 if its value is 0.
     """
     mean, deviation = features.mean(axis=0), features.std(axis=0)
+    if common:
+        return mean if centred else np.zeros_like(mean), np.full_like(mean, np.sqrt((deviation**2).mean()) or 1.0)
     size = np.sqrt(mean**2 + deviation**2)
     constant = deviation <= 1e-6 * size  # float32 features that differ by rounding only
     scale = np.where(constant, np.where(size > 0, size, 1.0), deviation)

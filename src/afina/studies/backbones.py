@@ -136,12 +136,14 @@ def check_family(run: RunSpec, *, alone: bool) -> None:
     Nothing is checked of a backbone that is not at hand.
     """
     encoder, asked, table = is_encoder(run.backbone), run.asked, f"methods.{run.title}"
-    if encoder is False and make(run.method, run.hyperparameters).needs_encoder:
+    method = make(run.method, run.hyperparameters)
+    if encoder is False and method.needs_encoder:
         others = "" if alone else f", name the encoders in {table}.{BACKBONES}"
         raise problems.ENCODER_NEEDED(_table=table, _others=others, backbone=run.backbone, method=run.method)
-    if not encoder or not (asked.head == "words" or asked.words or asked.offset):
+    words = asked.words and not method.label_examples
+    if not encoder or not (asked.head == "words" or words or asked.offset):
         return
-    if make(run.method, run.hyperparameters).head == "words":
+    if method.head == "words":
         instead = f"Remove {table}"
     else:
         instead = f'Set head = "random" in {table}{f" or in its {BY_BACKBONE} for this backbone" * (not alone)}'

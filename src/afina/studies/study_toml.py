@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.methods import asks_endpoint, recorded
+from afina.models.label_prompts import label_texts
 from afina.studies import problems
 from afina.studies.choosing.recommendation import Recommendation
 from afina.studies.descriptions import StudyRequest, read_recommendation, read_request
@@ -87,7 +88,8 @@ def _settings(record: Record) -> dict[str, Any]:
     training = Training(**known).stated
     settings = {**method.non_defaults, **{key: value for key, value in training.items() if key not in method.ignores}}
     if method.head == "random" or method.is_fitted:
-        return settings
+        texts = record.fitted.label_texts if record.fitted else None
+        return settings | ({} if texts in (None, label_texts(record.label_names, None)) else {"words": texts})
     asked = record.ask
     settings |= {"head": "words", "words": asked.words} if asked.words else {"head": "random"}
     settings |= {"template": asked.template} if asked.template else {}

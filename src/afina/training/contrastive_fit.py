@@ -80,7 +80,7 @@ class ContrastiveFit(Fit):
                 raise KeyboardInterrupt
         self.inputs.begin()  # with dropout again, for later steps and for the measured activations
         given = self.classifier, self.objective, self.loader, features.computed_features
-        return fit_head(*given, self.method.name, STRENGTH, self.recipe.ranks)
+        return fit_head(*given, self.method.name, STRENGTH, self.recipe.ranks, common_scale=True)
 
     def _loss(self, part: MicroBatch) -> Tensor:
         return contrastive_loss(self.inputs.outputs(part), part.targets)

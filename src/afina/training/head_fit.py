@@ -45,13 +45,15 @@ def fit_head(
     method: str,
     strength: float | None = None,
     ranks: Ranks = ALONE,
+    *,
+    common_scale: bool = False,
 ) -> FittedHead:
     """Fit the last layer of the head to the features [N, width] of all texts, or of their words, and write it.
 
     Args:
-        strength: The value of `C`, the inverse strength of regularization, for features with a common scale. None:
-            cross-validation chooses the strength for features that are divided by their standard deviations.
+        strength: The value of `C`, the inverse strength of regularization. None: cross-validation chooses it.
         ranks: The processes that train together. All of them get the fit of the first.
+        common_scale: Whether all features are divided by one number, not each by its standard deviation.
 
     Raises Diverged if a feature is NaN or infinite, and InvalidStudy if all texts have the same class.
     """
@@ -68,7 +70,8 @@ def fit_head(
         intercept=classifier.output_layer.bias is not None,
         weights=_weights(objective, targets, loader.weights),
         strength=strength,
-        common_scale=strength is not None,
+        common_scale=common_scale,
+        label_texts=loader.label_texts,
     )
     _write(classifier, made)
     _copy_from_first(classifier, ranks)

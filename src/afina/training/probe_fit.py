@@ -74,7 +74,7 @@ class ProbeFit(Fit):
                 raise KeyboardInterrupt
         features = self.inputs.computed_features
         given = self.classifier, self.objective, self.loader, features, self.method.name
-        self.fitted = fit_head(*given, ranks=self.recipe.ranks)
+        self.fitted = fit_head(*given, ranks=self.recipe.ranks, common_scale=bool(self.method.common_scale))
         self.account.step, self.account.tokens = 1, tokens
         self.account.seconds["train"] = meter.now() - began
 

@@ -22,6 +22,7 @@ def fitted_table(arms: Sequence[Arm], found: Verdicts) -> Table | None:
     columns = [
         _text("Pooling", lambda made: made.pooling),
         _text("Normalized", lambda made: "yes" if made.normalize else "no"),
+        *([Measure("Label names", _label_names)] if any(_of(arm.record).label_texts for arm in fitted) else []),
         measure(_parameter(fitted), lambda record: _of(record).strength, "{:g}".format),
         measure("Fit (s)", lambda record: _of(record).seconds, seconds),
         _text("Converged", lambda made: "yes" if made.converged else "no"),
@@ -53,6 +54,12 @@ def _text(heading: str, value: Callable[[HeadFit], str]) -> Measure:
         return " or ".join(sorted({value(_of(record)) for record in arm.records}))
 
     return Measure(heading, cell)
+
+
+def _label_names(arm: Arm) -> str:
+    """Return as how many training texts a label's names count, as a cell."""
+    amount = arm.record.hyperparameters.get("label_examples")
+    return f"{amount:g} texts each" if amount and _of(arm.record).label_texts else "not used"
 
 
 def _not_converged(fitted: Sequence[Arm]) -> Iterator[str]:

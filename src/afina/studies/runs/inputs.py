@@ -235,11 +235,31 @@ def usual_training(training: Training, method: Method, backbone: str) -> Trainin
         return training  # opening the backbone reports the error
 
 
+def usual_method(method: Method, backbone: str) -> Method:
+    """Return the method with the defaults for sentences, if sentence-transformers' files are beside the backbone."""
+    try:
+        return method.for_sentences() if _embeds_sentences(backbone) else method
+    except AfinaError:
+        return method  # opening the backbone reports the error
+
+
+def _embeds_sentences(address: str) -> bool:
+    """Whether a backbone is an encoder with sentence-transformers' files, as every packaged encoder is."""
+    has_files = backbone_spec.packaged(address) is not None or _file_of(address, "modules.json") is not None
+    return has_files and is_encoder(address) is True
+
+
+def _file_of(address: str, name: str) -> Path | None:
+    """Return a file of a backbone in a directory or in the cache of the Hub; None if it is not there."""
+    path = backbone_spec.directory_of(address)
+    file = hub.cached(address, name) if path is None else path / name
+    return file if file is not None and file.is_file() else None
+
+
 def _model_type(address: str) -> str | None:
     if backbone_spec.packaged(address) is None:
-        path = backbone_spec.directory_of(address)
-        file = hub.cached(address, "config.json") if path is None else path / "config.json"
-        if file is not None and file.is_file():
+        file = _file_of(address, "config.json")
+        if file is not None:
             try:
                 return str(json.loads(file.read_bytes()).get("model_type"))
             except (ValueError, AttributeError):

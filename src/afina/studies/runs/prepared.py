@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +33,7 @@ from afina.models.architectures import check_can_be_asked, check_can_write
 from afina.models.backbone import Backbone
 from afina.models.backbone_spec import FLOAT, PRECISIONS, files_digest
 from afina.models.classifier import Classifier
+from afina.models.label_prompts import label_texts
 from afina.models.language_model import open_model
 from afina.models.objective import Objective, metric_for
 from afina.models.objectives import OBJECTIVES
@@ -97,10 +99,11 @@ class Prepared:
 
     @property
     def features(self) -> dict[str, Any]:
-        """The settings of `HeadFit` for the features of a linear probe."""
+        """The settings of `HeadFit` for the features of a linear probe, and the texts of labels."""
         made = self.method.hyperparameters
         own = self.backbone.architecture.pooling_of(self.backbone.config)
-        return {"pooling": own if made["pooling"] == "family" else made["pooling"], "normalize": made["normalize"]}
+        pooling = own if made["pooling"] == "family" else made["pooling"]
+        return {"pooling": pooling, "normalize": made["normalize"], "label_texts": self.question.label_texts}
 
     def predict(self, classifier: Classifier, split: EncodedSplit, listen: Listener = ignore) -> Predictions:
         """Return predictions with the split's targets; each rank predicts its share, and returns those of all."""
@@ -204,8 +207,20 @@ def _begun(prepared: Prepared, classifier: Classifier) -> Fit:
         shard(classifier, prepared.method, prepared.ranks, dtype, prepared.device)
     run, task, method, lesson = prepared.run, prepared.task, prepared.method, prepared.lesson
     loader = loader_of(run, task.train, prepared.objective, lesson.targets if lesson else None, task.unlabelled)
+    if prepared.question.label_texts is not None:
+        loader = _with_label_texts(loader, prepared, prepared.question.label_texts)
     recipe = recipe_of(run, method, loader, prepared.ranks, encoder=prepared.backbone.architecture.is_encoder)
     return fit_of(method)(classifier, method, prepared.objective, loader, recipe, prepared.dtype)
+
+
+def _with_label_texts(loader: Loader, prepared: Prepared, given: Mapping[str, Sequence[str]]) -> Loader:
+    """Return a loader with the texts of each label as further examples, which together weigh `label_examples`."""
+    counts = np.array([len(texts) for texts in given.values()])
+    flat = [text for texts in given.values() for text in texts]
+    tokenizer, length = prepared.backbone.tokenizer, prepared.task.max_length
+    encoded = encode(tokenizer, flat, max_length=length, template=prepared.question.template)
+    weights = np.repeat((prepared.method.label_examples or 0.0) / counts, counts)
+    return loader.with_label_texts(encoded, np.repeat(np.arange(len(counts)), counts), weights)
 
 
 def _with_task(run: RunSpec, given: Task | None, located: Located | None, ranks: Ranks) -> tuple[RunSpec, Task]:
@@ -375,6 +390,10 @@ def aim_of(run: RunSpec, task: Task | EncodedTask) -> tuple[Objective, str]:
 def question_of(run: RunSpec, task: Task | TaskFacts, backbone: Backbone) -> Verbalizer:
     """Return the prompt template and label words with which `run` evaluates its task. Raises InvalidStudy."""
     asked, kind, tokenizer = run.asked, OBJECTIVES[task.kind], backbone.tokenizer
+    named = None
+    if make(run.method, run.hyperparameters).label_examples and kind.can_be_asked and not task.pairs:
+        named = label_texts(task.label_names, asked.words)
+        asked = asked.model_copy(update={"words": None})
     if kind.auto_class == "language_model":
         check_can_write(backbone.architecture, f"backbone {backbone.address}")
     elif asked.head == "words" or asked.words or asked.offset:
@@ -389,7 +408,8 @@ def question_of(run: RunSpec, task: Task | TaskFacts, backbone: Backbone) -> Ver
     if backbone.architecture.is_encoder:
         asked = asked.model_copy(update={"head": "random"})
     made = Verbalizer.of(task.label_names, tokenizer, pairs=task.pairs, **asked.model_dump())
-    return Verbalizer(made.template) if is_fitted(run.method) else made  # the head does not start from words
+    # a head that scikit-learn fits does not start from words
+    return Verbalizer(made.template, label_texts=named) if is_fitted(run.method) else made
 
 
 def opened(

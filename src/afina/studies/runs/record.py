@@ -89,6 +89,7 @@ class HeadFit(Frozen):
     converged: bool
     pooling: Literal["first", "last", "mean"]
     normalize: bool
+    label_texts: dict[str, tuple[str, ...]] | None = None
 
 
 class EndpointUse(Frozen):

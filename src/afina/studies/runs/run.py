@@ -24,7 +24,7 @@ from afina.models import backbone_spec
 from afina.models.backbone_spec import FLOAT
 from afina.studies import problems
 from afina.studies.runs import output_directory
-from afina.studies.runs.inputs import RunInputs, digests_beside, facts_of, usual_training
+from afina.studies.runs.inputs import RunInputs, digests_beside, facts_of, usual_method, usual_training
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import RunSpec, with_address
@@ -54,6 +54,9 @@ class Run(RunSpec):
     def _can_be_carried_out(self) -> Self:
         method = make(self.method, self.hyperparameters, "run")
         object.__setattr__(self, "training", usual_training(self.training, method, self.backbone))
+        if (usual := usual_method(method, self.backbone)) != method:
+            object.__setattr__(self, "hyperparameters", self.hyperparameters | usual.non_defaults)
+            method = usual
         self._check_ignored(method)
         self._check_teacher(method)
         if method.own_backbone not in (None, self.backbone):
@@ -90,7 +93,9 @@ class Run(RunSpec):
             name
             for part in (self.training, self.ask)
             for name, field in type(part).model_fields.items()
-            if name in method.ignores and getattr(part, name) != field.default
+            if name in method.ignores
+            and getattr(part, name) != field.default
+            and not (name == "words" and method.label_examples)
         ]
         given += ["head"] if method.is_fitted and self.ask.head == "words" else []
         if given:
