@@ -103,7 +103,7 @@ EFFECTS: dict[str, tuple[str, dict[str, Any]]] = {
             "details": True,
             "watermark": False,
             "decoder_input_details": False,
-            **dict.fromkeys(("best_of", "truncate", "top_n_tokens")),
+            **dict.fromkeys(("best_of", "truncate", "adapter_id", "top_n_tokens")),
         }.items()
     },
     "Parameters.seed": (TELLS, {"parameters": {"seed": 1, "temperature": 2.0}}),

@@ -541,7 +541,7 @@ def test_the_pieces_of_a_streamed_chat(client: OpenAI) -> None:
 def test_a_client_that_leaves_ends_its_generation(
     listened: Listening, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
-    generations, dropped = listened.core.batching.computer.generations, list[Any]()
+    generations, dropped, begun = listened.core.batching.computer.generations, list[Any](), threading.Event()
     cancel, step = generations.cancel, generations.step
 
     def dropping(generation: Any) -> None:
@@ -549,6 +549,7 @@ def test_a_client_that_leaves_ends_its_generation(
         cancel(generation)
 
     def slowly(*arguments: Any) -> Any:
+        begun.set()
         time.sleep(0.02)  # the generation lasts longer than the client, also on a busy machine
         return step(*arguments)
 
@@ -560,7 +561,7 @@ def test_a_client_that_leaves_ends_its_generation(
         connection.sendall(listened.head(len(content), "/v1/completions") + content)
         if stream:
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
-        assert within(10.0, lambda: listened.core.batching.generating != (0, 0))
+        assert begun.wait(10)
     assert within(20.0, lambda: listened.core.batching.generating == (0, 0))
     assert len(dropped) > 4  # a few may have ended by themselves
     client = OpenAI(api_key=listened.secrets["acme"], base_url=f"http://127.0.0.1:{listened.port}/v1", max_retries=0)

@@ -58,7 +58,7 @@ def test_a_text_adapter_generates_as_alone(served: Served, asked: dict[str, Any]
 
 
 def test_what_clients_of_tgi_send_without_being_asked_changes_no_answer(served: Served) -> None:
-    options = dict.fromkeys(("best_of", "truncate", "typical_p", "top_n_tokens", "grammar", "seed"))
+    options = dict.fromkeys(("best_of", "truncate", "typical_p", "top_n_tokens", "grammar", "seed", "adapter_id"))
     asked = {**options, "watermark": False, "decoder_input_details": False, "details": False, "stop": []}
     wishes = {"use_cache": False, "wait_for_model": True, "use_gpu": False}
     found = served.post(PATH, {"inputs": PROMPT, "parameters": asked, "options": wishes})

@@ -113,6 +113,7 @@ class GenerationParameters(Body):
     )
     best_of: None = Field(None, description="text-generation: accepted without effect: only null")
     truncate: None = Field(None, description="text-generation: accepted without effect: only null")
+    adapter_id: None = Field(None, description="text-generation: accepted without effect: only null")
     top_n_tokens: None = Field(None, description="text-generation: accepted without effect: only null")
 
 
