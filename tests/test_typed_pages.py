@@ -144,13 +144,13 @@ FIRST = {
         line
         for number in (1, 2)
         for line in (
-            f"afina train --task reviews.csv --seed {number} --out runs/{number}",
+            f"afina train reviews.csv --seed {number} --out runs/{number}",
             f"afina store publish runs/{number} acme/reviews --message made",
             f"afina store alias acme/reviews@{number} production",
         )
     ],
-    "share-a-report": ["afina study quickstart --task reviews.csv --out results/reviews"],
-    "work-without-network": ["afina train --task reviews.csv"],
+    "share-a-report": ["afina study quickstart reviews.csv --out results/reviews"],
+    "work-without-network": ["afina train reviews.csv"],
 }
 """By page, lines that leave the results which the page names."""
 
@@ -184,7 +184,7 @@ class Typist:
         if "serve" in words:
             self._serve(words)
             return
-        if "quickstart" in words and "--task" not in words:
+        if words[1:2] == ["quickstart"] and "reviews.csv" not in words:
             fetch_snippets()
         invent(line)
         answer = self.afina(*words, *self._tiny(words))
@@ -203,7 +203,7 @@ class Typist:
     def _tiny(self, words: list[str]) -> list[str]:
         fewer = FEWER.get(words[0], [])
         made = ([] if "--method" in fewer and "--method" in words else fewer) + (
-            FEW if "quickstart" in words and "--task" not in words else []
+            FEW if words[1:2] == ["quickstart"] and "reviews.csv" not in words else []
         )
         names = any(Path(word).suffix == ".toml" and "backbones = [" in Path(word).read_text() for word in words)
         own = words[0] not in TINY or "--backbone" in words or names

@@ -81,9 +81,9 @@ def test_a_table_is_cut_and_names_what_a_label_contradicts() -> None:
 
 
 def test_the_page_escapes_texts_and_has_the_command() -> None:
-    page = words.page(made(), "out/doubts.csv", "afina train --task a.csv --without out/doubts.csv")
+    page = words.page(made(), "out/doubts.csv", "afina train a.csv --without out/doubts.csv")
     assert "text &lt;b&gt;1&lt;/b&gt;" in page
-    assert "afina train --task a.csv --without out/doubts.csv" in page
+    assert "afina train a.csv --without out/doubts.csv" in page
     assert "<script" not in page
     assert "delete from out/doubts.csv the rows whose labels are right" in page
 
