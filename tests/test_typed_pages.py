@@ -96,6 +96,17 @@ def write_files(page: Path, backbone: str, encoder: str, port: str) -> None:
         Path(name).write_text(text, encoding="utf-8")
 
 
+def of_sentences(encoder: Path, place: Path) -> Path:
+    """Copy an encoder, with the files that say that it is one of sentences."""
+    shutil.copytree(encoder, place / "model")
+    modules = {"": "Transformer", "1_Pooling": "Pooling"}
+    content = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in modules.items()]
+    (place / "model" / "modules.json").write_text(json.dumps(content))
+    (place / "model" / "1_Pooling").mkdir()
+    (place / "model" / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
+    return place / "model"
+
+
 def versions(tiny: Backbone) -> None:
     """Publish two versions of acme/reviews; production has pointed to the first and points to the second."""
     store = AdapterStore("adapters")
@@ -254,7 +265,7 @@ def test_the_commands_of_a_page_work_in_their_order(
     monkeypatch.setenv("AFINA_STORE", "adapters")
     tiny = Backbone.load(str(backbones.path("llama" if page.stem in LLAMA else "gpt2")))
     encoder = str(backbones.path("bert"))
-    typist = Typist(afina, tiny, encoder)
+    typist = Typist(afina, tiny, encoder, bge=str(of_sentences(backbones.path("bert"), tmp_path / "bge")))
     try:
         write_files(page, tiny.address, encoder, typist.port)
         invent("reviews.csv")

@@ -266,6 +266,7 @@ def train(
 
     With several processes, on one machine or several: torchrun --nproc-per-node 2 -m afina train ...
     """
+    from afina.methods import is_fitted
     from afina.studies.study import Study
     from afina.studies.study_file import override
 
@@ -276,6 +277,8 @@ def train(
     ((method, recorded),) = content["methods"].items()
     if given.keys() & {"epochs", "max_steps"}:
         recorded = {name: value for name, value in recorded.items() if name not in ("epochs", "max_steps")}
+    if is_fitted(method):
+        ask.pop("head", None)  # scikit-learn fits the head; words of labels are texts to learn from
     settings = recorded | given
     if chosen_in is not None:
         settings |= ask  # the prompt that was recorded is a setting of the method
