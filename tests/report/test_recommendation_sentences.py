@@ -111,7 +111,7 @@ def test_a_prompt_without_label_words_is_not_called_asking_in_words() -> None:
     notes = recommendation.evidence(one.model_copy(update={"contenders": changed})).notes
     assert 'Prompt without label words: texts stand in "{text}?".' in notes
     assert [each for each in notes if each.startswith("Asked in words")] == [
-        'Asked in words: texts stand in "{text}?"; the head begins as the output embeddings of words (a: " a").'
+        'Asked in words: texts stand in "{text}?"; the head begins as the embeddings of words (a: " a").'
     ]
 
 

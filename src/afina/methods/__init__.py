@@ -23,9 +23,10 @@ from afina.methods.lora import Lora
 from afina.methods.method import REQUIRED, Method
 from afina.methods.peft_types import PeftType, SavedPeft, saved_by_peft
 from afina.methods.prompt_and_prefix import PrefixTuning, PromptTuning
-from afina.methods.selective import Baseline, BitFit, Full, Head, Last, LayerNorm, PreLayer, PreLayer46080, ZeroShot
+from afina.methods.selective import Baseline, BitFit, Full, Head, Last, LayerNorm, PreLayer, PreLayer46080
 from afina.methods.setfit import SetFit
 from afina.methods.sum import MULTIPLIER, PLUS, Sum
+from afina.methods.zero_shot import ZeroShot
 from afina.schema import WrongValue, is_number, validator
 
 GROUP = "afina.methods"

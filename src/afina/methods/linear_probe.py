@@ -6,7 +6,6 @@ import torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -18,9 +17,6 @@ from afina.methods.pooled_features import PooledFeatures
 from afina.models.architectures import ARCHITECTURES, architecture_of, head_entry_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from afina.models.kernels.layer_changes import BatchedAdapter
     from afina.models.kernels.layout import Pooled
     from afina.models.objective import Opening
 
@@ -116,16 +112,3 @@ class LinearProbe(PooledFeatures):
         if head_entry_of(model).logits is None:
             return Pooled(entry.pooling_of(model.config), normalize=True)
         raise problems.NORMALIZE_BEFORE_OWN_LAYERS(family=entry.family, method=self.name, normalize=True)
-
-    def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """A change of the pooling only, so that the body's layers are shared."""
-        from afina.models.kernels.layer_changes import BatchedAdapter
-
-        return BatchedAdapter(pooled=self.pooled(model))
-
-    def merged(self, model: Any) -> Any:
-        """The model: with the family's own pooling a classifier of transformers. Raises InvalidStudy for another."""
-        if self.pooled(model) is None:
-            return model
-        how = f"pooling is {self.pooling}" if self.pooling != "family" else "normalize is true"
-        raise problems.PROBE_NOT_EXPORTABLE(found=how, method=self.name, pooling=self.pooling)

@@ -1,4 +1,4 @@
-"""`PooledFeatures`: the methods whose head scikit-learn fits to pooled hidden states, called features or embeddings.
+"""`PooledFeatures`: the methods whose head reads pooled hidden states, which are called features or embeddings.
 
 The hyperparameter `pooling` of such a method selects how hidden states are pooled; `auto` uses the pooling in a
 sentence-transformers directory, which `sentence_pooling` reads. The module does not import torch.
@@ -19,14 +19,17 @@ from afina.methods.selective import Selective
 from afina.models.architectures import Pooling
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from afina.models.backbone import Backbone
+    from afina.models.kernels.layer_changes import BatchedAdapter
     from afina.models.kernels.layout import Pooled
     from afina.models.objective import Opening
 
 
 @dataclass(frozen=True)
 class PooledFeatures(Selective):
-    """The base class of methods whose head scikit-learn fits to features, which are pooled hidden states.
+    """The base class of methods whose head reads features, which are pooled hidden states of the body.
 
     Attributes:
         pooling: How the hidden states of a text's tokens are pooled into features. Subclasses list the choices.
@@ -64,6 +67,19 @@ class PooledFeatures(Selective):
             body = getattr(model, model.base_model_prefix)
             setattr(body, READOUT, PoolingReadout(pooled))
         return model
+
+    def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
+        """A change of the pooling only, so that the body's layers are shared."""
+        from afina.models.kernels.layer_changes import BatchedAdapter
+
+        return BatchedAdapter(pooled=self.pooled(model))
+
+    def merged(self, model: Any) -> Any:
+        """The model: with the family's own pooling a classifier of transformers. Raises InvalidStudy for another."""
+        if self.pooled(model) is None:
+            return model
+        how = f"pooling is {self.pooling}" if self.pooling != "family" else "normalize is true"
+        raise problems.PROBE_NOT_EXPORTABLE(found=how, method=self.name, pooling=self.pooling)
 
 
 class SentencePooling(NamedTuple):

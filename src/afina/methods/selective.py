@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from afina.data.kinds import FIXED, Draw
 from afina.methods import problems
 from afina.methods.method import Method, out_of_range, plain_name, weight_names
-from afina.models.architectures import ARCHITECTURES, Architecture, architecture_of, check_can_be_asked, is_head
+from afina.models.architectures import ARCHITECTURES, Architecture, architecture_of, is_head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +76,7 @@ class Selective(Method):
 
 
 @dataclass(frozen=True)
-class _Untrained(Selective):
+class Untrained(Selective):
     """Methods that train nothing: the pretrained model is evaluated as it is."""
 
     search: ClassVar[None] = None
@@ -93,59 +92,13 @@ class _Untrained(Selective):
 
 
 @dataclass(frozen=True)
-class Baseline(_Untrained):
+class Baseline(Untrained):
     """Baseline: evaluates the pretrained body with a random head ("no fine-tuning" in preset `paper`)."""
 
     name: ClassVar[str] = "baseline"
     title: ClassVar[str] = "no fine-tuning"
     summary: ClassVar[str] = "the pretrained body under a random head, evaluated as it is"
     head: ClassVar[Literal["random", "words"] | None] = "random"
-
-
-@dataclass(frozen=True)
-class ZeroShot(_Untrained):
-    """Zero-shot: evaluates the language model's own logits for the label words, without training.
-
-    With `shots`, training examples stand in the prompt (few-shot, in-context learning).
-
-    Attributes:
-        shots: Number of training examples in the prompt before each text.
-        draw: "fixed": the same examples before each text, drawn by the seed with equal shares of the classes. The
-            adapter's template then contains these examples. "nearest": for each text the most similar training texts
-            by TF-IDF; a run has no adapter, because each text has a prompt of its own.
-    """
-
-    name: ClassVar[str] = "zero-shot"
-    title: ClassVar[str] = "zero-shot"
-    summary: ClassVar[str] = "the language model as it is, asked in words: what it answers before anything is trained"
-    head: ClassVar[Literal["random", "words"] | None] = "words"
-    why_without_adapter: ClassVar[str] = "each text has a prompt of its own, made from the training texts"
-    stated: ClassVar[frozenset[str]] = frozenset()
-
-    shots: int = 0
-    draw: Draw = FIXED
-
-    def __post_init__(self) -> None:
-        if self.shots < 0:
-            raise out_of_range(self.name, "0 or a greater whole number", shots=self.shots)
-        if not self.shots and self.draw != FIXED:
-            raise problems.DRAW_WITHOUT_SHOTS(method=self.name, draw=self.draw)
-        if self.shots:
-            nearest = "" if self.draw == FIXED else f"{self.draw} "
-            object.__setattr__(self, "title", f"few-shot ({self.shots} {nearest}example{'s' * (self.shots != 1)})")
-
-    @property
-    def in_prompt(self) -> tuple[int, Draw]:
-        return self.shots, self.draw
-
-    @property
-    def has_adapter(self) -> bool:
-        """All texts have the same prompt, which an adapter can contain."""
-        return self.draw == FIXED
-
-    def for_family(self, family: str) -> Self:
-        check_can_be_asked(ARCHITECTURES[family], f"method {self.name}")
-        return self
 
 
 @dataclass(frozen=True)

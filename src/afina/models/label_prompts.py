@@ -41,6 +41,13 @@ def label_texts(
     return {name: (name.replace("_", " "),) for name in label_names} if are_words(label_names) else None
 
 
+def named_labels(label_names: Sequence[str], words: Mapping[str, Sequence[str]] | None) -> dict[str, tuple[str, ...]]:
+    """Return the texts that stand for each label. Raises InvalidStudy for labels that are codes."""
+    if (found := label_texts(label_names, words)) is None:
+        raise problems.LABELS_ARE_NO_WORDS(labels=label_names)
+    return found
+
+
 def complete_words(words: Mapping[str, Sequence[str]], label_names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Return the label words in the order of the labels. Raises InvalidStudy for a label without words."""
     for name in words:

@@ -66,7 +66,7 @@ class Manifest(Frozen):
         max_length: Number of tokens to which texts are truncated. 0: the backbone's maximum.
         template: Prompt template around each text (`afina.data.template`). None: no template.
         chat_template: The backbone's chat template, with which an adapter was trained. None: unknown, or no chats.
-        words: For each label, the words whose output embeddings initialised the head. None: a random head.
+        words: For each label, the words whose embeddings initialised the head. None: a random head.
         offset: Numbers added to the head's logits, one for each label. None: no offset.
         objective: The kind of task with its settings (`Objective.settings`). If `objective` is None, the kind of task
             is one label for each text, with default settings.

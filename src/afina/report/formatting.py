@@ -221,7 +221,7 @@ def _asked_in_words(ask: Prompting) -> str:
         parts.append(f"texts stand in {quoted(ask.template)}")
     if ask.words:
         answers = "; ".join(f"{name}: {', '.join(map(quoted, given))}" for name, given in ask.words.items())
-        parts.append(f"the head begins as the output embeddings of words ({answers})")
+        parts.append(f"the head begins as the embeddings of words ({answers})")
     if ask.offset is not None:
         parts.append("outputs are shifted by " + ", ".join(f"{shift:+.2f}" for shift in ask.offset))
     return "; ".join(parts)

@@ -15,7 +15,7 @@ from afina.methods import make
 from afina.models.backbone_spec import RANDOM
 from afina.sentence import Sentence
 from afina.studies import problems
-from afina.studies.runs.inputs import is_encoder
+from afina.studies.runs.inputs import embeds_sentences, is_encoder
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import RunSpec
 
@@ -140,8 +140,9 @@ def check_family(run: RunSpec, *, alone: bool) -> None:
     if encoder is False and method.needs_encoder:
         others = "" if alone else f", name the encoders in {table}.{BACKBONES}"
         raise problems.ENCODER_NEEDED(_table=table, _others=others, backbone=run.backbone, method=run.method)
-    words = asked.words and not method.label_examples
-    if not encoder or not (asked.head == "words" or words or asked.offset):
+    compares = method.label_examples or (method.head == "words" and embeds_sentences(run.backbone))
+    words = not compares and (asked.head == "words" or asked.words)
+    if not encoder or not (words or asked.offset):
         return
     if method.head == "words":
         instead = f"Remove {table}"

@@ -23,6 +23,7 @@ from afina.studies.choosing.setup import DEAREST, MORE, ChoiceSetup, Way
 from afina.studies.executors.executor import Overrun
 from afina.studies.executors.worker import AnswersTimed, TimeAnswers
 from afina.studies.executors.worker_process import WorkerProcess
+from afina.studies.runs.inputs import embeds_sentences
 from afina.studies.runs.run import Run
 
 
@@ -111,7 +112,7 @@ def _unsupported(setting: ChoiceSetup, backbone: str, kind: BackboneKind) -> str
         return ""
     if TARGETS[setting.objective.kind].written:
         return f"{backbone} is an encoder, which cannot write texts. Give a causal language model"
-    if setting.ask.head == "words" or setting.ask.words:
+    if (setting.ask.head == "words" or setting.ask.words) and not embeds_sentences(backbone):
         return (
             f"{backbone} is an encoder, which cannot be asked in words. Leave the words out, or give a causal language "
             "model"

@@ -22,7 +22,7 @@ from afina.studies.choosing import recorded_curves, time_budget
 from afina.studies.choosing.recorded_curves import Lessons
 from afina.studies.choosing.time_budget import StageSeconds, TimeBudget
 from afina.studies.executors.executor import Executor, MemoryForecast
-from afina.studies.runs.inputs import digests_beside, lacks_words
+from afina.studies.runs.inputs import digests_beside, embeds_sentences, lacks_words
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Ask
 from afina.studies.watcher import Watcher
@@ -43,9 +43,6 @@ MORE = 2
 
 AT_FIRST = 2_000
 """The number of training texts of the first run, when no step time yet tells how many texts fit in the time."""
-
-
-_WITHOUT_WORDS = {"words": None, "offset": False}
 
 
 class Way(NamedTuple):
@@ -106,8 +103,11 @@ class ChoiceSetup:
     def run(self, way: Way, *, rate: float | None = None, steps: int | None = None, shots: int = 0, **data: Any) -> Run:
         """Return a run of the task; `shots`: examples in each zero-shot prompt; `data`: reading options."""
         ask = self.ask
-        if is_fitted(way.method):  # the head does not start from words
-            ask = ask.model_copy(update={"head": "random" if ask.head == "words" else ask.head, **_WITHOUT_WORDS})
+        embeds = embeds_sentences(way.backbone)
+        if is_fitted(way.method) or embeds:  # the head does not start from words
+            words = ask.words if is_fitted(way.method) and embeds else None
+            head = "random" if ask.head == "words" else ask.head
+            ask = ask.model_copy(update={"head": head, "words": words, "offset": False})
         return Run(
             backbone=way.backbone,
             task=self.task.address,

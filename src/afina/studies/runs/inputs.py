@@ -238,15 +238,16 @@ def usual_training(training: Training, method: Method, backbone: str) -> Trainin
 def usual_method(method: Method, backbone: str) -> Method:
     """Return the method with the defaults for sentences, if sentence-transformers' files are beside the backbone."""
     try:
-        return method.for_sentences() if _embeds_sentences(backbone) else method
+        return method.for_sentences() if embeds_sentences(backbone) else method
     except AfinaError:
         return method  # opening the backbone reports the error
 
 
-def _embeds_sentences(address: str) -> bool:
+def embeds_sentences(address: str) -> bool:
     """Whether a backbone is an encoder with sentence-transformers' files, as every packaged encoder is."""
-    has_files = backbone_spec.packaged(address) is not None or _file_of(address, "modules.json") is not None
-    return has_files and is_encoder(address) is True
+    if not is_encoder(address):
+        return False
+    return backbone_spec.packaged(address) is not None or _file_of(address, "modules.json") is not None
 
 
 def _file_of(address: str, name: str) -> Path | None:

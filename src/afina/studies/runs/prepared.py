@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,14 +32,19 @@ from afina.models.architectures import check_can_be_asked, check_can_write
 from afina.models.backbone import Backbone
 from afina.models.backbone_spec import FLOAT, PRECISIONS, files_digest
 from afina.models.classifier import Classifier
-from afina.models.label_prompts import label_texts
+from afina.models.label_prompts import label_texts, named_labels
 from afina.models.language_model import open_model
 from afina.models.objective import Objective, metric_for
 from afina.models.objectives import OBJECTIVES
 from afina.models.predictions import Predictions
 from afina.models.verbalizer import Verbalizer
 from afina.predicting.predictor import grouped, predicted
-from afina.predicting.prompting import CALIBRATION_TEXTS, calibrated_offset
+from afina.predicting.prompting import (
+    CALIBRATION_TEXTS,
+    calibrated_offset,
+    compare_with_label_texts,
+    encoded_label_texts,
+)
 from afina.ranks import ALONE, Ranks
 from afina.studies import problems
 from afina.studies.retention import RetentionBefore
@@ -91,9 +95,10 @@ class Prepared:
     @property
     def asked(self) -> dict[str, Any]:
         """The prompt settings of a manifest or record."""
+        words = self.question.words or (None if self.method.is_fitted else self.question.label_texts)
         return {
             "template": self.question.template.source if self.question.template else None,
-            "words": dict(self.question.words) if self.question.words else None,
+            "words": dict(words) if words else None,
             "offset": None if self.offset is None else tuple(self.offset.tolist()),
         }
 
@@ -208,19 +213,16 @@ def _begun(prepared: Prepared, classifier: Classifier) -> Fit:
     run, task, method, lesson = prepared.run, prepared.task, prepared.method, prepared.lesson
     loader = loader_of(run, task.train, prepared.objective, lesson.targets if lesson else None, task.unlabelled)
     if prepared.question.label_texts is not None:
-        loader = _with_label_texts(loader, prepared, prepared.question.label_texts)
+        encoded, owners = encoded_label_texts(
+            prepared.question.label_texts, prepared.backbone.tokenizer, task.max_length
+        )
+        if method.label_examples:
+            weights = method.label_examples / np.bincount(owners)[owners]
+            loader = loader.with_label_texts(encoded, owners, weights)
+        else:
+            compare_with_label_texts(classifier, encoded, owners)
     recipe = recipe_of(run, method, loader, prepared.ranks, encoder=prepared.backbone.architecture.is_encoder)
     return fit_of(method)(classifier, method, prepared.objective, loader, recipe, prepared.dtype)
-
-
-def _with_label_texts(loader: Loader, prepared: Prepared, given: Mapping[str, Sequence[str]]) -> Loader:
-    """Return a loader with the texts of each label as further examples, which together weigh `label_examples`."""
-    counts = np.array([len(texts) for texts in given.values()])
-    flat = [text for texts in given.values() for text in texts]
-    tokenizer, length = prepared.backbone.tokenizer, prepared.task.max_length
-    encoded = encode(tokenizer, flat, max_length=length, template=prepared.question.template)
-    weights = np.repeat((prepared.method.label_examples or 0.0) / counts, counts)
-    return loader.with_label_texts(encoded, np.repeat(np.arange(len(counts)), counts), weights)
 
 
 def _with_task(run: RunSpec, given: Task | None, located: Located | None, ranks: Ranks) -> tuple[RunSpec, Task]:
@@ -390,10 +392,11 @@ def aim_of(run: RunSpec, task: Task | EncodedTask) -> tuple[Objective, str]:
 def question_of(run: RunSpec, task: Task | TaskFacts, backbone: Backbone) -> Verbalizer:
     """Return the prompt template and label words with which `run` evaluates its task. Raises InvalidStudy."""
     asked, kind, tokenizer = run.asked, OBJECTIVES[task.kind], backbone.tokenizer
-    named = None
-    if make(run.method, run.hyperparameters).label_examples and kind.can_be_asked and not task.pairs:
-        named = label_texts(task.label_names, asked.words)
-        asked = asked.model_copy(update={"words": None})
+    method, named = make(run.method, run.hyperparameters), None
+    compares = method.head == "words" and backbone.architecture.is_encoder
+    if (method.label_examples or compares) and kind.can_be_asked and not task.pairs:
+        named = (named_labels if compares else label_texts)(task.label_names, asked.words)
+        asked = asked.model_copy(update={"words": None, "head": "random"})
     if kind.auto_class == "language_model":
         check_can_write(backbone.architecture, f"backbone {backbone.address}")
     elif asked.head == "words" or asked.words or asked.offset:
@@ -409,7 +412,7 @@ def question_of(run: RunSpec, task: Task | TaskFacts, backbone: Backbone) -> Ver
         asked = asked.model_copy(update={"head": "random"})
     made = Verbalizer.of(task.label_names, tokenizer, pairs=task.pairs, **asked.model_dump())
     # a head that scikit-learn fits does not start from words
-    return Verbalizer(made.template, label_texts=named) if is_fitted(run.method) else made
+    return Verbalizer(made.template, label_texts=named) if named or is_fitted(run.method) else made
 
 
 def opened(
