@@ -261,6 +261,7 @@ def _simulated(executor: Replay, lessons: Lessons, backbones: Sequence[str]) -> 
         (meter, "now", lambda: executor.time),
         (floors, "fit", fit),
         (recommend, "eligible", eligible),
+        (recommend, "fitted_on_cheapest", lambda setting, memory: Eligible()),
         (recorded_curves, "lessons", lambda labels: lessons),
     ]
     with ExitStack() as stack:

@@ -849,7 +849,13 @@ def test_what_is_told_and_what_is_read_again_are_what_came_of_it(plenty: Plenty)
     ]
     assert results.command == ("afina", "choose")
     assert Results.read(plenty.out) == results
-    assert scribe.changes == [results]
+    assert scribe.changes[-1] == results
+    assert results.recommendation is not None
+    so_far = [one.recommendation for one in scribe.changes[:-1] if one.recommendation]
+    assert all(one.early and one.seconds <= results.recommendation.seconds for one in so_far)
+    assert not results.recommendation.early
+    assert [one.recommended for one in so_far][-1] == results.recommendation.recommended
+    assert len(so_far[0].waiting) == len(results.recommendation.contenders) - len(so_far[0].contenders)
     order = [one.name for one in in_order(world.step, "classes")]
     assert scribe.told[:5] == [
         "text: column 'text'; label: column 'label'. 1,500 rows, 2 classes (no, yes): kind classes",

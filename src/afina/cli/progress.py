@@ -105,10 +105,10 @@ class Downloads:
 
 
 class Minutes(Watcher):
-    """Shows the progress of `afina choose`: lines with the elapsed minutes, for each training and each wait."""
+    """Shows the progress of `afina choose`: lines with the minutes, for each training, wait and better answer."""
 
     def __init__(self, began: float, say: Callable[[str], None]) -> None:
-        self.began, self.say = began, say
+        self.began, self.say, self.answer = began, say, ""
         self.waiting: set[str] = set()
 
     def says(self, words: str) -> None:
@@ -119,6 +119,14 @@ class Minutes(Watcher):
         self.began += seconds
         if seconds >= 1:
             self.says(f"the model was fetched in {seconds:,.0f} s; the minutes begin after that")
+
+    def changed(self, results: Results) -> None:
+        made = results.recommendation
+        if made is not None and made.early and made.recommended != self.answer:
+            from afina.report.report import Report
+
+            self.answer = made.recommended
+            self.says(Report.of(results).so_far)
 
     def waits(self, run: Run, needed: int, available: int) -> None:
         self.says(progress.waiting(run, needed, available))

@@ -357,7 +357,7 @@ ProductsOption = Annotated[
 def choose(
     *,
     task: str,
-    minutes: Annotated[float, typer.Option("--minutes", help="Time limit in minutes; use at least 5.")] = 30.0,
+    minutes: Annotated[float, typer.Option("--minutes", help="Time limit in minutes, such as 1 or 30.")] = 5.0,
     memory: MemoryLimit = None,
     backbone: BackbonesOption = None,
     latency: LatencyOption = None,
@@ -376,7 +376,8 @@ def choose(
 ) -> None:
     """Recommend a method for your texts, and a backbone if you give several, within the given minutes.
 
-    Prints the measurements that support the recommendation, and saves the adapter of the recommended method.
+    Prints a first answer after some seconds, and each better one. Ctrl-C ends with the best so far. At the end, prints
+    the measurements that support the recommendation, and saves the adapter of the recommended method.
     """
     from afina import meter
     from afina.cli.progress import Minutes
@@ -398,7 +399,10 @@ def choose(
     hint = f"Interrupted. `choose` has no checkpoints. To begin again: {shlex.join(command)}"
     with ends_with(hint), executing as opened:
         results = recommend(task, minutes, **asked, watcher=watcher, executor=opened, command=command, began=began)
-    _write_publish_show(results, publish, as_json, texts=not no_texts)
+    with ends_with(
+        f"Interrupted. The recommendation is saved. To write its report: afina report {shlex.quote(str(out))}"
+    ):
+        _write_publish_show(results, publish, as_json, texts=not no_texts)
 
 
 def show(
@@ -503,8 +507,14 @@ def texts(
 
 
 def _write_publish_show(results: Results, name: str | None, as_json: bool, *, texts: bool, brief: bool = False) -> None:
-    if results.results or results.recommendation:
-        write_report(results, texts=texts)
+    made = results.recommendation
+    if results.results or made:
+        try:
+            write_report(results, texts=texts)
+        except KeyboardInterrupt:
+            if made is None or made.early:
+                raise
+            write_report(results, texts=texts)  # the first Ctrl-C, which ends a recommendation with its answer
     published = publish_winner(results, name, texts=texts) if name is not None else None
     show_results(results, as_json, published, brief=brief)
 

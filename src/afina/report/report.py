@@ -123,6 +123,15 @@ class Report:
         said = conclusion.sentences(self.arms, self.verdicts, self.failed, self.results.waiting, against)
         return (*answerless(self.arms), *said[:1], *conclusion.unasked(self.arms, self.results.data), *said[1:])
 
+    @property
+    def so_far(self) -> str:
+        """The recommended method, its figure with the interval, and what is tried next; "" for a study."""
+        if (made := self.results.recommendation) is None:
+            return ""
+        value = made.contender(made.recommended).metrics[made.metric]
+        range_ = interval(made, self.arms)
+        return recommendation.so_far(made.recommended, made.metric, value, made.examples, made.waiting, range_)
+
     @cached_property
     def brief(self) -> tuple[str, ...]:
         (arm,) = self.arms

@@ -48,6 +48,7 @@ FIELDS: Mapping[str, Sequence[str]] = {
     "failed": (*_RUN, "message"),
     "trying": (*_RUN, "number", "spent"),
     "tried": (*_RUN, "number", "value", "steps", "length"),
+    "answered": ("name", "metric", "value", "examples", "next"),
     "stopped": (),
 }
 """The fields of each event, beside `at` and `event`."""
@@ -134,6 +135,10 @@ class EventFile(Watcher):
         self._passed.tried(run, number, trial, length)
 
     def changed(self, results: Results) -> None:
+        if made := results.recommendation:
+            value = null_where_undefined(made.contender(made.recommended).metrics[made.metric])
+            figures = {"metric": made.metric, "value": value, "examples": made.examples}
+            self._write("answered", name=made.recommended, next=[*made.waiting], **figures)
         self._passed.changed(results)
 
     def stop(self) -> None:

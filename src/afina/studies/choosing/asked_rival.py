@@ -99,7 +99,8 @@ class AskedRival:
             try:
                 yield
                 self._end(made)
-            except BaseException:
+            except BaseException as error:
+                self.dropped = Dropped(why="ended") if isinstance(error, KeyboardInterrupt) else None
                 executor.cancel(at_once=True)
                 raise
 

@@ -1,10 +1,11 @@
 """`CandidateTrainings` trains the candidates of a recommendation under a time limit, and selects the best.
 
-The first runs are cheap candidates: the linear probe and the zero-shot model. Their time gives an estimate of the time
-of a training step, which the first steps of each training correct. A run that would not end in time is stopped, and
-begins again with fewer steps if there is time for them. All trainings on a backbone have the same number of steps. Time
-is reserved to train the selected candidate again on all texts, and then on half of the texts, which estimates the gain
-from more labels. Time that is left at the end is used for candidates that were skipped for lack of time.
+The first runs are cheap candidates: the linear probe, on the smallest backbone first, and the zero-shot model. Their
+time gives an estimate of the time of a training step, which the first steps of each training correct. A run that would
+not end in time is stopped, and begins again with fewer steps if there is time for them. All trainings on a backbone
+have the same number of steps. Time is reserved to train the selected candidate again on all texts, and then on half of
+the texts, which estimates the gain from more labels. Time that is left at the end is used for candidates that were
+skipped for lack of time.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ class CandidateTrainings:
         short: Whether trainings may be too short to show how good a method is, because longer trainings do not fit.
         failed: The errors of methods on backbones whose runs failed before a step time was measured.
         few_texts: Whether at most MOST_TEXTS held-out texts are scored, also with one backbone.
+        changed: Called when there is another result.
     """
 
     setting: ChoiceSetup
@@ -106,17 +108,23 @@ class CandidateTrainings:
     memory: MemoryForecast | None = None
     at_once: int = 1
     few_texts: bool = False
+    changed: Callable[[], object] = lambda: None
+
+    def begin(self, first: Sequence[Candidate]) -> None:
+        """Run the candidates that give the first answer, before it is known which others there are."""
+        self.candidates = {one.name: one for one in first}
+        texts = len(self.setting.task.evaluation)
+        self.texts = min(texts, MOST_TEXTS) if self.few_texts or len(self.setting.backbones) > 1 else texts
+        self._carry_out_each(first)
 
     def carry_out(self, candidates: Sequence[Candidate]) -> None:
-        """Run each candidate for which there is time, and train the selected candidate again.
+        """Run each candidate for which there is time, after `begin`, and train the selected candidate again.
 
         If every trained candidate fails, the error of the first failed candidate is raised.
         """
-        self.candidates = {one.name: one for one in candidates}
+        self.candidates = {one.name: one for one in sorted(candidates, key=lambda one: one.name not in self.results)}
         self.memory = self.setting.memory_of(list(dict.fromkeys(one.way for one in candidates if one.is_trained)))
-        texts = len(self.setting.task.evaluation)
-        self.texts = min(texts, MOST_TEXTS) if self.few_texts or len(self.setting.backbones) > 1 else texts
-        self._carry_out_each(candidates)
+        self._carry_out_each(self.untried)
         if not any(takes_steps(one.record.method) for one in self.results.values()):
             self.short = True
             self._carry_out_each(self._waiting)
@@ -128,6 +136,11 @@ class CandidateTrainings:
         self.keeps_back = False
         self._carry_out_each(self._waiting)
         self.results = dict(sorted(self.results.items(), key=lambda one: self._place(one[0])))
+
+    @property
+    def untried(self) -> list[Candidate]:
+        """The candidates without a result that were not left out either, in the order of training."""
+        return [one for name, one in self.candidates.items() if name not in self.results.keys() | self.dropped.keys()]
 
     @property
     def _waiting(self) -> list[Candidate]:
@@ -314,8 +327,8 @@ class CandidateTrainings:
 
     def _most_texts(self, pace: StepTime) -> int:
         """Return the number of held-out texts that each training has time to score, at most `self.texts`."""
-        trained = sum(takes_steps(one.way.method) for one in self.candidates.values())
-        share = self.setting.clock.left / max(1, min(trained, TRAININGS)) * EVALUATION_SHARE
+        trained = sum(takes_steps(one.way.method) for one in self.candidates.values()) or TRAININGS
+        share = self.setting.clock.left / min(trained, TRAININGS) * EVALUATION_SHARE
         return min(self.texts, max(FEWEST, int(share / max(pace.text, 1e-9))))
 
     def _end(self, slots: _Slots, wait: Callable[[], tuple[str, Callable[[], tuple[Record, float]]] | None]) -> None:
@@ -351,6 +364,7 @@ class CandidateTrainings:
             self.times.note(one.way, StepTime.of_run(made.record, ended - begun.stopwatch.began))
             if takes_steps(one.way.method):
                 self.settled.add(one.way.backbone)
+            self.changed()
 
     def _kept_back(self, way: Way, pace: StepTime) -> float:
         """Return the seconds to reserve for training the selected candidate, or `way`, again; 0 if there is no time."""
@@ -379,6 +393,7 @@ class CandidateTrainings:
             return
         self.confirmed = one.name
         self._forget(first)  # the first adapter is not needed any more, and may take gigabytes
+        self.changed()
         if there >= 2 * BATCH:
             with self.setting.stages.of(time_budget.HALF):
                 self.half = self._once_more(one, there // 2)

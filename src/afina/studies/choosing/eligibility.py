@@ -12,7 +12,7 @@ from statistics import median
 from afina import meter
 from afina.data.readers.target_kinds import TARGETS
 from afina.errors import InvalidStudy
-from afina.methods import METHODS, make
+from afina.methods import METHODS, is_fitted, make
 from afina.models.architectures import ARCHITECTURES
 from afina.models.backbone_spec import FLOAT
 from afina.studies import problems
@@ -61,6 +61,35 @@ def kind_of(address: str) -> BackboneKind:
 
 EVERY_METHOD_ON = "every method on "
 """The beginning of a key of `Eligible.dropped` for a backbone on which no method can be tried."""
+
+CERTAIN = 1 << 30, 8
+"""The bytes of a process, and of each parameter, that suffice for a fitted method without a forecast of its memory."""
+
+
+def fitted_on_cheapest(setting: ChoiceSetup, memory: int | None) -> Eligible:
+    """Return the fitted methods, such as the linear probe, on the smallest of several backbones.
+
+    There is none if a forecast of memory or a measured latency has to decide.
+    """
+    if len(setting.backbones) == 1 or setting.latency is not None:
+        return Eligible()
+    from afina.methods.attachment import applicable  # these load torch
+    from afina.models.pretrained import meta_model
+
+    kinds = {backbone: kind_of(backbone) for backbone in setting.backbones}
+    sizes = {
+        backbone: meta_model(backbone).num_parameters()
+        for backbone, kind in kinds.items()
+        if not _unsupported(setting, backbone, kind)
+    }
+    size, (process, parameter) = _limit(setting, memory).size, CERTAIN
+    if not sizes:
+        return Eligible()
+    cheapest = min(sizes, key=lambda backbone: sizes[backbone])
+    if size is not None and size < process + parameter * sizes[cheapest]:
+        return Eligible()
+    fitted = applicable(cheapest, [name for name in METHODS if is_fitted(name)], setting.objective.opening)
+    return Eligible([Way(cheapest, name) for name in fitted], {cheapest: kinds[cheapest]})
 
 
 def eligible(setting: ChoiceSetup, memory: int | None) -> Eligible:

@@ -2,7 +2,8 @@
 
 It measures baselines and the zero-shot model, finds the methods that can be tried, and trains candidates (methods with
 learning rates) one after the other. The best is selected on a validation set that is cut from the training split. The
-held-out texts measure how good each contender is.
+held-out texts measure how good each contender is. The linear probe on the smallest backbone comes first, so that there
+is an answer after some seconds; a better one replaces it. An interrupt ends with the best answer so far.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,26 @@ from afina.studies.choosing import floors, time_budget
 from afina.studies.choosing.asked_rival import AskedRival, check_table
 from afina.studies.choosing.candidate_trainings import CandidateTrainings
 from afina.studies.choosing.candidates import cheapest_first, in_order, zero_shot
-from afina.studies.choosing.eligibility import Eligible, eligible, leave_out_slow
+from afina.studies.choosing.eligibility import (
+    EVERY_METHOD_ON,
+    Eligible,
+    eligible,
+    fitted_on_cheapest,
+    leave_out_slow,
+)
 from afina.studies.choosing.floors import Floor
 from afina.studies.choosing.label_doubts import count_doubtful
-from afina.studies.choosing.recommendation import HALF, Contender, Fewer, Prior, Recommendation, decide
+from afina.studies.choosing.recommendation import (
+    HALF,
+    Contender,
+    DoubtfulCount,
+    Dropped,
+    Fewer,
+    Prior,
+    Recommendation,
+    Student,
+    decide,
+)
 from afina.studies.choosing.setup import DEAREST, ChoiceSetup, Way
 from afina.studies.choosing.step_times import StepTimes
 from afina.studies.choosing.students import SHARE, distil
@@ -75,11 +92,12 @@ def recommend(
 ) -> Results:
     """Recommend a method for `task`, and train its adapter in `out`, in about `minutes` and at most 5 % more.
 
-    Returns the results of the trained contenders, whose field `recommendation` names the recommended method.
+    Returns the results of the trained contenders, whose field `recommendation` names the recommended method. If Ctrl-C
+    interrupts this function after the first answer, it returns the best so far; a second Ctrl-C ends it at once.
 
     Args:
         task: The task's address, or a `Task` of `Task.load` or `Task.of`.
-        minutes: The time for everything after the download of the backbones; 5 minutes or more give a useful answer.
+        minutes: The time for everything after the download of the backbones; with few texts, 1 minute gives an answer.
         memory: The bytes that a run may use, of GPU memory if runs train on a GPU. None: those of the largest machine.
         backbone: The address of the backbone. Given several backbones, afina recommends a method and a backbone.
         data: The options with which the task is read, such as columns and labels, as in `ReadingOptions`.
@@ -112,15 +130,16 @@ def recommend(
         clock = TimeBudget(began + _fetch(backbones, chosen, watcher), minutes)
         given = whole, asked, backbones, how, clock, watcher, chosen, objective, metric
         setting = ChoiceSetup(*given, products or chosen.usual_products(), latency)
-        rival = AskedRival.of(setting, held, endpoint, send_texts=send_texts)
-        return _kept(held, watcher, _recommend(setting, memory, held, rival), command)
-
-
-def _kept(held: OutputLock, watcher: Watcher, made: Recommendation, command: Sequence[str]) -> Results:
-    made = made.model_copy(update={"command": tuple(command)}).sealed()
-    held.describe(held.directory.recommendation, made.model_dump_json(indent=2) + "\n")
-    watcher.changed(results := of_recommendation(held, made))
-    return results
+        choice = _Choice(setting, held, AskedRival.of(setting, held, endpoint, send_texts=send_texts))
+        try:
+            choice.carry_out(memory)
+            return choice.keep(command)
+        except KeyboardInterrupt:
+            if not choice.trainings.results:
+                raise
+            choice.early = True
+            watcher.says("ending with the best so far")
+            return choice.keep(command)
 
 
 def _read(task: str | Task, data: ReadingOptions | Mapping[str, Any]) -> tuple[ReadingOptions, Task]:
@@ -148,7 +167,7 @@ def _check_settings(
 ) -> None:
     checked(Training, {"products": products or "float"}, "recommend")
     check_table(endpoint)
-    _check_above_zero("minutes", minutes, "Give 5 or more for a useful answer.")
+    _check_above_zero("minutes", minutes, "Give 1 or more.")
     if latency is not None:
         _check_above_zero("latency", latency, "Give milliseconds.")
 
@@ -187,16 +206,87 @@ def _aim(task: Task, metric: str | None) -> tuple[Objective, str]:
     return objective, chosen.name
 
 
-def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock, rival: AskedRival | None) -> Recommendation:
-    with rival.asking() if rival else nullcontext():
-        fitted, handed = _baselines(setting, held)
-        labels = count_doubtful(setting)
-        trainings, tried = _measured(setting, memory, held, few_texts=rival is not None)
-        made, scores = _answer(setting, fitted, handed, trainings, tried)
-        made = made.model_copy(update={"labels": labels})
-        if setting.unlabelled is not None:
-            made = _with_student(setting, held, trainings, made)
-    return made if rival is None else rival.joined(made, scores, trainings.texts)
+@dataclass
+class _Choice:
+    """A recommendation that is being made.
+
+    Attributes:
+        tried: The methods on backbones that can be tried; those of the first answer until the others are known.
+        student: The student, or why there is none, as a clause.
+        early: Whether the user has ended the choice.
+    """
+
+    setting: ChoiceSetup
+    held: OutputLock
+    rival: AskedRival | None
+    fitted: Sequence[Floor] = ()
+    handed: Mapping[str, str] = field(default_factory=dict)
+    tried: Eligible = field(default_factory=Eligible)
+    labels: DoubtfulCount | None = None
+    student: Student | str = ""
+    early: bool = False
+
+    def __post_init__(self) -> None:
+        times, few = StepTimes(lowered=False), self.rival is not None
+        self.trainings = CandidateTrainings(self.setting, self.held, times, few_texts=few, changed=self._tell)
+
+    def carry_out(self, memory: int | None) -> None:
+        """Measure all contenders, and train a student if there are texts without labels."""
+        with self.rival.asking() if self.rival else nullcontext():
+            self.fitted, self.handed = _baselines(self.setting, self.held)
+            self._begin(memory)
+            self.labels = count_doubtful(self.setting)
+            self._carry_on(memory)
+            if self.setting.unlabelled is not None:
+                best = self._answer()[0].recommended
+                taught_by = self.trainings.last(best) if best in self.trainings.results else None
+                self.student = distil(self.setting, self.held, taught_by, self.trainings.texts)
+
+    def _begin(self, memory: int | None) -> None:
+        setting = self.setting
+        with setting.stages.of(time_budget.MEMORY):
+            first = fitted_on_cheapest(setting, memory)
+        self.trainings.begin(in_order(first.trained, first.kinds, setting))
+
+    def _carry_on(self, memory: int | None) -> None:
+        setting, trainings = self.setting, self.trainings
+        setting.watcher.says("forecasting which methods fit in memory")
+        with setting.stages.of(time_budget.MEMORY):
+            tried = eligible(setting, memory)
+        leave_out_slow(setting, tried)
+        chosen = in_order(tried.trained, tried.kinds, setting)
+        self.tried, trainings.times.lowered = tried, tried.lowered
+        trainings.carry_out(cheapest_first(chosen, zero_shot(tried.untrained, tried.kinds, setting)))
+
+    def _tell(self) -> None:
+        """Tell the watcher the answer so far."""
+        made = self._answer()[0].model_copy(update={"early": True})
+        self.setting.watcher.changed(of_recommendation(self.held, made))
+
+    def keep(self, command: Sequence[str]) -> Results:
+        """Write the recommendation of what was measured so far into the output directory, and return it."""
+        made, scores = self._answer()
+        student = self.student
+        if self.early and self.setting.unlabelled is not None and not student:
+            student = "the choice was ended before"
+        figures = {"no_student" if isinstance(student, str) else "student": student}
+        made = made.model_copy(update={"labels": self.labels, "early": self.early, **figures})
+        if self.rival is not None:
+            made = self.rival.joined(made, scores, self.trainings.texts)
+        made = made.model_copy(update={"command": tuple(command)}).sealed()
+        self.held.describe(self.held.directory.recommendation, made.model_dump_json(indent=2) + "\n")
+        self.setting.watcher.changed(results := of_recommendation(self.held, made))
+        return results
+
+    def _answer(self) -> tuple[Recommendation, Mapping[str, np.ndarray]]:
+        made, scores = _answer(self.setting, self.fitted, self.handed, self.trainings, self.tried.latencies)
+        ended, names = Dropped(why="ended"), self.setting.names
+        waiting = {one.name: ended for one in self.trainings.untried}
+        if not self.tried.kinds:
+            tried = {one.record.backbone for one in self.trainings.results.values()}
+            other = {address: "every other method on " if address in tried else EVERY_METHOD_ON for address in names}
+            waiting |= {other[address] + name: ended for address, name in names.items()}
+        return made.model_copy(update={"dropped": self.trainings.dropped | self.tried.dropped | waiting}), scores
 
 
 def _baselines(setting: ChoiceSetup, held: OutputLock) -> tuple[Sequence[Floor], Mapping[str, str]]:
@@ -218,31 +308,6 @@ def _baselines(setting: ChoiceSetup, held: OutputLock) -> tuple[Sequence[Floor],
     # Comparisons and report take about as long as the baselines, however slow the machine is.
     setting.clock.keep_back(setting.stages.seconds[time_budget.SIMPLE])
     return fitted, handed
-
-
-def _measured(
-    setting: ChoiceSetup, memory: int | None, held: OutputLock, *, few_texts: bool
-) -> tuple[CandidateTrainings, Eligible]:
-    setting.watcher.says("forecasting which methods fit in memory")
-    with setting.stages.of(time_budget.MEMORY):
-        tried = eligible(setting, memory)
-    leave_out_slow(setting, tried)
-    chosen = in_order(tried.trained, tried.kinds, setting)
-    trainings = CandidateTrainings(setting, held, StepTimes(tried.lowered), few_texts=few_texts)
-    trainings.carry_out(cheapest_first(chosen, zero_shot(tried.untrained, tried.kinds, setting)))
-    trainings.dropped |= tried.dropped
-    return trainings, tried
-
-
-def _with_student(
-    setting: ChoiceSetup, held: OutputLock, trainings: CandidateTrainings, made: Recommendation
-) -> Recommendation:
-    """Return the recommendation with a student of the recommended model, or with the reason why there is none."""
-    there = made.recommended in trainings.results
-    found = distil(setting, held, trainings.last(made.recommended) if there else None, trainings.texts)
-    figures = {"student": None, "no_student": found} if isinstance(found, str) else {"student": found}
-    spent = {"seconds": setting.clock.spent, "stages": dict(setting.stages.seconds)}
-    return made.model_copy(update=figures | spent)
 
 
 def _hand_over(floor: Floor, setting: ChoiceSetup, directory: OutputDirectory) -> str:
@@ -273,7 +338,7 @@ def _answer(
     fitted: Sequence[Floor],
     handed: Mapping[str, str],
     trainings: CandidateTrainings,
-    tried: Eligible,
+    latencies: Mapping[str, float],
 ) -> tuple[Recommendation, Mapping[str, np.ndarray]]:
     """Return the recommendation, and the per-example values of the metric, [1, N], by contender."""
     task, objective, metric = setting.task, setting.objective, METRICS[setting.metric]
@@ -323,7 +388,7 @@ def _answer(
         at_once=trainings.at_once,
         products=setting.products,
         latency=setting.latency,
-        latencies=tried.latencies,
+        latencies=dict(latencies),
     )
     short = {one.name for one in made.contenders if made.is_short(one)} - {recommended}
     told = [one for one in compared if not short & {one.first, one.second}]

@@ -113,11 +113,12 @@ class Dropped(Frozen):
         why: "memory": `needed` and `available`, in bytes. "start": no time was left to measure the time of a
             prediction. "train": no time was left to train and evaluate. "overrun": stopped at the time limit. "error":
             the training failed with `message`. "latency": a prediction takes `milliseconds`, which is more than
-            allowed. "words": a language model cannot predict the labels, which are not words.
+            allowed. "words": a language model cannot predict the labels, which are not words. "ended": the user ended
+            `afina choose` before.
         smaller: The bytes that the method needs in int8, if no method fits in memory and this one would in int8.
     """
 
-    why: Literal["memory", "start", "train", "overrun", "error", "latency", "words"]
+    why: Literal["memory", "start", "train", "overrun", "error", "latency", "words", "ended"]
     needed: Count | None = None
     available: Count | None = None
     message: str = ""
@@ -210,6 +211,8 @@ class Recommendation(Sealed):
         fewer: None if there was no time for this training.
         student: None: no file of texts without labels was given, or `no_student` says why, as a clause.
         labels: None: the doubtful labels were not counted.
+        early: Whether methods were still to be tried, or the selected one to be trained again: it is an answer so far,
+            or the user has ended `afina choose`.
         examples: The number of held-out texts on which contenders were evaluated, of `held_out` (None: unknown).
         stages: The seconds of each stage of `afina choose`, such as "training".
         at_once: The largest number of trainings at the same time.
@@ -235,6 +238,7 @@ class Recommendation(Sealed):
     student: Student | None = None
     no_student: str = ""
     labels: DoubtfulCount | None = None
+    early: bool = False
     train_examples: Count
     examples: Count
     held_out: Count | None = None
@@ -255,6 +259,11 @@ class Recommendation(Sealed):
 
     def contender(self, name: str) -> Contender:
         return next(one for one in self.contenders if one.name == name)
+
+    @property
+    def waiting(self) -> list[str]:
+        """The contenders that were not tried because the user has ended the choice, or that are tried next."""
+        return [name for name, one in self.dropped.items() if one.why == "ended"]
 
     def is_short(self, one: Contender) -> bool:
         whole = whole_steps(self.train_examples, ceil(READ * self.train_examples / BATCH))

@@ -80,7 +80,9 @@ class WorkerProcess:
         if self.timer is not None:
             self.timer.cancel()
         try:
-            if kind is not None and issubclass(kind, KeyboardInterrupt):
+            if kind is not None and self.until is not None:
+                self.process.kill()  # a run with a limit is not continued
+            elif kind is not None and issubclass(kind, KeyboardInterrupt):
                 self.send(Stop())  # the worker writes a checkpoint; a second Ctrl-C ends it at once
                 for _ in self.process.stdout:
                     pass  # the worker cannot end while its lines are not read

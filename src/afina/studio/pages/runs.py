@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 from itertools import pairwise
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from afina.report.formatting import listed, metric_figure
 from afina.report.plots.race import EndedTraining, race
 from afina.report.plots.svg import Plot
 from afina.report.progress import clock, doing, figures
-from afina.report.recommendation import title
+from afina.report.recommendation import so_far, title
 from afina.stats.intervals import wilson
+from afina.stats.metrics import METRICS
 from afina.studies.event_file import read_events
 from afina.studies.runs.inputs import is_encoder
 from afina.studies.runs.output_directory import OutputDirectory
@@ -84,6 +86,7 @@ class RunFacts:
         trainings: Those in progress: `title`, what each is `doing`, `share` of its steps (None: unknown), `figures`,
             its `place` among all, and its `losses` so far.
         ended: `title` and the figure, or the error (`failed`), in `words`.
+        answer: The best so far of a recommendation, with which it can be ended; empty if there is none.
         plot: The trainings so far, as SVG; empty without trainings.
         memory: Resident memory of the run's processes now, in bytes.
         problem: Why the run has failed; empty otherwise. `log` is the end of what its command has said.
@@ -103,6 +106,7 @@ class RunFacts:
     said: Sequence[str] = ()
     trainings: Sequence[Mapping[str, Any]] = ()
     ended: Sequence[Mapping[str, Any]] = ()
+    answer: str = ""
     plot: str = ""
     plot_words: str = ""
     memory: int = 0
@@ -233,7 +237,7 @@ def run(visit: Visit, project: str, number: str) -> RunFacts:
 
 @router.form("/{project}/runs/{number}/stop", run, ONE)
 def stop(visit: Visit, form: Form, project: str, number: str) -> str:
-    """Let a run end after its next checkpoint."""
+    """Let a run end: a study after its next checkpoint, a recommendation with the best so far."""
     run_of(visit.project(project), number).stop()
     return f"/{project}/runs/{number}"
 
@@ -340,6 +344,7 @@ def _facts(found: ProjectRun) -> RunFacts:
         said=told.said[-SAID:],
         trainings=[*told.trainings.values()] if state == "running" else [],
         ended=told.ended,
+        answer=told.answer,
         plot=plot.svg if plot else "",
         plot_words=plot.text if plot else "",
         memory=found.process.memory if state == "running" else 0,
@@ -371,7 +376,7 @@ class _Told:
         self.trainings: dict[str, dict[str, Any]] = {}
         self.ended: list[dict[str, Any]] = []
         self.points: list[EndedTraining] = []
-        self.metric = ""
+        self.metric = self.answer = ""
         self._places: dict[str, str] = {}
         self._losses: dict[str, list[float]] = {}
         self.seconds = 0.0
@@ -389,6 +394,7 @@ class _Told:
             "progress": self._progress,
             "finished": self._finished,
             "failed": self._failed,
+            "answered": self._answered,
         }.get(event["event"])
         if heard is not None:
             heard(event)
@@ -432,6 +438,11 @@ class _Told:
                 ends = wilson(round(value * seen["examples"]), seen["examples"])
                 interval = (ends.low, ends.high)
             self.points.append(EndedTraining(title(event["title"]), self.seconds / 60, value, interval))
+
+    def _answered(self, event: Mapping[str, Any]) -> None:
+        name, metric, value, examples = (event[field] for field in ("name", "metric", "value", "examples"))
+        ends = wilson(round(value * examples), examples).ends if METRICS[metric].counted and value is not None else None
+        self.answer = so_far(name, metric, nan if value is None else value, examples, event["next"], ends)
 
     def _failed(self, event: Mapping[str, Any]) -> None:
         self.trainings.pop(event["run"], None)
