@@ -1,9 +1,10 @@
-"""Seconds from the shell to the answer of `afina predict` for a few texts, with the files in the system's cache.
+"""Seconds from the shell to the answer of `afina predict` for a few texts, and to the first answer of `afina choose`.
 
     python benchmarks/first_answer.py --commands OTHER/bin/afina .venv/bin/afina
 
-Each command is an installed `afina`; the commands take turns. The first turn is not counted: it writes bytecode. All
-commands must print the same answers. The last line of the output is one JSON object.
+Each command is an installed `afina`; the commands take turns, with the files in the system's cache. The first turn is
+not counted: it writes bytecode. All commands must print the same answers. `choose` has 300 training texts and two
+backbones, and is ended by Ctrl-C after its first answer. The last line of the output is one JSON object.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,14 +44,32 @@ def answer(command: str, adapter: Path) -> tuple[float, float, str]:
     return meter.now() - began, processor_seconds() - worked, done.stdout
 
 
+def first_choice(command: str, task: str, out: Path) -> float:
+    """The seconds to the first answer of `choose`, with which Ctrl-C then ends it."""
+    backbones = [word for name in ("bge", "embedded") for word in ("--backbone", name)]
+    asked = [command, "choose", task, "--train-examples", "300", *backbones, "--out", str(out)]
+    began = meter.now()
+    with subprocess.Popen(asked, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if "So far the best: " in line)
+        seconds = meter.now() - began
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+    assert process.returncode == 0, process.returncode
+    return seconds
+
+
 def main() -> None:
     """Print a table and one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commands", nargs="+", default=[str(Path(sys.executable).with_name("afina"))])
     parser.add_argument("--backbone", default="embedded")
     parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--task", default="snippets:movies", help="for choose")
     asked = parser.parse_args()
-    found: dict[str, dict[str, list[float]]] = {one: {"clock": [], "processor": []} for one in asked.commands}
+    found: dict[str, dict[str, list[float]]] = {
+        one: {"clock": [], "processor": [], "choose": []} for one in asked.commands
+    }
     printed = set()
     with tempfile.TemporaryDirectory() as folder:
         publish(Backbone.load(asked.backbone), 1, Path(folder))
@@ -60,6 +80,7 @@ def main() -> None:
                 if turn:
                     times["clock"].append(clock)
                     times["processor"].append(processor)
+                    times["choose"].append(first_choice(command, asked.task, Path(folder) / "choose"))
     assert len(printed) == 1, printed
     rows = [
         (command, name, f"{median(times):.2f}", f"{min(times):.2f}", f"{max(times):.2f}")

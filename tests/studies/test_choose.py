@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -64,7 +66,7 @@ from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Ask, RunSpec
 from afina.studies.schedule import Slots
 from afina.studies.watcher import Watcher
-from command import Command
+from command import PROGRAM, Command
 from fakes import write_csv
 from raises import raises
 from records import carried_out, record
@@ -72,7 +74,7 @@ from scribe import Scribe
 
 GIB = 2**30
 LOAD = Task.load
-fit_floors, attachment_applicable = floors.fit, attachment.applicable
+fit_floors, attachment_applicable, judge = floors.fit, attachment.applicable, eligibility.eligible
 
 
 LEARNED = [(method, factor) for _, method, factor in recorded_curves.MANY.orders[frozenset({"causal"})][1:]]
@@ -1199,6 +1201,128 @@ def test_of_several_backbones_a_method_on_one_of_them_is_recommended(world: Worl
     assert {row["backbone"] for row in told["rows"]} == {None, "embedded", "gpt2"}
     assert Results.read(tmp_path / "out") == results
     assert find_adapter(tmp_path / "out", "lora-on-embedded").path.name.startswith("lora-on-embedded-seed0-")
+
+
+# The answer so far
+
+
+def test_the_smallest_backbone_is_probed_first_and_answers_before_others_are_judged(
+    probed: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scribe, judged = Scribe(), list[int]()
+    monkeypatch.setattr(recommending, "eligible", lambda *given: judged.append(len(scribe.changes)) or judge(*given))
+    made = probed.choose("out", 60, backbone=["gpt2", "embedded"], watcher=scribe)
+    assert [run.title for run in probed.begun[:2]] == ["linear_probe-on-gpt2", "linear_probe-on-embedded"]
+    assert judged == [1]
+    so_far = scribe.changes[0].recommendation
+    assert so_far is not None
+    assert (so_far.recommended, so_far.early) == ("linear_probe-on-gpt2", True)
+    assert so_far.waiting == ["every other method on gpt2", "every method on embedded"]
+    assert not made.early
+    assert not made.waiting
+    assert {one.name for one in so_far.contenders} < {one.name for one in made.contenders}
+
+
+class Interrupted(World):
+    """A world in which the user presses Ctrl-C in the run of a number, counted from 1."""
+
+    def carry_out(self, run: Run, out: Path, study: str, listen: Any, until: float | None = None) -> Record:
+        if len(self.begun) == self.at - 1:
+            self.at = 0
+            raise KeyboardInterrupt
+        return super().carry_out(run, out, study, listen, until)
+
+    at = 1
+
+
+@pytest.mark.parametrize("at", [2, 3, 5, 8, 9])
+def test_ctrl_c_ends_with_the_best_so_far(
+    hard_task: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, at: int
+) -> None:
+    world, scribe = Interrupted(hard_task, monkeypatch, tmp_path), Scribe()
+    world.at = at
+    made = world.choose("out", 60, watcher=scribe)
+    assert made.early
+    assert scribe.told[-1] == "ending with the best so far"
+    assert len(world.begun) == at - 1
+    assert Results.read(tmp_path / "out").recommendation == made
+    assert not (tmp_path / "out" / SCRATCH).exists()
+    so_far = [one.recommendation for one in scribe.changes[:-1]][-1]
+    assert so_far is not None
+    assert (made.recommended, made.waiting, made.comparisons) == (
+        so_far.recommended,
+        so_far.waiting,
+        so_far.comparisons,
+    )
+    assert made.adapter is None or made.adapter in [
+        one.record.adapter for one in Results.read(tmp_path / "out").results
+    ]
+    said = " ".join(sentences(made))
+    assert f"The choice was ended after {made.seconds:,.0f} s of 60 minutes." in said
+    assert "in 60 minutes" not in said
+    assert all(f"{why}" == "the choice was ended before" for name, why in reasons(made).items() if name in made.waiting)
+    assert bool(made.waiting) == (at < 9), "after that, only the selected one is trained again"
+
+
+def test_ctrl_c_before_an_answer_or_twice_ends_at_once(
+    hard_task: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    world = Interrupted(hard_task, monkeypatch, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        world.choose("out", 60)
+    assert not (tmp_path / "out").exists()
+
+    class Twice(Scribe):
+        def says(self, words: str) -> None:
+            if words == "ending with the best so far":
+                raise KeyboardInterrupt
+
+    world = Interrupted(hard_task, monkeypatch, tmp_path)
+    world.at = 3
+    with pytest.raises(KeyboardInterrupt):
+        world.choose("out", 60, watcher=Twice())
+    assert not (tmp_path / "out" / "recommendation.json").exists()
+
+
+def test_a_recommendation_of_an_earlier_version_was_not_ended_early() -> None:
+    made = Recommendation.model_fields["early"]
+    assert made.default is False
+    assert "early" not in Recommendation.model_json_schema()["required"]
+
+
+MOMENTS = ("So far the best", "forecasting which methods", "training full", "training lora")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_command_that_ctrl_c_ends_leaves_an_adapter_that_predicts(
+    tmp_path: Path, backbones: Any, moment: str
+) -> None:
+    path, out = write_csv(tmp_path / "easy.csv", fakes.sentences(300)), tmp_path / "out"
+    on = [word for family in ("bert", "gpt2") for word in ("--backbone", str(backbones.path(family)))]
+    command = [*PROGRAM, "choose", str(path), *on, "--minutes", "5", "--out", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines = iter(process.stderr)
+        said = next(line for line in lines if "So far the best: " in line)
+        assert re.search(
+            r"accuracy \d\.\d+ \(\d\.\d+ to \d\.\d+\) on \d+ held-out texts; next, if there is time: ", said
+        )
+        if moment != MOMENTS[0]:
+            next(line for line in lines if moment in line.replace("LoRA", "lora"))
+        process.send_signal(signal.SIGINT)
+        printed, errors = process.communicate()
+    assert (process.returncode, "Traceback" in errors) == (0, False), errors
+    made = Results.read(out).recommendation
+    assert made is not None
+    assert made.early
+    assert made.waiting
+    assert "The choice was ended after " in " ".join(printed.split())
+    assert (out / "report.html").is_file()
+    assert made.adapter is not None
+    assert len(Adapter.load(out / made.adapter).digest) > 10
+    answered = subprocess.run([*PROGRAM, "predict", str(out / made.adapter), "a text"], capture_output=True, text=True)
+    assert answered.returncode == 0, answered.stderr
 
 
 # A student

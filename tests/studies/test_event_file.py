@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from afina import Study, meter
+from afina.data.reading_options import ReadingOptions
 from afina.events import Progress
 from afina.studies import study as studies
+from afina.studies.choosing.recommendation import Contender, Dropped, Recommendation
 from afina.studies.event_file import EVERY, FIELDS, RARELY, EventFile, read_events
 from afina.studies.results import Results
 from afina.studies.runs.output_directory import OutputDirectory
@@ -50,6 +52,21 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return time
 
 
+def _so_far(out: Path) -> Results:
+    one = Contender(name="TF-IDF", metrics={"accuracy": 0.75})
+    later = {"lora": Dropped(why="ended"), "full": Dropped(why="train")}
+    same: dict[str, Any] = {
+        "task": "sst2",
+        "data": ReadingOptions(),
+        "backbone": "gpt2",
+        "comparisons": (),
+        "early": True,
+    }
+    same |= {"recommended": one.name, "adapter": None, "contenders": (one,), "dropped": later}
+    made = Recommendation(**same, train_examples=240, examples=60, minutes=5, seconds=9)
+    return Results(name="choose", out=out, recommendation=made)
+
+
 def test_each_event_has_its_fields_and_passes_on(path: Path) -> None:
     scribe = Scribe()
     told = EventFile(path, scribe, anew=True)
@@ -59,6 +76,7 @@ def test_each_event_has_its_fields_and_passes_on(path: Path) -> None:
     told.waits(RUN, 2**30, 2**20)
     told.progress(RUN, Progress("train", 3, 10, 0.5, 100.0, 9.0))
     told.finished(RUN, record("full"), now=True)
+    told.changed(_so_far(path.parent))
     told.failed(RUN, "it diverged")
     told.trying(RUN, 1, 0.25)
     told.tried(RUN, 1, Trial(setting={}, value=0.75, steps=4, seconds=1.0), 10)
@@ -67,6 +85,8 @@ def test_each_event_has_its_fields_and_passes_on(path: Path) -> None:
     assert [event["event"] for event in events] == [*FIELDS]
     assert [set(event) - {"at", "event"} for event in events] == [set(fields) for fields in FIELDS.values()]
     assert events[5] | {"run": RUN.label, "phase": "train", "step": 3, "loss": 0.5, "note": ""} == events[5]
+    told_so_far = {"name": "TF-IDF", "metric": "accuracy", "value": 0.75, "examples": 60, "next": ["lora"]}
+    assert events[7] | told_so_far == events[7]
     assert [*read_events(path)] == events
     assert [one.step for one in scribe.heard] == [3]
     assert scribe.told[:2] == ["reading", "started full 1/3"]

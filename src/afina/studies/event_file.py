@@ -45,10 +45,10 @@ FIELDS: Mapping[str, Sequence[str]] = {
     "waits": (*_RUN, "needed", "available"),
     "progress": (*_RUN, *Progress.__dataclass_fields__),
     "finished": (*_RUN, "now", "metric", "value", "selection", "train_seconds"),
+    "answered": ("name", "metric", "value", "examples", "next"),
     "failed": (*_RUN, "message"),
     "trying": (*_RUN, "number", "spent"),
     "tried": (*_RUN, "number", "value", "steps", "length"),
-    "answered": ("name", "metric", "value", "examples", "next"),
     "stopped": (),
 }
 """The fields of each event, beside `at` and `event`."""

@@ -131,15 +131,7 @@ def recommend(
         given = whole, asked, backbones, how, clock, watcher, chosen, objective, metric
         setting = ChoiceSetup(*given, products or chosen.usual_products(), latency)
         choice = _Choice(setting, held, AskedRival.of(setting, held, endpoint, send_texts=send_texts))
-        try:
-            choice.carry_out(memory)
-            return choice.keep(command)
-        except KeyboardInterrupt:
-            if not choice.trainings.results:
-                raise
-            choice.early = True
-            watcher.says("ending with the best so far")
-            return choice.keep(command)
+        return choice.made(memory, command)
 
 
 def _read(task: str | Task, data: ReadingOptions | Mapping[str, Any]) -> tuple[ReadingOptions, Task]:
@@ -230,7 +222,19 @@ class _Choice:
         times, few = StepTimes(lowered=False), self.rival is not None
         self.trainings = CandidateTrainings(self.setting, self.held, times, few_texts=few, changed=self._tell)
 
-    def carry_out(self, memory: int | None) -> None:
+    def made(self, memory: int | None, command: Sequence[str]) -> Results:
+        """Return the recommendation; after an interrupt, the best so far. Raises KeyboardInterrupt before an answer."""
+        try:
+            self._carry_out(memory)
+            return self._keep(command)
+        except KeyboardInterrupt:
+            if not self.trainings.results:
+                raise
+            self.early = True
+            self.setting.watcher.says("ending with the best so far")
+            return self._keep(command)
+
+    def _carry_out(self, memory: int | None) -> None:
         """Measure all contenders, and train a student if there are texts without labels."""
         with self.rival.asking() if self.rival else nullcontext():
             self.fitted, self.handed = _baselines(self.setting, self.held)
@@ -263,7 +267,7 @@ class _Choice:
         made = self._answer()[0].model_copy(update={"early": True})
         self.setting.watcher.changed(of_recommendation(self.held, made))
 
-    def keep(self, command: Sequence[str]) -> Results:
+    def _keep(self, command: Sequence[str]) -> Results:
         """Write the recommendation of what was measured so far into the output directory, and return it."""
         made, scores = self._answer()
         student = self.student
