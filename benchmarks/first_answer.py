@@ -22,7 +22,8 @@ from statistics import median
 
 import machine
 import tables
-from afina import Backbone, meter
+from afina import Backbone, Task, meter
+from real_regret import write
 from serve import publish
 
 TEXTS = ("A lovely day.", "It rained from morning to night.", "Nothing to complain about.")
@@ -44,10 +45,10 @@ def answer(command: str, adapter: Path) -> tuple[float, float, str]:
     return meter.now() - began, processor_seconds() - worked, done.stdout
 
 
-def first_choice(command: str, task: str, out: Path) -> float:
+def first_choice(command: str, file: str, out: Path) -> float:
     """The seconds to the first answer of `choose`, with which Ctrl-C then ends it."""
     backbones = [word for name in ("bge", "embedded") for word in ("--backbone", name)]
-    asked = [command, "choose", task, "--train-examples", "300", *backbones, "--out", str(out)]
+    asked = [command, "choose", file, *backbones, "--out", str(out)]
     began = meter.now()
     with subprocess.Popen(asked, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -72,6 +73,8 @@ def main() -> None:
     }
     printed = set()
     with tempfile.TemporaryDirectory() as folder:
+        there = Task.load(asked.task, train_examples=375)  # a fifth is held out
+        file = write(Path(folder) / "texts.csv", there.train, there.label_names)
         publish(Backbone.load(asked.backbone), 1, Path(folder))
         for turn in range(asked.repeats + 1):
             for command, times in found.items():
@@ -80,7 +83,7 @@ def main() -> None:
                 if turn:
                     times["clock"].append(clock)
                     times["processor"].append(processor)
-                    times["choose"].append(first_choice(command, asked.task, Path(folder) / "choose"))
+                    times["choose"].append(first_choice(command, file, Path(folder) / "choose"))
     assert len(printed) == 1, printed
     rows = [
         (command, name, f"{median(times):.2f}", f"{min(times):.2f}", f"{max(times):.2f}")

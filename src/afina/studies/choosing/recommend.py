@@ -92,8 +92,7 @@ def recommend(
 ) -> Results:
     """Recommend a method for `task`, and train its adapter in `out`, in about `minutes` and at most 5 % more.
 
-    Returns the results of the trained contenders, whose field `recommendation` names the recommended method. If Ctrl-C
-    interrupts this function after the first answer, it returns the best so far; a second Ctrl-C ends it at once.
+    Returns the results with their `recommendation`. Ctrl-C after the first answer lets it return the best so far.
 
     Args:
         task: The task's address, or a `Task` of `Task.load` or `Task.of`.
@@ -130,8 +129,8 @@ def recommend(
         clock = TimeBudget(began + _fetch(backbones, chosen, watcher), minutes)
         given = whole, asked, backbones, how, clock, watcher, chosen, objective, metric
         setting = ChoiceSetup(*given, products or chosen.usual_products(), latency)
-        choice = _Choice(setting, held, AskedRival.of(setting, held, endpoint, send_texts=send_texts))
-        return choice.made(memory, command)
+        rival = AskedRival.of(setting, held, endpoint, send_texts=send_texts)
+        return _Choice(setting, held, rival).made(memory, command)
 
 
 def _read(task: str | Task, data: ReadingOptions | Mapping[str, Any]) -> tuple[ReadingOptions, Task]:
