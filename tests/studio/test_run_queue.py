@@ -155,6 +155,21 @@ def test_the_page_of_a_run_says_from_the_first_second_what_is_computed_and_the_m
     assert "Training 2 of 9: LoRA at learning rate 0.003 trains, loss 0.500, 1:01 left" in page
     assert 'aria-label="Loss of LoRA at learning rate 0.003 so far: from 0.700 to 0.500"' in page
     assert 'points="0.0,1.0 100.0,29.0"' in page
+    assert "<button>End with the best so far</button>" in page
+    assert "So far the best" not in page
+    so_far = {"name": "linear_probe-on-minilm", "metric": "accuracy", "value": 0.75, "examples": 60, "next": ["lora"]}
+    lines.append(json.dumps({"at": "2026-01-01T00:00:05+00:00", "event": "answered", **so_far}))
+    (run.out / "events.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    page = " ".join(web.get(f"/{made.name}/runs/1").text.split())
+    figure = "accuracy 0.75 (0.63 to 0.84) on 60 held-out texts"
+    assert f"So far the best: linear probe on minilm, {figure}; next, if there is time: LoRA" in page
+    interrupted: list[str] = []
+    monkeypatch.setattr(CommandProcess, "interrupt", lambda self: interrupted.append(self.directory.name))
+    web.post(f"/{made.name}/runs/1/stop", data={})
+    assert interrupted == ["run-1"]
+    assert "The run ends with the best so far." in web.get(f"/{made.name}/runs/1").text
+    monkeypatch.undo()
+    assert ends(run, 0).state == "done"
 
 
 def test_a_run_is_named_copied_and_deleted_with_all_that_is_its_own(
