@@ -211,7 +211,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--texts", type=int, default=None, help="the largest number of training texts")
     parser.add_argument("--shares", type=lambda text: [float(one) for one in text.split(",")], default=[0.05, 0.1])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--backbone", default="minilm")
+    parser.add_argument("--backbone", default="bge")
     parser.add_argument("--out", type=Path, default=Path("results/doubts"))
     return parser.parse_args(arguments)
 

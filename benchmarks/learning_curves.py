@@ -170,7 +170,7 @@ def untrained(cell: Cell) -> dict[str, Any]:
 
 def _encoded(prepared: Prepared, task: Task) -> EncodedSplit:
     tokenizer, digest = prepared.backbone.tokenizer, prepared.backbone.tokenizer_digest
-    return EncodedTask.of(task, tokenizer, digest, prepared.max_length, prepared.question.template).evaluation
+    return EncodedTask.of(task, tokenizer, digest, prepared.task.max_length, prepared.question.template).evaluation
 
 
 def _right(fit: Fit, split: EncodedSplit) -> np.ndarray:

@@ -84,9 +84,10 @@ def test_sentences_of_bge_are_those_of_onnxruntime() -> None:
     from transformers import AutoModel
 
     backbone = Backbone.load("bge")
-    model, loaded = AutoModel.from_pretrained(backbone.path, add_pooling_layer=False, output_loading_info=True)
+    model, loaded = AutoModel.from_pretrained(backbone.path, output_loading_info=True)
     assert not loaded["missing_keys"]
     assert not loaded["unexpected_keys"]
+    assert torch.equal(model.pooler.dense.weight, torch.eye(384)), "the first token reaches the head as it is"
     session = onnxruntime.InferenceSession(assets.fetch("bge") / "model.onnx")
     # The file quantises the inputs of each layer at run time, in one range for the whole batch: one text at a time.
     for text in TEXTS:

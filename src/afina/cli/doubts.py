@@ -30,7 +30,7 @@ def doubts(
     ] = "linear_probe",
     backbone: Annotated[
         str, typer.Option("--backbone", help="Pretrained model of the models.", metavar="ADDRESS")
-    ] = "minilm",
+    ] = "bge",
     folds: Annotated[
         int, typer.Option("--folds", help="Parts of the texts; each is predicted by models trained on the others.")
     ] = 5,

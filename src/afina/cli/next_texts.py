@@ -41,7 +41,7 @@ def next_(
     ] = False,
     backbone: Annotated[
         str, typer.Option("--backbone", help="Pretrained model whose features are compared.", metavar="ADDRESS")
-    ] = "minilm",
+    ] = "bge",
     as_json: Json = False,
     *,
     data: dict[str, Any],

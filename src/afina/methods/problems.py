@@ -59,7 +59,7 @@ NO_BIASES = _method_family_unsupported(
 )
 ENCODER_NEEDED = _method_family_unsupported(
     "method {method}: models of type {family} are causal, but the method trains embeddings of an encoder. Give an "
-    "encoder such as minilm, or use lora or linear_probe."
+    "encoder such as bge, or use lora or linear_probe."
 )
 FAMILY_UNSUPPORTED = _method_family_unsupported(
     "method {method}: defined for {known} only, but this backbone is of type {family}. Use `prelayer`."

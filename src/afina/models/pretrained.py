@@ -92,8 +92,15 @@ def _convert_gguf(source: Path, fresh: Path) -> None:
 def _convert_onnx(source: Path, fresh: Path) -> None:
     """Write the encoder in `source/model.onnx` into `fresh`, as sentence-transformers and transformers read it."""
     fresh.mkdir()
-    tensorfile.write(fresh / "model.safetensors", encoder_weights(source / "model.onnx"), {"format": "pt"})
     config = AutoConfig.from_pretrained(source)
+    # The file has no pooler. A drawn one mixes the features: with 64 labels of a task, mean of three tasks, full
+    # fine-tuning and LoRA are right on 1.9 and 6.7 points fewer texts than after a pooler that passes them on.
+    pooler = {
+        "pooler.dense.weight": torch.eye(config.hidden_size),
+        "pooler.dense.bias": torch.zeros(config.hidden_size),
+    }
+    weights = encoder_weights(source / "model.onnx") | pooler
+    tensorfile.write(fresh / "model.safetensors", weights, {"format": "pt"})
     del config._name_or_path  # a folder on the machine of the package's author
     config.save_pretrained(fresh)
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
@@ -117,7 +124,7 @@ _SENTENCE_TRANSFORMERS: Mapping[str, Any] = {
 
 _CONVERSIONS: Mapping[str, tuple[int, Callable[[Path, Path], None]]] = {
     EMBEDDED: (1, _convert_gguf),
-    BGE: (1, _convert_onnx),
+    BGE: (2, _convert_onnx),
 }
 """The version of each conversion, and the function. Increase the version with the code, so that old caches are not
 used."""

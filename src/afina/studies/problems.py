@@ -47,7 +47,7 @@ ENCODER_NEEDED = Problem(
     InvalidStudy,
     "method.family-unsupported",
     "{_table}: method {method} needs an encoder, but backbone {backbone} is a causal model. Give an encoder such as "
-    "minilm{_others}, or use lora or linear_probe.",
+    "bge{_others}, or use lora or linear_probe.",
 )
 NO_BACKBONE_SUPPORTS_TASK = _backbone_encoder_unsupported("no backbone supports the task: {reason}.")
 ENCODER_WITHOUT_RETENTION = _backbone_encoder_unsupported(

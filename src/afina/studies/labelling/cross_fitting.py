@@ -33,7 +33,7 @@ from afina.studies.runs.record import Result
 from afina.studies.study import Study
 from afina.studies.watcher import Watcher
 
-PROBE, ENCODER = "linear_probe", "minilm"
+PROBE, ENCODER = "linear_probe", "bge"
 """The method and the backbone of cross-fitting by default, because they take the least time."""
 
 FOLDS = 5

@@ -174,7 +174,7 @@ def next_texts(
     labelled: str | os.PathLike[str] | Task | None = None,
     count: int = 50,
     *,
-    backbone: str = "minilm",
+    backbone: str = "bge",
     options: ReadingOptions | None = None,
     says: Says = silent,
     **named: Any,

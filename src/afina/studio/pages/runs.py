@@ -39,6 +39,7 @@ TEMPLATE, ONE = "runs.html.j2", "run.html.j2"
 
 ABOUT: Mapping[str, str] = {
     "embedded": "a language model with 135 million parameters, which can also be asked in words and write texts",
+    "bge": "an encoder with 33 million parameters for English texts, which needs the fewest labels",
     "minilm": "an encoder with 23 million parameters, which trains and answers faster",
 }
 """A description of each pretrained model from the package index, which needs no Hub."""
