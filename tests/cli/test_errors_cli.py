@@ -185,10 +185,11 @@ def test_a_command_that_cannot_be_meant_starts_nothing(
     assert untouched(*arguments).startswith(told)
 
 
-def test_results_that_would_go_into_a_file(untouched: Callable[..., str], toy: str) -> None:
+def test_results_that_would_go_into_a_file(untouched: Callable[..., str], toy: str, gpt2: Backbone) -> None:
     Path("file").write_text("mine", encoding="utf-8")
-    assert untouched("train", "--task", toy, "--out", "file").startswith("--out file: cannot create this directory (")
-    assert untouched("train", "--task", toy, "--out", "file/deeper").startswith("--out file/deeper: cannot create")
+    train = ("train", "--task", toy, "--backbone", gpt2.address)
+    assert untouched(*train, "--out", "file").startswith("--out file: cannot create this directory (")
+    assert untouched(*train, "--out", "file/deeper").startswith("--out file/deeper: cannot create")
     assert Path("file").read_text(encoding="utf-8") == "mine"
 
 

@@ -44,7 +44,7 @@ EXAMPLES = {
     "report": "afina report results/reviews --no-texts",
     "texts": "afina texts results/reviews --given bad --predicted good",
     "studio": "afina studio reviews",
-    "serve": "afina serve --backbone embedded --port 8000",
+    "serve": "afina serve --backbone bge --port 8000",
     "replay": "afina replay \"$RECEIPT\" 'A lovely day.'",
     "shadow": "afina shadow acme/reviews 2",
     "drift": "afina drift acme/reviews --server http://127.0.0.1:8000 --key-file key",

@@ -33,7 +33,10 @@ OneBackbone = Annotated[list[str], typer.Option("--backbone", help=_PRETRAINED, 
 """The option `--backbone` of commands with one backbone: a list, so that `only` can refuse a second backbone."""
 
 NewBackbone = Annotated[
-    list[str] | None, typer.Option("--backbone", help=f"{_PRETRAINED} [default: embedded]", metavar="ADDRESS")
+    list[str] | None,
+    typer.Option(
+        "--backbone", help=f"{_PRETRAINED} [default: bge; embedded where a language model is needed]", metavar="ADDRESS"
+    ),
 ]
 """`OneBackbone` of a command to which the results of another one can give the backbone."""
 
@@ -44,8 +47,8 @@ BackbonesOption = Annotated[
     list[str] | None,
     typer.Option(
         "--backbone",
-        help="Pretrained model: Hub id, directory, random:DIRECTORY or 'embedded' (the default); repeat to compare "
-        "several.",
+        help="Pretrained model: Hub id, directory, random:DIRECTORY, 'bge' or 'embedded' (from the package index); "
+        "repeat to compare several. [default: embedded]",
         metavar="ADDRESS",
     ),
 ]

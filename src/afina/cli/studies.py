@@ -14,7 +14,6 @@ import typer
 
 from afina.cli import problems, torchrun
 from afina.cli.options import (
-    EMBEDDED,
     BackbonesOption,
     FreshOption,
     Json,
@@ -45,7 +44,14 @@ from afina.cli.results import (
     write_report,
     write_text,
 )
-from afina.cli.terminal import ends_with, exit_status, print_marked, print_prose, printable, sigterm_as_ctrl_c
+from afina.cli.terminal import (
+    ends_with,
+    exit_status,
+    print_marked,
+    print_prose,
+    printable,
+    sigterm_as_ctrl_c,
+)
 from afina.errors import AfinaError
 from afina.sentence import Sentence
 
@@ -291,12 +297,14 @@ def train(
     content |= {"seeds": content["seeds"] if seed is None else [seed], "metric": metric or content.get("metric")}
     content |= {"data": content["data"] | data, "ask": ask, "methods": {method: settings}}
     chosen = Study.parse(content, "afina train")
-    _carry_out(chosen, out, as_json, run_in, fresh=fresh, brief=True, send_texts=send_texts)
+    usual = backbone is None and chosen_in is None
+    _carry_out(chosen, out, as_json, run_in, fresh=fresh, brief=True, send_texts=send_texts, usual=usual)
 
 
 def _training_of(task: str | None, method: str | None, backbone: str | None, chosen_in: Path | None) -> dict[str, Any]:
     """Return the study of one method on a task: with usual settings, or as the results in `chosen_in` recommend."""
     from afina.methods import asks_endpoint
+    from afina.models.backbone_spec import BGE
     from afina.studies.study_toml import recommended_study
 
     same = {"name": "train", "baselines": True}
@@ -304,7 +312,7 @@ def _training_of(task: str | None, method: str | None, backbone: str | None, cho
         if task is None:
             raise problems.TASK_MISSING(_or=Sentence.of(", or `chosen_in` with the results of `afina choose`"))
         method = method or "lora"
-        pretrained = None if asks_endpoint(method) else backbone or only(EMBEDDED)
+        pretrained = None if asks_endpoint(method) else backbone or BGE
         return {**same, "backbone": pretrained, "task": task, "seeds": [0], "data": {}, "methods": {method: {}}}
     made = recommended_study(chosen_in)
     (recommended,) = made.methods
@@ -314,6 +322,20 @@ def _training_of(task: str | None, method: str | None, backbone: str | None, cho
     data = made.data.given if task in (None, made.task) else {}
     recorded = {"backbone": made.backbone, "task": task or made.task, "metric": made.metric, "seeds": [*made.seeds]}
     return {**same, **recorded, "data": data, "methods": dict(made.methods)}
+
+
+def _on_usual_backbone(study: Study, says: Says) -> Study:
+    """Return the study of one run on the packaged backbone that suits its task, its method and its prompt."""
+    from afina.data.task import Task
+    from afina.methods import asks_endpoint
+    from afina.studies.backbones import usual_backbone
+
+    (run,) = study.runs()
+    if asks_endpoint(run.method):
+        return study
+    kind = Task.load(run.task, replace(run.data, allow_leakage=True)).kind
+    found = usual_backbone(kind, says, run)
+    return study.model_copy(update={"backbone": found})
 
 
 def _usual_products(method: str) -> dict[str, Any]:
@@ -540,8 +562,12 @@ def _carry_out(
     brief: bool = False,
     send_texts: bool = False,
     jobs: int | None = None,
+    usual: bool = False,
 ) -> None:
-    """Run the study, write its report and print the results; with `brief`, without tables."""
+    """Run the study, write its report and print the results; with `brief`, without tables.
+
+    `usual`: the backbone of the study's only run is the usual one for its task.
+    """
     from rich.console import Console
 
     from afina.cli.progress import watcher
@@ -552,6 +578,7 @@ def _carry_out(
     command = torchrun.command(sys.argv[1:])
     try:
         with sigterm_as_ctrl_c(), run_in.opened(watching.says, jobs) as executor:
+            study = _on_usual_backbone(study, watching.says) if usual else study
             results = study.run(where, watching, command, executor, fresh=fresh, send_texts=send_texts)
     except KeyboardInterrupt as ended:
         watching.stop()

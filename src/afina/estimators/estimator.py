@@ -31,8 +31,10 @@ from afina.estimators.inputs import TextInputs, classes_of, entities_of, numbers
 from afina.events import ignore
 from afina.methods import make
 from afina.models.adapter import Adapter
+from afina.models.backbone_spec import BGE
 from afina.models.manifest import MANIFEST
 from afina.models.predictions import Predictions
+from afina.studies.backbones import usual_backbone
 from afina.studies.runs.inputs import lacks_words
 from afina.studies.runs.run import Run
 
@@ -69,7 +71,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
         self,
         method: str = "lora",
         *,
-        backbone: str = "embedded",
+        backbone: str | Path | None = None,
         hyperparameters: Mapping[str, Any] | None = None,
         epochs: int | None = None,
         learning_rate: float | None = None,
@@ -167,16 +169,21 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
             raise problems.TRAINING_REPEATS_PARAMETER(option=min(twice))
         given = {name: value for name, value in own.items() if value is not None}
         training = {name: _plain(value) for name, value in {**given, **weights, **(self.training or {})}.items()}
-        return Run(
-            backbone=str(self.backbone) if isinstance(self.backbone, Path) else self.backbone,
+        hyperparameters = {name: _plain(value) for name, value in (self.hyperparameters or {}).items()}
+        backbone = BGE if self.backbone is None else self.backbone
+        run = Run(
+            backbone=str(backbone) if isinstance(backbone, Path) else backbone,
             task=GIVEN,
             method=self.method,
-            hyperparameters={name: _plain(value) for name, value in (self.hyperparameters or {}).items()},
+            hyperparameters=hyperparameters,
             data={} if inputs.pairs is None else {"text_pair": "second text"},
             ask=ask,
             training=training,
             seed=_seed(self.random_state),
         )
+        if self.backbone is not None:
+            return run
+        return run.model_copy(update={"backbone": usual_backbone(self.kind, warnings.warn, run)})
 
     def _task(self, whole: Split, label_names: tuple[str, ...], cuts: Cuts) -> Task:
         train, aside = set_aside(whole, self.kind, cuts)
@@ -234,7 +241,8 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
 
     Args:
         method, hyperparameters: A method and its hyperparameters, such as "lora" and {"r": 8} (`afina methods`).
-        backbone: The address of the language model.
+        backbone: The address of the pretrained model. None: the packaged encoder `bge`, or the packaged language model
+            `embedded` if the method or the prompt needs a language model.
         template, words, head: The prompt template, the label words and the start of the classification head, as in
             `afina.studies.runs.spec.Ask`. The defaults of `template`, `words` and `head` depend on the label names
             (docs/background/words.md). `fit` warns if the head is random because labels are not words.
@@ -257,7 +265,7 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
         self,
         method: str = "lora",
         *,
-        backbone: str = "embedded",
+        backbone: str | Path | None = None,
         hyperparameters: Mapping[str, Any] | None = None,
         template: str | None = None,
         words: Mapping[str, Any] | None = None,
@@ -347,7 +355,7 @@ class TextRegressor(RegressorMixin, _TextEstimator):  # type: ignore[misc]
         self,
         method: str = "lora",
         *,
-        backbone: str = "embedded",
+        backbone: str | Path | None = None,
         hyperparameters: Mapping[str, Any] | None = None,
         template: str | None = None,
         epochs: int | None = None,

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from afina.errors import UnknownName
+from afina import assets
+from afina.data.kinds import Kind
+from afina.data.readers.target_kinds import TARGETS
+from afina.errors import InvalidStudy, UnknownName
 from afina.methods import make
-from afina.models.backbone_spec import RANDOM
+from afina.methods.method import Method
+from afina.models.architectures.well_known import WELL_KNOWN
+from afina.models.backbone_spec import BGE, EMBEDDED, MINILM, PACKAGED, RANDOM
 from afina.sentence import Sentence
 from afina.studies import problems
 from afina.studies.runs.inputs import embeds_sentences, is_encoder
@@ -25,6 +30,39 @@ BACKBONES, BY_BACKBONE = "backbones", "by_backbone"
 
 ON = "-on-"
 """The text that joins the method and the backbone in the name of a recommendation's candidate."""
+
+
+def usual_backbone(kind: Kind, say: Callable[[str], object], run: RunSpec | None = None) -> str:
+    """Return the packaged backbone for a task of this kind if the user names none.
+
+    It is the encoder `bge`, or the language model if the targets are texts, or if the method or the prompt of `run`
+    needs one, whatever the backbone of `run` is. If a missing encoder cannot be downloaded, another backbone in the
+    cache takes its place, and `say` receives a sentence about it.
+    """
+    if TARGETS[kind].written or (run is not None and _needs_language_model(run)):
+        return EMBEDDED
+    if assets.fetch_if_possible(PACKAGED[BGE]) is not None:
+        return BGE
+    cached = [one for one in (MINILM, EMBEDDED) if assets.is_cached(PACKAGED[one])]
+    if not cached:
+        return BGE  # opening it raises the error, which says how to get the file
+    say(f"{BGE} cannot be downloaded: {cached[0]} takes its place")
+    return cached[0]
+
+
+def _needs_language_model(run: RunSpec) -> bool:
+    method, asked = make(run.method, run.hyperparameters), run.asked
+    in_words = "words" in (method.head, asked.head) or asked.words or asked.offset
+    return bool(in_words) or not _suits_encoders(method)
+
+
+def _suits_encoders(method: Method) -> bool:
+    try:
+        method.for_family(str(WELL_KNOWN[BGE]["model_type"]))
+    except InvalidStudy:
+        return False
+    return True
+
 
 _DEEPEST, _LONGEST = 8, 40
 """A backbone's name has fewer than 8 parts of the backbone's address, and at most 40 characters."""
