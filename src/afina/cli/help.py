@@ -17,7 +17,7 @@ from afina.data.reading_options import OPTIONS
 
 START = """Choose, train and use adapters of language models for your texts.
 
-  afina choose reviews.csv --minutes 30        Which method is best for my texts?
+  afina choose reviews.csv                     Which method is best for my texts?
   afina train reviews.csv                      Train one adapter.
   afina evaluate results/train more.csv        How good is the adapter?
   afina predict results/train "A lovely day."  Label a text.
@@ -29,7 +29,7 @@ afina --help lists all commands; afina COMMAND --help shows the options of one c
 EXAMPLES = {
     "study": "afina study quickstart reviews.csv --out results/reviews",
     "train": "afina train reviews.csv --method lora",
-    "choose": "afina choose reviews.csv --minutes 30",
+    "choose": "afina choose reviews.csv --minutes 10",
     "inspect": "afina inspect reviews.csv",
     "doubts": "afina doubts reviews.csv",
     "next": "afina next pool.csv --labelled labelled.csv --count 50 --out next.csv",
