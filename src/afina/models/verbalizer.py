@@ -45,7 +45,7 @@ class Verbalizer:
         offset: Whether an offset is added to each label's logit; the offsets are estimated on the training texts,
             without their labels.
         label_texts: Texts that stand for a label, by label name, in the order of the labels: the words that the user
-            gave, or the label's name. An encoder compares them with the texts of the task. None: there are none.
+            gave, or the label's name. An encoder compares them with the texts of the task. None: no texts.
     """
 
     template: Template | None = None

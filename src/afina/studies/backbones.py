@@ -35,9 +35,9 @@ ON = "-on-"
 def usual_backbone(kind: Kind, say: Callable[[str], object], run: RunSpec | None = None) -> str:
     """Return the packaged backbone for a task of this kind if the user names none.
 
-    It is the encoder `bge`, or the language model if the targets are texts, or if the method or the prompt of `run`
-    needs one, whatever the backbone of `run` is. If a missing encoder cannot be downloaded, another backbone in the
-    cache takes its place, and `say` receives a sentence about it.
+    Returns the encoder `bge`. Returns the language model if the targets are texts, or if the method or the prompt of
+    `run` needs a language model; the backbone of `run` is not read. If `bge` cannot be downloaded, returns another
+    backbone from the cache, and calls `say` with a sentence about it.
     """
     if TARGETS[kind].written or (run is not None and _needs_language_model(run)):
         return EMBEDDED

@@ -69,7 +69,7 @@ CERTAIN = 1 << 30, 8
 def fitted_on_cheapest(setting: ChoiceSetup, memory: int | None) -> Eligible:
     """Return the fitted methods, such as the linear probe, on the smallest of several backbones.
 
-    There is none if a forecast of memory or a measured latency has to decide.
+    Returns no method for one backbone, with a latency limit, or if the memory may not suffice.
     """
     if len(setting.backbones) == 1 or setting.latency is not None:
         return Eligible()

@@ -203,7 +203,7 @@ class _Choice:
 
     Attributes:
         tried: The methods on backbones that can be tried; those of the first answer until the others are known.
-        student: The student, or why there is none, as a clause.
+        student: The student, or the reason for its absence, as a clause.
         early: Whether the user has ended the choice.
     """
 

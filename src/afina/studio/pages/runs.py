@@ -87,7 +87,7 @@ class RunFacts:
         trainings: Those in progress: `title`, what each is `doing`, `share` of its steps (None: unknown), `figures`,
             its `place` among all, and its `losses` so far.
         ended: `title` and the figure, or the error (`failed`), in `words`.
-        answer: The best so far of a recommendation, with which it can be ended; empty if there is none.
+        answer: The best answer so far of a recommendation, with which the run can be ended; empty before the first.
         plot: The trainings so far, as SVG; empty without trainings.
         memory: Resident memory of the run's processes now, in bytes.
         problem: Why the run has failed; empty otherwise. `log` is the end of what its command has said.
