@@ -246,7 +246,8 @@ class World(Executor):
 
     def recommend(self, out: str, minutes: float = 10, **options: Any) -> Results:
         began = self.time
-        made = recommend(self.task, minutes, out=self.root / out, executor=self, **({"memory": 16 * GIB} | options))
+        usual = {"memory": 16 * GIB, "backbone": "embedded"}
+        made = recommend(self.task, minutes, out=self.root / out, executor=self, **(usual | options))
         assert self.time - began <= 1.05 * 60 * minutes + self.download
         assert made.recommendation is not None
         assert made.recommendation.seconds == pytest.approx(self.time - began - self.download)
@@ -922,8 +923,8 @@ def test_a_floor_that_wins_is_ready_to_use_and_to_be_published(
     world.task = easy_task(tmp_path)
     world.right = dict.fromkeys(world.right, 0.6)
     monkeypatch.setattr(by_name, "LocalExecutor", lambda slots, **_: world)
-    options = ("--task", world.task, "--minutes", 10, "--memory", "16GiB", "--out", "out", "--publish", "acme/easy")
-    answer = afina("choose", *options)
+    options = ("--backbone", "embedded", "--minutes", 10, "--memory", "16GiB", "--out", "out", "--publish", "acme/easy")
+    answer = afina("choose", world.task, *options)
     assert answer.code == 0, answer.err
     made = Results.read(Path("out")).recommendation
     assert made is not None
@@ -1201,6 +1202,12 @@ def test_of_several_backbones_a_method_on_one_of_them_is_recommended(world: Worl
     assert {row["backbone"] for row in told["rows"]} == {None, "embedded", "gpt2"}
     assert Results.read(tmp_path / "out") == results
     assert find_adapter(tmp_path / "out", "lora-on-embedded").path.name.startswith("lora-on-embedded-seed0-")
+
+
+def test_without_a_given_backbone_the_packaged_encoder_and_language_model_are_compared(world: World) -> None:
+    made = world.choose("out", 60, backbone=None)
+    assert made.backbones == ("bge", "embedded")
+    assert {one.backbone for one in made.contenders if one.trained} == {"bge", "embedded"}
 
 
 # The answer so far
@@ -1532,7 +1539,8 @@ def test_it_writes_its_page_and_prints_where_that_is(
     world: World, afina: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(by_name, "LocalExecutor", lambda slots, **_: world)
-    answer = afina("choose", "--task", world.task, "--minutes", 10, "--memory", "16GiB", "--out", "out")
+    options = ("--backbone", "embedded", "--minutes", 10, "--memory", "16GiB", "--out", "out")
+    answer = afina("choose", world.task, *options)
     assert answer.code == 0, answer.err
     page, text = Path("out/report.html"), Path("out/report.md").read_text(encoding="utf-8")
     assert f"page    {page}\n" in answer.out

@@ -43,13 +43,17 @@ NewBackbone = Annotated[
 EMBEDDED = ["embedded"]
 """The default value of an option of type `OneBackbone`."""
 
+_SEVERAL = (
+    "Pretrained model: Hub id, directory, random:DIRECTORY, 'bge' or 'embedded' (from the package index); repeat to "
+    "compare several."
+)
 BackbonesOption = Annotated[
+    list[str] | None, typer.Option("--backbone", help=f"{_SEVERAL} [default: embedded]", metavar="ADDRESS")
+]
+ComparedBackbones = Annotated[
     list[str] | None,
     typer.Option(
-        "--backbone",
-        help="Pretrained model: Hub id, directory, random:DIRECTORY, 'bge' or 'embedded' (from the package index); "
-        "repeat to compare several. [default: embedded]",
-        metavar="ADDRESS",
+        "--backbone", help=f"{_SEVERAL} [default: bge and embedded; embedded to write texts]", metavar="ADDRESS"
     ),
 ]
 SeveralBackbones = Annotated[

@@ -14,7 +14,7 @@ import typer
 
 from afina.cli import problems, torchrun
 from afina.cli.options import (
-    BackbonesOption,
+    ComparedBackbones,
     FreshOption,
     Json,
     MetricOption,
@@ -381,7 +381,7 @@ def choose(
     task: str,
     minutes: Annotated[float, typer.Option("--minutes", help="Time limit in minutes, such as 1 or 30.")] = 5.0,
     memory: MemoryLimit = None,
-    backbone: BackbonesOption = None,
+    backbone: ComparedBackbones = None,
     latency: LatencyOption = None,
     products: ProductsOption = None,
     out: Annotated[Path, typer.Option("--out", help="Directory of the results.")] = Path("results/choose"),
@@ -396,7 +396,7 @@ def choose(
     as_json: Json = False,
     data: dict[str, Any],
 ) -> None:
-    """Recommend a method for your texts, and a backbone if you give several, within the given minutes.
+    """Recommend a backbone and a method for your texts, within the given minutes.
 
     Prints a first answer after some seconds, and each better one. Ctrl-C ends with the best so far. At the end, prints
     the measurements that support the recommendation, and saves the adapter of the recommended method.
@@ -409,7 +409,7 @@ def choose(
     check_publishing(publish)
     began, command = meter.now(), ["afina", *sys.argv[1:]]
     asked: dict[str, Any] = {
-        "backbone": backbone or "embedded",
+        "backbone": backbone or None,
         "out": out,
         "data": data,
         "ask": ask,

@@ -50,6 +50,22 @@ def usual_backbone(kind: Kind, say: Callable[[str], object], run: RunSpec | None
     return cached[0]
 
 
+def usual_backbones(kind: Kind, say: Callable[[str], object]) -> tuple[str, ...]:
+    """Return the packaged backbones that a recommendation compares if the user names none.
+
+    Returns the encoder `bge`, or what takes its place, and the language model `embedded`. Returns the language model
+    alone if the targets are texts. A language model that cannot be downloaded is left out, and `say` is called with a
+    sentence about it.
+    """
+    first = usual_backbone(kind, say)
+    if first == EMBEDDED:
+        return (EMBEDDED,)
+    if assets.fetch_if_possible(PACKAGED[EMBEDDED]) is None:
+        say(f"{EMBEDDED} cannot be downloaded: {first} is the only backbone")
+        return (first,)
+    return first, EMBEDDED
+
+
 def _needs_language_model(run: RunSpec) -> bool:
     method, asked = make(run.method, run.hyperparameters), run.asked
     in_words = "words" in (method.head, asked.head) or asked.words or asked.offset

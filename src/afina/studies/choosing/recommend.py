@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from afina import digest, meter
+from afina.data.kinds import Kind
 from afina.data.label_words import no_words_note
 from afina.data.readers import splitting
 from afina.data.readers.target_kinds import TARGETS
@@ -31,6 +32,7 @@ from afina.schema import is_number, null_where_undefined
 from afina.stats.comparison import compare
 from afina.stats.metrics import METRICS, Metric
 from afina.studies import problems
+from afina.studies.backbones import usual_backbones
 from afina.studies.choosing import floors, time_budget
 from afina.studies.choosing.asked_rival import AskedRival, check_table
 from afina.studies.choosing.candidate_trainings import CandidateTrainings
@@ -76,7 +78,7 @@ def recommend(
     minutes: float,
     *,
     memory: int | None = None,
-    backbone: str | Sequence[str] = "embedded",
+    backbone: str | Sequence[str] | None = None,
     out: str | Path = "results/choose",
     data: ReadingOptions | Mapping[str, Any] | None = None,
     ask: Mapping[str, Any] | None = None,
@@ -98,7 +100,8 @@ def recommend(
         task: The task's address, or a `Task` of `Task.load` or `Task.of`.
         minutes: The time for everything after the download of the backbones; with few texts, 1 minute gives an answer.
         memory: The bytes that a run may use, of GPU memory if runs train on a GPU. None: those of the largest machine.
-        backbone: The address of the backbone. Given several backbones, afina recommends a method and a backbone.
+        backbone: The address of the backbone. Given several backbones, afina recommends a method and a backbone. None:
+            the packaged backbones `bge` and `embedded`; only `embedded` if the targets are texts.
         data: The options with which the task is read, such as columns and labels, as in `ReadingOptions`.
         ask: The prompt template, the label words, and whether the head starts from label words, as in `Ask`.
         metric: The metric by which methods are chosen; None means the default metric of the task or of its kind.
@@ -118,7 +121,7 @@ def recommend(
         Refused: Texts would be sent to the endpoint, and `send_texts` is not set.
     """
     _check_settings(minutes, latency, products, endpoint)
-    backbones = _checked_backbones(backbone)
+    given = None if backbone is None else _checked_backbones(backbone)
     began = meter.now() if began is None else began
     how = checked(Ask, ask or {}, "recommend: ask")
     asked, whole = _read(task, data or {})
@@ -126,9 +129,9 @@ def recommend(
     with Results.hold(Path(out)) as held, watching(watcher) as watcher:
         watcher = EventFile(held.directory.events, watcher, anew=True)
         chosen = executor or by_name.make(None)
-        clock = TimeBudget(began + _fetch(backbones, chosen, watcher), minutes)
-        given = whole, asked, backbones, how, clock, watcher, chosen, objective, metric
-        setting = ChoiceSetup(*given, products or chosen.usual_products(), latency)
+        backbones, seconds = _fetch(given, whole.kind, chosen, watcher)
+        made = whole, asked, backbones, how, TimeBudget(began + seconds, minutes), watcher, chosen, objective, metric
+        setting = ChoiceSetup(*made, products or chosen.usual_products(), latency)
         rival = AskedRival.of(setting, held, endpoint, send_texts=send_texts)
         return _Choice(setting, held, rival).made(memory, command)
 
@@ -141,16 +144,19 @@ def _read(task: str | Task, data: ReadingOptions | Mapping[str, Any]) -> tuple[R
     return replace(asked, allow_leakage=True, unlabelled=None), Task.load(fields["task"], asked)
 
 
-def _fetch(backbones: Sequence[str], executor: Executor, watcher: Watcher) -> float:
-    """Download the missing backbones; return the seconds that this took."""
+def _fetch(
+    given: tuple[str, ...] | None, kind: Kind, executor: Executor, watcher: Watcher
+) -> tuple[tuple[str, ...], float]:
+    """Download the missing backbones; return the backbones, and the seconds that this took."""
     executor.prepare()
     from afina.models import pretrained  # noqa: F401 - loads torch, which the minutes count
 
     start = meter.now()
+    backbones = usual_backbones(kind, watcher.says) if given is None else given
     for backbone in backbones:
         executor.fetch(backbone)
     watcher.fetched(seconds := meter.now() - start)
-    return seconds
+    return backbones, seconds
 
 
 def _check_settings(
