@@ -36,6 +36,7 @@ from afina.studies.choosing import floors
 from afina.studies.runs.prepared import prepare
 from afina.studies.runs.spec import RunSpec
 from afina.training.settings import Training
+from learning_curves import ENCODER
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "results" / "few-labels.jsonl"
@@ -46,7 +47,7 @@ FEW = (16, 32, 64, 128)
 """The sizes at which `choose` uses what it learnt from few labels."""
 
 DRAWS = 3
-SEEDS = {"embedded": (0,), "minilm": (0, 1, 2), "": (0, 1, 2)}
+SEEDS = {"embedded": (0,), ENCODER: (0, 1, 2), "": (0, 1, 2)}
 """The draws of the labelled texts by backbone; "" is TF-IDF, which has none."""
 
 BATCH, EPOCHS, STEPS, LENGTH = 16, 3, 40, words.LENGTH
@@ -86,9 +87,9 @@ class Cell:
 TFIDF, MAJORITY = Arm("", "tfidf"), Arm("", "majority")
 FLOORS = (MAJORITY, TFIDF)
 ZERO, WITH_SHOTS = Arm("embedded", "zero-shot"), Arm("embedded", "zero-shot", shots=SHOTS)
-CHEAP = (TFIDF, ZERO, Arm("minilm", "linear_probe"), Arm("embedded", "linear_probe"))
-ON_MINILM = (Arm("minilm", "full", 3.0), Arm("minilm", "lora", 10.0))
-SETFIT = Arm("minilm", "setfit")
+CHEAP = (TFIDF, ZERO, Arm(ENCODER, "linear_probe"), Arm("embedded", "linear_probe"))
+ON_ENCODER = (Arm(ENCODER, "full", 1.0), Arm(ENCODER, "full", 2.0), Arm(ENCODER, "lora", 3.0))
+SETFIT = Arm(ENCODER, "setfit")
 ON_EMBEDDED = (Arm("embedded", "lora"), Arm("embedded", "full"))
 
 
@@ -111,16 +112,16 @@ def cells() -> Iterator[Cell]:
     """All cells in the order of recording: what tells most for its time comes first."""
     yield from (Cell(task, SIZES[-1], MAJORITY) for task in TASKS)
     yield from _cells(CHEAP, FEW, (0, 1, 2))
-    yield from _cells(ON_MINILM, FEW[:3], (0,))
+    yield from _cells(ON_ENCODER, FEW[:3], (0,))
     yield from _cells((SETFIT,), (16, 64), (0,))
     yield from (Cell(task, SHOTS, WITH_SHOTS) for task in TASKS)
-    yield from _cells((SETFIT, *ON_MINILM), (16, 64), (1, 2))
+    yield from _cells((SETFIT, *ON_ENCODER), (16, 64), (1, 2))
     yield from _cells(CHEAP, SIZES[3:], (0,))
-    yield from _cells((SETFIT, *ON_MINILM), SIZES[3:], (0,))
+    yield from _cells((SETFIT, *ON_ENCODER), SIZES[3:], (0,))
     yield from (Cell("domains", 64, arm) for arm in ON_EMBEDDED)
     yield from (Cell(task, SHOTS, WITH_SHOTS, seed) for seed in (1, 2) for task in TASKS)
-    yield from _cells((SETFIT, *ON_MINILM, *ON_EMBEDDED), FEW, (0, 1, 2))
-    yield from _cells((*CHEAP, SETFIT, *ON_MINILM), SIZES[3:], (1, 2))
+    yield from _cells((SETFIT, *ON_ENCODER, *ON_EMBEDDED), FEW, (0, 1, 2))
+    yield from _cells((*CHEAP, SETFIT, *ON_ENCODER), SIZES[3:], (1, 2))
 
 
 def task_of(cell: Cell) -> Task:

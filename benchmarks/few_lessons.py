@@ -32,7 +32,7 @@ from few_labels import (
     DRAWS,
     MAJORITY,
     ON_EMBEDDED,
-    ON_MINILM,
+    ON_ENCODER,
     SETFIT,
     SHOTS,
     TASKS,
@@ -43,7 +43,7 @@ from few_labels import (
     Cell,
     rate_of,
 )
-from learning_curves import KEPT, read
+from learning_curves import ENCODER, KEPT, read
 from learning_curves import Cell as Place
 from lessons import BACKBONES, KINDS, of_rate, taught, together
 from policies import MOST_COUNTS, ON, Kept, Recorded
@@ -65,13 +65,13 @@ MOST_SEEN = 80
 
 MANY = tuple(dict.fromkeys(cell.size for cell in cells()))
 MINUTES, LITTLE = 10, 1e-6
-TRAINED = {"embedded": ON_EMBEDDED, "minilm": (*ON_MINILM, SETFIT)}
+TRAINED = {"embedded": ON_EMBEDDED, ENCODER: (*ON_ENCODER, SETFIT)}
 """The settings of each backbone that are trained by gradient steps."""
 
 PROBES = {name: Arm(name, "linear_probe") for name in BACKBONES}
 BASELINES = {floors.MAJORITY: MAJORITY, floors.TFIDF: TFIDF}
 ASKED = {0: ZERO, SHOTS: WITH_SHOTS}
-SETS = {"embedded alone": ("embedded",), "minilm alone": ("minilm",), "both": BACKBONES}
+SETS = {"embedded alone": ("embedded",), f"{ENCODER} alone": (ENCODER,), "both": BACKBONES}
 Figures = Mapping[Cell, Mapping[str, Any]]
 
 
@@ -82,7 +82,7 @@ def answers(known: Figures, task: str, labels: int, seed: int = 0) -> dict[Arm, 
     `words.py`, at the learning rate that 200 other texts selected.
     Arms on `embedded` that were measured with one draw have the same answers for every draw.
     """
-    cell_of = {arm: Cell(task, labels, arm, seed) for arm in (*ON_MINILM, SETFIT, PROBES["minilm"], TFIDF)}
+    cell_of = {arm: Cell(task, labels, arm, seed) for arm in (*ON_ENCODER, SETFIT, PROBES[ENCODER], TFIDF)}
     for arm in ON_EMBEDDED:
         own = Cell(task, labels, arm, seed)
         cell_of[arm] = own if own in known else few_labels.of_best_rate(known, task, labels, arm, seed)
@@ -131,7 +131,7 @@ def learned(known: Figures, tasks: Sequence[str]) -> Lessons:
     """The lessons of these tasks."""
     draws = {name: Draws(known, tasks, name) for name in BACKBONES}
     means = {name: one.levels.mean(axis=1) for name, one in draws.items()}
-    middle = (means["embedded"] + means["minilm"]) / 2
+    middle = (means["embedded"] + means[ENCODER]) / 2
     ahead = {
         setting(arm): float((one.accuracy(arm) - means[name]).mean()) for name, one in draws.items() for arm in one.arms
     }
@@ -155,7 +155,7 @@ def learned(known: Figures, tasks: Sequence[str]) -> Lessons:
         },
         baselines={name: float((first.accuracy(arm) - middle).mean()) for name, arm in BASELINES.items()},
         others={kind: min(value for one, value in ahead.items() if one[0] == kind) for kind in levels},
-        further=frozenset({SETFIT.method} & {arm.method for arm in draws["minilm"].trained}),
+        further=frozenset({SETFIT.method} & {arm.method for arm in draws[ENCODER].trained}),
     )
 
 
@@ -336,10 +336,10 @@ def of_few(known: Figures) -> Iterator[list[str]]:
 
 
 def of_sixteen_each(known: Figures) -> Iterator[list[str]]:
-    """The rows with 16 labels of each class: of the task of four classes, and of all tasks on `minilm`."""
+    """The rows with 16 labels of each class: of the task of four classes, and of all tasks on the encoder."""
     found = [regret_of(known, SIXTEEN_EACH["domains"], each, tasks=("domains",)) for each in SETS.values()]
     yield ["**16 of each class**, domains", *map(points, found)]
-    yield ["**16 of each class**, three tasks", NOT, points(regret_of(known, SIXTEEN_EACH, ("minilm",))), NOT]
+    yield ["**16 of each class**, three tasks", NOT, points(regret_of(known, SIXTEEN_EACH, (ENCODER,))), NOT]
 
 
 def of_often(known: Figures) -> Iterator[list[str]]:

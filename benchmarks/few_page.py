@@ -18,6 +18,7 @@ import few_labels
 from afina.report.plots import svg
 from afina.report.plots.svg import Plot, canvas, finish
 from few_labels import SIZES, TASKS, TFIDF, WITH_SHOTS, ZERO, Arm, Cell
+from learning_curves import ENCODER
 from lessons import BACKBONES
 from pictures import DOCS, THEMES, standalone
 from words import unpacked
@@ -30,10 +31,10 @@ LINES: dict[str, Arm] = {
     "embedded: 16 shots, not trained": WITH_SHOTS,
     "embedded: zero-shot, not trained": ZERO,
     "embedded: linear probe": Arm("embedded", "linear_probe"),
-    "minilm: SetFit": few_labels.SETFIT,
-    "minilm: full fine-tuning": Arm("minilm", "full", 3.0),
-    "minilm: LoRA": Arm("minilm", "lora", 10.0),
-    "minilm: linear probe": Arm("minilm", "linear_probe"),
+    f"{ENCODER}: SetFit": few_labels.SETFIT,
+    f"{ENCODER}: full fine-tuning": Arm(ENCODER, "full", 2.0),
+    f"{ENCODER}: LoRA": Arm(ENCODER, "lora", 3.0),
+    f"{ENCODER}: linear probe": Arm(ENCODER, "linear_probe"),
     "TF-IDF": TFIDF,
 }
 """The arm of each line."""
@@ -122,7 +123,7 @@ _SETS = {**{f"`{name}`": (name,) for name in BACKBONES}, "both": BACKBONES}
 
 def _best(known: Known, backbones: Sequence[str], labels: int) -> str:
     """The best line of the backbones; a sign where one of their trainings was not measured."""
-    trained = [arm for arm in (*few_labels.ON_EMBEDDED, *few_labels.ON_MINILM) if arm.backbone in backbones]
+    trained = [arm for arm in (*few_labels.ON_EMBEDDED, *few_labels.ON_ENCODER) if arm.backbone in backbones]
     if any(point(known, arm, labels) is None for arm in trained):
         return "–"
     found = {

@@ -4,7 +4,7 @@
     python benchmarks/learning_curves.py --shard 0/2     the curves that are not recorded yet; shards may run at once
     python benchmarks/learning_curves.py --keep          what is recorded, into docs/learning-curves.jsonl
 
-`--backbone minilm` records the packaged encoder in place of the packaged language model. `--minutes 9` ends after the
+`--backbone bge` records the packaged encoder in place of the packaged language model. `--minutes 9` ends after the
 curve that is being recorded then; the same command continues.
 
 Each domain has `SIZES` training texts, from which `afina choose` cuts its validation set, and `HELD_OUT` other texts.
@@ -53,11 +53,13 @@ HELD_OUT = 300
 FACTORS = {"full": (1 / 3, 1.0, 3.0), "lora": (1 / 3, 1.0, 3.0), "head": (1.0,), "ia3": (1.0,)}
 """For each method, multiples of its default learning rate on language models."""
 
-OF_ENCODERS = {"full": (1.0, 3.0, 10.0), "lora": (3.0, 10.0), "head": (10.0,), "ia3": (10.0,)}
-"""The same for an encoder. Lower rates, down to a third of these defaults, left minilm at the most frequent label after
-three epochs of 200 texts."""
+OF_ENCODERS = {"full": (0.5, 1.0, 2.0, 4.0), "lora": (1.0, 3.0), "head": (10.0,), "ia3": (10.0,)}
+"""The same for an encoder."""
 
-FACTORS_OF = {"embedded": FACTORS, "minilm": OF_ENCODERS}
+ENCODER = "bge"
+"""The packaged encoder."""
+
+FACTORS_OF = {"embedded": FACTORS, ENCODER: OF_ENCODERS}
 
 FITTED = "linear_probe"
 """The method that scikit-learn fits: it has no learning rate and no steps, so its curve is one point."""

@@ -18,7 +18,7 @@ import numpy as np
 from learning_curves import FITTED, HELD_OUT, Cell, curves, unpacked
 
 Setting = tuple[str, float]
-"""Method and learning rate. The method is called `full`, or `full-on-minilm` where a cell has several backbones."""
+"""Method and learning rate. The method is called `full`, or `full-on-bge` where a cell has several backbones."""
 
 ON = "-on-"
 

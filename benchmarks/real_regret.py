@@ -1,7 +1,7 @@
 """The recommendation of `afina choose` on a csv file, compared with a whole run of every candidate.
 
     python benchmarks/real_regret.py --task snippets:movies --texts 600 --minutes 10
-    python benchmarks/real_regret.py --task DIRECTORY --texts 300 --backbone embedded --backbone minilm
+    python benchmarks/real_regret.py --task DIRECTORY --texts 300 --backbone embedded --backbone bge
 
 The file has texts of a task that is not in docs/learning-curves.jsonl, and is written under results/. Each run trains
 on all its texts for three epochs, at the rate of its candidate. All models are evaluated on the same held-out texts.

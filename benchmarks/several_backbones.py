@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from choose import MINUTES, PAGE, grid, points, regret
-from learning_curves import KEPT, cells, read
+from learning_curves import ENCODER, KEPT, cells, read
 from lessons import BACKBONES, KINDS, Names, backbone_of, is_fitted, named_setting, taught, together
 from policies import ON, Setting
 from replay import Policy, replayed
@@ -34,7 +34,7 @@ POLICIES: Mapping[str, Policy] = {
     OURS: replayed(BACKBONES),
     "both backbones, by gain alone": replayed(BACKBONES, timed=False),
     "embedded alone": replayed(("embedded",)),
-    "minilm alone": replayed(("minilm",)),
+    f"{ENCODER} alone": replayed((ENCODER,)),
 }
 
 
@@ -50,7 +50,7 @@ def tables(lines: Sequence[Mapping[str, Any]], scale: float = 1.0) -> str:
     of_settings = [
         [f"{_words(one)}", *(f"{cell.ends[one].right.mean():.3f}" for cell in there)]
         for one in settings
-        if one[0].endswith(f"{ON}minilm") or is_fitted(one)
+        if one[0].endswith(f"{ON}{ENCODER}") or is_fitted(one)
     ]
     mine = taught(there)
     order = ", ".join(f"{_words(one)} ({100 * mine.each[backbone_of(one)].ahead[one]:+.1f})" for one in mine.order)

@@ -221,7 +221,7 @@ def test_without_chance_choose_has_no_regret_with_few_labels(monkeypatch: pytest
     known = {}
     for task in few_labels.TASKS:
         cells = [few_labels.Cell(task, 0, few_labels.ZERO), few_labels.Cell(task, 1_024, few_labels.MAJORITY)]
-        arms = (*few_labels.CHEAP, *few_labels.ON_MINILM, *few_labels.ON_EMBEDDED)
+        arms = (*few_labels.CHEAP, *few_labels.ON_ENCODER, *few_labels.ON_EMBEDDED)
         cells += [
             few_labels.Cell(task, labels, arm, seed)
             for arm in arms
@@ -253,24 +253,24 @@ def test_the_regret_that_is_built_in_is_that_of_the_page() -> None:
 
     assert {
         frozenset({"causal"}): row("**whole runs in a learnt order**"),
-        frozenset({"encoder"}): row("minilm alone"),
+        frozenset({"encoder"}): row("bge alone"),
         frozenset({"causal", "encoder"}): row("**both backbones, by gain for time**"),
     } == REGRETS
 
 
 def two() -> list[dict[str, Any]]:
-    """Records of two backbones: on minilm everything is 5 points worse, and 20 times as fast."""
+    """Records of two backbones: on bge everything is 5 points worse, and 20 times as fast."""
     import learning_curves as recorder
 
     made = lines()
     paces = made[0]["paces"]
     fast = {name: {key: value / 20 for key, value in pace.items()} for name, pace in paces.items()}
-    made += [{"paces": paces, "backbone": "embedded"}, {"paces": fast, "backbone": "minilm"}]
-    for curve in recorder.curves("minilm"):
+    made += [{"paces": paces, "backbone": "embedded"}, {"paces": fast, "backbone": "bge"}]
+    for curve in recorder.curves("bge"):
         if curve.method != recorder.FITTED:
             end = 0.85 if curve.method == "full" and curve.rate == 3e-4 else 0.6
             made.append(_record(curve, end if curve.steps == curve.cell.steps else end - 0.2))
-    for backbone in ("embedded", "minilm"):
+    for backbone in ("embedded", "bge"):
         made += [_record(curve, 0.7) for curve in recorder.curves(backbone) if curve.method == recorder.FITTED]
     return made
 
@@ -300,8 +300,8 @@ def test_over_backbones_the_order_is_that_of_the_gain_for_time() -> None:
 
     known = [together(two(), cell) for cell in cells()]
     order = taught(known).order
-    assert [one[0] for one in order[:2]] == ["linear_probe-on-embedded", "linear_probe-on-minilm"]
-    assert order[2:4] == [("full-on-minilm", 3e-4), ("full-on-embedded", 1e-4)]
+    assert [one[0] for one in order[:2]] == ["linear_probe-on-embedded", "linear_probe-on-bge"]
+    assert order[2:4] == [("full-on-bge", 3e-4), ("full-on-embedded", 1e-4)]
     assert taught(known, timed=False).order[2] == ("full-on-embedded", 1e-4)
     assert sorted(order) == sorted(known[0].settings)
     taught_names = built_in(two())
@@ -309,7 +309,7 @@ def test_over_backbones_the_order_is_that_of_the_gain_for_time() -> None:
     ahead = taught_names.ahead["causal", "linear_probe", 1.0]
     assert ahead == pytest.approx(0.7 - np.mean([*ENDS.values()]), abs=2e-3)
     assert taught_names.levels["causal"] == -taught_names.levels["encoder"] > 0
-    ends = {name: known[2].ends[name].right.mean() for name in (("full-on-minilm", 3e-4), ("full-on-embedded", 1e-4))}
-    both = replayed(("embedded", "minilm"))
+    ends = {name: known[2].ends[name].right.mean() for name in (("full-on-bge", 3e-4), ("full-on-embedded", 1e-4))}
+    both = replayed(("embedded", "bge"))
     short, long = (both(known[2], minutes, known[:2]).mean() for minutes in (1.4, 300))
-    assert [short, long] == [ends["full-on-minilm", 3e-4], ends["full-on-embedded", 1e-4]]
+    assert [short, long] == [ends["full-on-bge", 3e-4], ends["full-on-embedded", 1e-4]]

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from afina.report.formatting import listed
 from afina.sentence import Sentence
 from afina.studies.choosing.recorded_curves import MANY, RECORDED, RECORDED_ON, REGRETS, BackboneKind, Regret
 from afina.studio import problems
@@ -167,7 +168,7 @@ def _bought(minutes: int, regrets: Mapping[int, Regret], named: str) -> list[str
 
 def _conditions(project: Project, kinds: frozenset[BackboneKind]) -> list[str]:
     """Return sentences about what the recorded curves are of."""
-    best = "the better of embedded and minilm" if "encoder" in kinds else "embedded"
+    best = f"the better of {listed([*RECORDED_ON.values()])}" if "encoder" in kinds else "embedded"
     said = [
         "These figures are from recorded learning curves: two tasks of classes, 200 and 1,500 labelled texts, and "
         f"two processor cores. The best method is the best on {best}. A negative figure is due to chance in the "
