@@ -268,7 +268,7 @@ def two() -> list[dict[str, Any]]:
     made += [{"paces": paces, "backbone": "embedded"}, {"paces": fast, "backbone": "bge"}]
     for curve in recorder.curves("bge"):
         if curve.method != recorder.FITTED:
-            end = 0.85 if curve.method == "full" and curve.rate == 3e-4 else 0.6
+            end = 0.85 if curve.method == "full" and curve.rate == 2e-4 else 0.6
             made.append(_record(curve, end if curve.steps == curve.cell.steps else end - 0.2))
     for backbone in ("embedded", "bge"):
         made += [_record(curve, 0.7) for curve in recorder.curves(backbone) if curve.method == recorder.FITTED]
@@ -301,7 +301,7 @@ def test_over_backbones_the_order_is_that_of_the_gain_for_time() -> None:
     known = [together(two(), cell) for cell in cells()]
     order = taught(known).order
     assert [one[0] for one in order[:2]] == ["linear_probe-on-embedded", "linear_probe-on-bge"]
-    assert order[2:4] == [("full-on-bge", 3e-4), ("full-on-embedded", 1e-4)]
+    assert order[2:4] == [("full-on-bge", 2e-4), ("full-on-embedded", 1e-4)]
     assert taught(known, timed=False).order[2] == ("full-on-embedded", 1e-4)
     assert sorted(order) == sorted(known[0].settings)
     taught_names = built_in(two())
@@ -309,7 +309,7 @@ def test_over_backbones_the_order_is_that_of_the_gain_for_time() -> None:
     ahead = taught_names.ahead["causal", "linear_probe", 1.0]
     assert ahead == pytest.approx(0.7 - np.mean([*ENDS.values()]), abs=2e-3)
     assert taught_names.levels["causal"] == -taught_names.levels["encoder"] > 0
-    ends = {name: known[2].ends[name].right.mean() for name in (("full-on-bge", 3e-4), ("full-on-embedded", 1e-4))}
+    ends = {name: known[2].ends[name].right.mean() for name in (("full-on-bge", 2e-4), ("full-on-embedded", 1e-4))}
     both = replayed(("embedded", "bge"))
     short, long = (both(known[2], minutes, known[:2]).mean() for minutes in (1.4, 300))
-    assert [short, long] == [ends["full-on-bge", 3e-4], ends["full-on-embedded", 1e-4]]
+    assert [short, long] == [ends["full-on-bge", 2e-4], ends["full-on-embedded", 1e-4]]
