@@ -100,8 +100,7 @@ def recommend(
         task: The task's address, or a `Task` of `Task.load` or `Task.of`.
         minutes: The time for everything after the download of the backbones; with few texts, 1 minute gives an answer.
         memory: The bytes that a run may use, of GPU memory if runs train on a GPU. None: those of the largest machine.
-        backbone: The address of the backbone. Given several backbones, afina recommends a method and a backbone. None:
-            the packaged backbones `bge` and `embedded`; only `embedded` if the targets are texts.
+        backbone: The address of the backbone. Several are compared. None: `bge` and `embedded`; `embedded` for texts.
         data: The options with which the task is read, such as columns and labels, as in `ReadingOptions`.
         ask: The prompt template, the label words, and whether the head starts from label words, as in `Ask`.
         metric: The metric by which methods are chosen; None means the default metric of the task or of its kind.

@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from afina.models.backbone_spec import PACKAGED
 from afina.report.formatting import listed
 from afina.sentence import Sentence
 from afina.studies.choosing.recorded_curves import MANY, RECORDED, RECORDED_ON, REGRETS, BackboneKind, Regret
+from afina.studies.runs.inputs import is_encoder
 from afina.studio import problems
 from afina.studio.command_process import CommandProcess
 from afina.studio.folder import Project, StudioFolder
@@ -137,12 +139,13 @@ def _measured(project: Project, backbone: str, process: CommandProcess) -> Backb
     return BackbonePlan(backbone, "done", found, left_out)
 
 
-_KINDS: Mapping[str, BackboneKind] = {backbone: kind for kind, backbone in RECORDED_ON.items()}
+def _kind(backbone: str) -> BackboneKind:
+    return "encoder" if backbone in PACKAGED and is_encoder(backbone) else "causal"
 
 
 def _kinds(backbones: Sequence[str]) -> frozenset[BackboneKind]:
-    """Return the kinds of the models that were recorded; the causal model stands for models that were not."""
-    return frozenset(_KINDS.get(one, "causal") for one in backbones)
+    """Return the kinds of the models; the causal model stands for models that are not packaged."""
+    return frozenset(map(_kind, backbones))
 
 
 def _named(backbones: Sequence[str]) -> str:
@@ -174,7 +177,7 @@ def _conditions(project: Project, kinds: frozenset[BackboneKind]) -> list[str]:
         f"two processor cores. The best method is the best on {best}. A negative figure is due to chance in the "
         "held-out texts.",
     ]
-    others = [one for one in project.backbones if one not in _KINDS]
+    others = [one for one in project.backbones if one not in RECORDED_ON.values()]
     if others:
         said.append(f"There are no recorded curves of {', '.join(others)}.")
     kind = recognised(project).get("kind")
@@ -191,7 +194,7 @@ def _needed(plans: Sequence[BackbonePlan], kinds: frozenset[BackboneKind]) -> in
     for one in plans:
         for method, figures in one.found["methods"].items() if one.found else ():
             if figures["train_seconds"] is not None:
-                times[_KINDS.get(one.backbone, "causal"), method] = figures["train_seconds"]
+                times[_kind(one.backbone), method] = figures["train_seconds"]
     settings = [(kind, method) for kind, method, _ in MANY.orders[kinds]]
     if any(one.state != "done" for one in plans) or not all(setting in times for setting in settings):
         return None
