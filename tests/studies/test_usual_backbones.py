@@ -36,6 +36,7 @@ def at_hand(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         ("classes", (BGE,), (BGE,), "embedded cannot be downloaded: bge is the only backbone"),
         ("classes", (MINILM, EMBEDDED), (MINILM, EMBEDDED), "bge cannot be downloaded: minilm takes its place"),
         ("classes", (EMBEDDED,), (EMBEDDED,), "bge cannot be downloaded: embedded takes its place"),
+        ("classes", (), (BGE,), ""),
     ],
 )
 def test_choose_compares_the_encoder_and_the_language_model_that_can_be_had(

