@@ -1,23 +1,30 @@
 """Accuracy by the number of labelled texts, from 8 labels a class on: methods on both packaged backbones.
 
-    python benchmarks/few_labels.py            what is not in the records yet, the small sizes first
+    python benchmarks/few_labels.py                    what is not in the records yet, the small sizes first
+    python benchmarks/few_labels.py --shard 0/2        a part of it; shards may run side by side
     python benchmarks/few_labels.py --minutes 9
-    python benchmarks/few_labels.py --keep     what is recorded, into docs/few-labels.jsonl
+    python benchmarks/few_labels.py --task sst2
+    python benchmarks/few_labels.py --keep             what is recorded, into docs/few-labels.jsonl
 
-The tasks, the held-out texts and the draws of the labelled texts are those of `words.py`, so its records count as
-curves too: LoRA and full fine-tuning with a head of label words on `embedded`, with 16, 64, 256 and 1,024 labels. The
-draws are not stratified: with 16 labels, a class of two has 2 to 14 of them. Each training takes `STEPS` steps, or
-three epochs where these are more. No text is stored; a held-out prediction is stored as one bit.
+Three tasks and their held-out texts are those of `words.py`. Two more are files, `FILES`. Of a file, and below
+`STRATIFIED` labels, a draw has as many texts of each class, as people label them. From there on the draws of the three
+tasks are those of `words.py`, so its records count as curves too: LoRA and full fine-tuning with a head of label words
+on `embedded`. Each training takes `STEPS` steps, or three epochs where these are more. No text is stored; a held-out
+prediction is stored as one bit.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import itertools
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +34,9 @@ import torch
 import words
 from afina import device as devices
 from afina.data.reading_options import ReadingOptions
+from afina.data.split import Split
 from afina.data.task import Task
+from afina.digest import derive_seed
 from afina.events import ignore
 from afina.meter import Meter
 from afina.methods import is_fitted, make
@@ -41,14 +50,20 @@ from learning_curves import ENCODER
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "results" / "few-labels.jsonl"
 KEPT = ROOT / "docs" / "few-labels.jsonl"
+DATA = ROOT.parent / "shared" / "data"
 TASKS = words.TASKS
+FILES = {"sst2": 872, "banking77": 770}
+"""The number of held-out texts of each task that is read from a file under `DATA`."""
+
 SIZES = (16, 32, 64, 256, 1_024)
-FEW = (16, 32, 64, 128)
+FEW = (16, 32, 64)
 """The sizes at which `choose` uses what it learnt from few labels."""
 
+SIZES_OF = {"sst2": SIZES, "banking77": (616, 1_500)}
+STRATIFIED = 256
+"""The number of labels below which a draw has as many texts of each class."""
+
 DRAWS = 3
-SEEDS = {"embedded": (0,), ENCODER: (0, 1, 2), "": (0, 1, 2)}
-"""The draws of the labelled texts by backbone; "" is TF-IDF, which has none."""
 
 BATCH, EPOCHS, STEPS, LENGTH = 16, 3, 40, words.LENGTH
 SHOTS = 16
@@ -91,46 +106,87 @@ CHEAP = (TFIDF, ZERO, Arm(ENCODER, "linear_probe"), Arm("embedded", "linear_prob
 ON_ENCODER = (Arm(ENCODER, "full", 1.0), Arm(ENCODER, "full", 2.0), Arm(ENCODER, "lora", 3.0))
 SETFIT = Arm(ENCODER, "setfit")
 ON_EMBEDDED = (Arm("embedded", "lora"), Arm("embedded", "full"))
+ON_FILES = (Arm(ENCODER, "linear_probe"), SETFIT, Arm(ENCODER, "lora", 3.0), Arm(ENCODER, "full", 1.0))
 
 
-def labels_of(task: str) -> tuple[int, ...]:
-    """The sizes of a task; that of four classes has 128 labels too, which are 32 a class."""
-    return tuple(sorted({*SIZES, 128})) if task == "domains" else SIZES
-
-
-def _cells(arms: tuple[Arm, ...], sizes: tuple[int, ...], seeds: tuple[int, ...]) -> Iterator[Cell]:
-    for seed in seeds:
-        for arm in arms:
-            for task in TASKS:
-                if arm == ZERO:
-                    yield Cell(task, 0, arm)
-                elif seed in SEEDS[arm.backbone]:
-                    yield from (Cell(task, labels, arm, seed) for labels in labels_of(task) if labels in sizes)
+def _cells(tasks: Iterable[str], arms: Iterable[Arm], sizes: Iterable[int], draws: Iterable[int]) -> Iterator[Cell]:
+    for seed, labels, arm, task in itertools.product(draws, sizes, arms, tasks):
+        if arm != ZERO:
+            yield Cell(task, labels, arm, seed)
 
 
 def cells() -> Iterator[Cell]:
     """All cells in the order of recording: what tells most for its time comes first."""
+    every = range(DRAWS)
     yield from (Cell(task, SIZES[-1], MAJORITY) for task in TASKS)
-    yield from _cells(CHEAP, FEW, (0, 1, 2))
-    yield from _cells(ON_ENCODER, FEW[:3], (0,))
-    yield from _cells((SETFIT,), (16, 64), (0,))
+    yield from (Cell(task, 0, ZERO) for task in TASKS)
+    yield from _cells(TASKS, CHEAP[:3], FEW, every)
+    yield from _cells(TASKS, CHEAP[3:], (16, 64), (0,))
+    yield from _cells(TASKS, (SETFIT, *ON_ENCODER), (16, 64), every)
+    yield from _cells(TASKS, ON_EMBEDDED, (16, 64), (0,))
     yield from (Cell(task, SHOTS, WITH_SHOTS) for task in TASKS)
-    yield from _cells((SETFIT, *ON_ENCODER), (16, 64), (1, 2))
-    yield from _cells(CHEAP, SIZES[3:], (0,))
-    yield from _cells((SETFIT, *ON_ENCODER), SIZES[3:], (0,))
-    yield from (Cell("domains", 64, arm) for arm in ON_EMBEDDED)
-    yield from (Cell(task, SHOTS, WITH_SHOTS, seed) for seed in (1, 2) for task in TASKS)
-    yield from _cells((SETFIT, *ON_ENCODER, *ON_EMBEDDED), FEW, (0, 1, 2))
-    yield from _cells((*CHEAP, SETFIT, *ON_ENCODER), SIZES[3:], (1, 2))
+    yield from _cells(("sst2",), ON_FILES, FEW, every)
+    yield from _cells(TASKS, (SETFIT, *ON_ENCODER), (32,), every)
+    yield from _cells(("sst2",), ON_FILES, SIZES_OF["sst2"][3:], (0,))
+    yield from _cells(("banking77",), (ON_FILES[0], *ON_FILES[2:]), (616,), (0,))
+    yield from _cells(("banking77",), ON_FILES[:1], (616, 1_500), every)
+    yield from _cells(("sst2",), ON_FILES, SIZES_OF["sst2"][3:], (1, 2))
+    yield from _cells(TASKS, (CHEAP[2], SETFIT, *ON_ENCODER), SIZES[3:], every)
+
+
+@cache
+def whole(task: str) -> tuple[tuple[str, ...], Split, Split]:
+    """The label names, the texts that draws are made of, and the held-out texts."""
+    if task in TASKS:
+        names, texts = words.task(task)
+        start, end = words.HELD_OUT + words.CHOOSING, words.HELD_OUT + words.CHOOSING + words.POOL
+        return names, texts.take(np.arange(start, min(end, len(texts)))), texts.take(np.arange(words.HELD_OUT))
+    train, test = ("train.tsv", "dev.tsv") if task == "sst2" else ("train.csv", "test.csv")
+    pool, held_out = _read(DATA / task / train), _read(DATA / task / test)
+    names = tuple(sorted({label for _, label in pool}))
+    found = [
+        Split([text for text, _ in each], np.array([names.index(label) for _, label in each]))
+        for each in (pool, held_out)
+    ]
+    return names, found[0], found[1].take(_equally(np.arange(len(found[1])), found[1].labels, FILES[task]))
+
+
+def _read(path: Path) -> list[tuple[str, str]]:
+    """The texts and labels of a file with a header."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.reader(file) if path.suffix == ".csv" else csv.reader(file, "excel-tab", quoting=csv.QUOTE_NONE)
+        return [(text.strip(), label) for text, label in list(rows)[1:]]
+
+
+def _equally(order: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """The first places of the order with as many of each class, as far as there are, in all `count` of them."""
+    seen, ranks = Counter[int](), []
+    for one in labels[order]:
+        ranks.append(seen[one])
+        seen[one] += 1
+    return order[np.argsort(ranks, kind="stable")[:count]]
+
+
+def drawn(task: str, labels: int, seed: int) -> Split:
+    """The labelled texts of a cell."""
+    _, pool, _ = whole(task)
+    order = np.random.Generator(np.random.PCG64(derive_seed(seed, "labels"))).permutation(len(pool))
+    if task in TASKS and labels >= STRATIFIED:
+        return pool.take(order[:labels])
+    return pool.take(_equally(order, np.asarray(pool.labels), labels))
 
 
 def task_of(cell: Cell) -> Task:
     """The labelled texts of a cell, and the held-out texts."""
-    names, _ = words.task(cell.task)
-    draw = words.Cell(cell.task, cell.labels or SHOTS, "", "", 0.0, cell.seed)
-    parts = [words.part(cell.task, "training", draw), words.part(cell.task, "held out")]
-    train, held_out = ((list(one.texts), [names[label] for label in one.labels]) for one in parts)
-    return Task.of(*train, evaluation=held_out, labels=names, allow_leakage=True)
+    names, _, held_out = whole(cell.task)
+    parts = (drawn(cell.task, cell.labels or SHOTS, cell.seed), held_out)
+    train, evaluation = ((list(one.texts), [names[label] for label in one.labels]) for one in parts)
+    return Task.of(*train, evaluation=evaluation, labels=names, allow_leakage=True)
+
+
+def right_of(figures: Mapping[str, Any], task: str) -> np.ndarray:
+    """Which held-out predictions of a task are right, bool [texts]."""
+    return words.unpacked(str(figures["right"]), FILES.get(task, words.HELD_OUT))
 
 
 def steps_of(labels: int) -> int:
@@ -192,7 +248,8 @@ def main() -> None:
     """Measure what is missing, or keep what is measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no training after so many minutes")
-    parser.add_argument("--method", help="record only this method")
+    parser.add_argument("--task", help="record only this task")
+    parser.add_argument("--shard", default="0/1", help="this one of so many")
     parser.add_argument("--keep", action="store_true", help="put what is recorded into docs/")
     options = parser.parse_args()
     if options.keep:
@@ -203,13 +260,12 @@ def main() -> None:
     torch.set_num_threads(1)
     RECORDS.parent.mkdir(exist_ok=True)
     start = time.monotonic()
-    for cell in cells():
+    shard, of = map(int, options.shard.split("/"))
+    for cell in itertools.islice(dict.fromkeys(cells()), shard, None, of):
         if time.monotonic() - start > 60 * options.minutes:
             print("there is more to record", flush=True)
             return
-        if options.method not in (None, cell.arm.method):
-            continue
-        if cell in known():
+        if options.task not in (None, cell.task) or cell in known():
             continue
         figures = measure(cell)
         with RECORDS.open("a", encoding="utf-8") as file:
@@ -234,9 +290,11 @@ def of_best_rate(known: Mapping[Cell, Any], task: str, labels: int, arm: Arm, se
 
 
 def of_words() -> dict[Cell, dict[str, Any]]:
-    """The records of `words.py` for heads of label words, TF-IDF and the untrained model."""
+    """The records of `words.py` on the same draws, for heads of label words, TF-IDF and the untrained model."""
     found = {}
     for one, figures in words.read().items():
+        if 0 < one.labels < STRATIFIED:
+            continue
         if one.method == "tfidf":
             found[Cell(one.task, one.labels, TFIDF, one.seed)] = figures
         elif one.head == "words":

@@ -48,7 +48,6 @@ from learning_curves import Cell as Place
 from lessons import BACKBONES, KINDS, of_rate, taught, together
 from policies import MOST_COUNTS, ON, Kept, Recorded
 from replay import of_many, replayed
-from words import unpacked
 
 MARKS = re.compile(r"(<!-- begin: benchmarks/few_lessons.py -->\n).*?(<!-- end -->)", re.DOTALL)
 SIZES = (16, 64)
@@ -92,7 +91,7 @@ def answers(known: Figures, task: str, labels: int, seed: int = 0) -> dict[Arm, 
     )
     cell_of |= {ZERO: Cell(task, 0, ZERO), WITH_SHOTS: Cell(task, SHOTS, WITH_SHOTS)}
     cell_of[MAJORITY] = Cell(task, few_labels.SIZES[-1], MAJORITY)
-    return {arm: unpacked(known[cell]["right"]) for arm, cell in cell_of.items() if cell in known}
+    return {arm: few_labels.right_of(known[cell], task) for arm, cell in cell_of.items() if cell in known}
 
 
 class Draws:

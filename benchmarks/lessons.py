@@ -166,5 +166,5 @@ def named_setting(one: Setting) -> Names:
 def of_rate(kind: str, method: str, rate: float | None) -> Names:
     """The setting with a learning rate, as the nearest recorded factor of the default; None: no steps are taken."""
     factor = 1.0 if rate is None else rate / make(method).rate_on(kind == "encoder")
-    near = min((0.25, 1 / 3, 0.5, 1.0, 2.0, 3.0), key=lambda each: abs(float(np.log(each / factor))))
+    near = min((0.25, 1 / 3, 0.5, 1.0, 2.0, 3.0, 4.0), key=lambda each: abs(float(np.log(each / factor))))
     return kind, method, near

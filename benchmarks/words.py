@@ -220,9 +220,9 @@ def packed(right: np.ndarray) -> str:
     return np.packbits(right).tobytes().hex()
 
 
-def unpacked(digits: str) -> np.ndarray:
-    """bool [HELD_OUT]."""
-    return np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8), count=HELD_OUT).astype(bool)
+def unpacked(digits: str, texts: int = HELD_OUT) -> np.ndarray:
+    """bool [texts]."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8), count=texts).astype(bool)
 
 
 def read() -> Records:

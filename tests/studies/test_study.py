@@ -652,14 +652,16 @@ def test_a_run_that_failed_in_its_process_has_that_errors_code(
 
 def test_a_run_on_an_encoder_states_the_defaults_of_encoders() -> None:
     """The older defaults have another key, so that no run with them counts as recorded."""
-    methods = {"lora": {}, "full": {"epochs": 2}, "linear_probe": {}, "setfit": {"backbones": ["minilm"]}}
+    methods = {"lora": {}, "full": {"epochs": 2}, "linear_probe": {}, "ia3": {}, "setfit": {"backbones": ["minilm"]}}
     runs = Study(name="movies", task="snippets:movies", backbones=["embedded", "minilm"], methods=methods).runs()
     stated = {(run.title, run.backbone): run.training.non_defaults() for run in runs}
     assert stated == {
         ("lora", "embedded"): {},
         ("lora", "minilm"): {"epochs": 4, "learning_rate": 0.003},
         ("full", "embedded"): {},
-        ("full", "minilm"): {"learning_rate": 0.0002},
+        ("full", "minilm"): {},
+        ("ia3", "embedded"): {},
+        ("ia3", "minilm"): {"epochs": 4, "learning_rate": 0.05},
         ("linear_probe", "embedded"): {},
         ("linear_probe", "minilm"): {},
         ("setfit", "minilm"): {},

@@ -137,7 +137,6 @@ class Full(Selective):
     title: ClassVar[str] = "full fine-tuning"
     summary: ClassVar[str] = "every parameter of the model trains"
     learning_rate: ClassVar[float] = 1e-4
-    encoder_rate: ClassVar[float | None] = 2e-4
     trains_all: ClassVar[bool] = True
     tensor_file: ClassVar[str] = "model.safetensors"
     stated: ClassVar[frozenset[str]] = frozenset()

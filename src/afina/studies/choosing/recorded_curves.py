@@ -35,11 +35,11 @@ _CAUSAL: tuple[Setting, ...] = (
 
 _ENCODER: tuple[Setting, ...] = (
     ("encoder", "linear_probe", 1.0),
-    ("encoder", "full", 0.5),
-    ("encoder", "lora", 1.0),
-    ("encoder", "full", 0.25),
     ("encoder", "full", 1.0),
+    ("encoder", "lora", 1.0),
+    ("encoder", "full", 0.5),
     ("encoder", "full", 2.0),
+    ("encoder", "full", 4.0),
     ("encoder", "lora", 1 / 3),
     ("encoder", "head", 1.0),
     ("encoder", "ia3", 1.0),
@@ -107,11 +107,11 @@ MANY = Lessons(
         ("causal", "head", 1.0): -0.043,
         ("causal", "lora", 3.0): 0.001,
         ("encoder", "linear_probe", 1.0): -0.001,
-        ("encoder", "full", 0.5): 0.018,
+        ("encoder", "full", 1.0): 0.018,
         ("encoder", "lora", 1.0): 0.011,
-        ("encoder", "full", 0.25): -0.004,
-        ("encoder", "full", 1.0): 0.002,
-        ("encoder", "full", 2.0): 0.006,
+        ("encoder", "full", 0.5): -0.004,
+        ("encoder", "full", 2.0): 0.002,
+        ("encoder", "full", 4.0): 0.006,
         ("encoder", "lora", 1 / 3): -0.01,
         ("encoder", "head", 1.0): -0.024,
         ("encoder", "ia3", 1.0): 0.0,
@@ -124,27 +124,27 @@ MANY = Lessons(
 
 _FEW_CAUSAL: tuple[Setting, ...] = (
     ("causal", "linear_probe", 1.0),
-    ("causal", "lora", 1.0),
     ("causal", "full", 1.0),
+    ("causal", "lora", 1.0),
 )
 
 _FEW_ENCODER: tuple[Setting, ...] = (
     ("encoder", "linear_probe", 1.0),
     ("encoder", "setfit", 1.0),
     ("encoder", "lora", 1.0),
-    ("encoder", "full", 0.5),
     ("encoder", "full", 1.0),
+    ("encoder", "full", 2.0),
 )
 
 _FEW_BOTH: tuple[Setting, ...] = (
     ("causal", "linear_probe", 1.0),
     ("encoder", "linear_probe", 1.0),
-    ("causal", "lora", 1.0),
-    ("causal", "full", 1.0),
     ("encoder", "setfit", 1.0),
     ("encoder", "lora", 1.0),
-    ("encoder", "full", 0.5),
     ("encoder", "full", 1.0),
+    ("causal", "full", 1.0),
+    ("causal", "lora", 1.0),
+    ("encoder", "full", 2.0),
 )
 
 FEW = Lessons(
@@ -154,21 +154,21 @@ FEW = Lessons(
         frozenset({"causal", "encoder"}): _FEW_BOTH,
     },
     ahead={
-        ("causal", "linear_probe", 1.0): -0.128,
-        ("causal", "lora", 1.0): 0.008,
-        ("causal", "full", 1.0): -0.008,
-        ("encoder", "linear_probe", 1.0): -0.026,
-        ("encoder", "setfit", 1.0): 0.022,
-        ("encoder", "lora", 1.0): 0.004,
-        ("encoder", "full", 0.5): -0.0,
-        ("encoder", "full", 1.0): -0.025,
+        ("causal", "linear_probe", 1.0): -0.079,
+        ("causal", "lora", 1.0): -0.008,
+        ("causal", "full", 1.0): 0.008,
+        ("encoder", "linear_probe", 1.0): -0.024,
+        ("encoder", "setfit", 1.0): 0.021,
+        ("encoder", "lora", 1.0): 0.008,
+        ("encoder", "full", 1.0): 0.001,
+        ("encoder", "full", 2.0): -0.031,
     },
-    counts={"causal": 50, "encoder": 40},
-    levels={"causal": 0.015, "encoder": -0.015},
-    level_counts=40,
-    asked={0: -0.107, 16: -0.325},
-    baselines={floors.MAJORITY: -0.375, floors.TFIDF: -0.329},
-    others={"causal": -0.128, "encoder": -0.026},
+    counts={"causal": 100, "encoder": 70},
+    levels={"causal": -0.009, "encoder": 0.009},
+    level_counts=1000,
+    asked={0: -0.104, 16: -0.288},
+    baselines={floors.MAJORITY: -0.395, floors.TFIDF: -0.277},
+    others={"causal": -0.079, "encoder": -0.031},
     further=frozenset({"setfit"}),
 )
 """The lessons of trainings on 16 and 64 texts, three tasks.
