@@ -30,6 +30,7 @@ from afina.errors import AfinaError, InvalidData, InvalidStudy, RunFailed
 from afina.events import Progress, ValidationScore
 from afina.methods import attachment
 from afina.models import objectives
+from afina.models.backbone_spec import BGE, MINILM
 from afina.predicting.evaluation import evaluate, trained
 from afina.report.recommendation import evidence, sentences
 from afina.report.verdicts import ONE_SEED
@@ -1370,6 +1371,19 @@ def test_of_texts_without_labels_the_second_answer_is_a_faster_student(world: Wo
     assert Results.read(tmp_path / "out").recommendation == made
 
 
+@pytest.mark.parametrize(("given", "expected"), [(["gpt2"], BGE), (["gpt2", "embedded"], BGE), ([BGE, "gpt2"], MINILM)])
+def test_where_no_given_backbone_is_faster_the_student_learns_on_a_packaged_encoder(
+    world: World, more: str, given: list[str], expected: str
+) -> None:
+    times = {"gpt2": 30.0, "embedded": 40.0, BGE: 10.0, MINILM: 5.0}
+    world.patch.setattr(students, "milliseconds", lambda setting, way, bare: times[way.backbone])
+    world.worse = dict.fromkeys(given[1:], 0.9)
+    made = world.choose(minutes=60, backbone=given, data={"unlabelled": more})
+    assert made.backbone == given[0]
+    assert made.student is not None
+    assert (made.student.backbone, world.carried[-1].title) == (expected, f"distilled-on-{expected}")
+
+
 def test_a_student_whose_steps_do_not_fit_begins_again_with_fewer(world: World, more: str) -> None:
     world.worse, world.step = {"embedded": 0.9}, {"full": 6.0}
     made = world.choose(minutes=60, backbone=["embedded", "gpt2"], data={"unlabelled": more})
@@ -1406,7 +1420,7 @@ def test_without_a_faster_backbone_or_a_language_model_there_is_no_student_and_t
     world: World, more: str
 ) -> None:
     for worse, why in (
-        ({"gpt2": 0.9}, "no given backbone answers faster"),
+        ({"gpt2": 0.9}, "no other backbone answers faster"),
         ({"gpt2": 0.1, "embedded": 0.1}, "no language"),
     ):
         world.worse = worse

@@ -90,6 +90,10 @@ class ChoiceSetup:
     def names(self) -> Mapping[str, str]:
         return backbone_names(self.backbones)
 
+    def names_with(self, backbone: str) -> Mapping[str, str]:
+        """Return the names of the backbones and of one more, such as that of a student."""
+        return self.names if backbone in self.names else backbone_names((*self.backbones, backbone))
+
     @cached_property
     def files(self) -> Mapping[str, str | None]:
         """The digest of each backbone's files by its address; None if the address identifies the files."""
@@ -98,7 +102,7 @@ class ChoiceSetup:
     def name(self, way: Way, rate: str = "") -> str:
         """Return the name of a run in tables and files; `rate` is "" for the method's default rate."""
         stem = f"{way.method}-{rate}" if rate else way.method
-        return f"{stem}{ON}{self.names[way.backbone]}" if len(self.backbones) > 1 else stem
+        return f"{stem}{ON}{self.names_with(way.backbone)[way.backbone]}" if len(self.backbones) > 1 else stem
 
     def run(self, way: Way, *, rate: float | None = None, steps: int | None = None, shots: int = 0, **data: Any) -> Run:
         """Return a run of the task; `shots`: examples in each zero-shot prompt; `data`: reading options."""

@@ -1,13 +1,14 @@
 """`distil` trains a student for a recommendation: a smaller model that learns from the recommended model.
 
 The student learns from the labelled texts and from a file of texts without labels, in a part of the minutes that is
-kept for it (SHARE). Its backbone is the fastest of the given ones that is faster than the recommended model's, or
-MINILM if only one is given.
+kept for it (SHARE). Its backbone is the fastest of the given ones that is faster than the recommended model's. If none
+is, it is a packaged encoder: BGE, or MINILM if BGE is recommended.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,10 +16,10 @@ import numpy as np
 
 from afina.errors import AfinaError
 from afina.events import Progress
-from afina.models.backbone_spec import MINILM
+from afina.models.backbone_spec import BGE, MINILM
 from afina.stats.comparison import compare
 from afina.stats.metrics import METRICS, Metric
-from afina.studies.backbones import ON, backbone_names
+from afina.studies.backbones import ON
 from afina.studies.choosing import time_budget
 from afina.studies.choosing.candidates import reason
 from afina.studies.choosing.eligibility import milliseconds
@@ -95,19 +96,23 @@ def distil(setting: ChoiceSetup, held: OutputLock, taught_by: Result | None, tex
 def _pupil(setting: ChoiceSetup, taught_by: Result) -> _Pupil | str:
     """Return the fastest backbone that is faster than the teacher's, or why there is none."""
     own = taught_by.record.backbone
-    others = [one for one in setting.backbones if one != own]
-    if not others and own != MINILM:
-        setting.watcher.says(f"the student learns on {MINILM}, because no smaller backbone was given")
-        setting.executor.fetch(MINILM)
-        others = [MINILM]
-    if not others:
-        return f"no backbone is given that is smaller than {own}"
     setting.watcher.says("measuring how fast the recommended model and smaller backbones answer")
     of_teacher = milliseconds(setting, Way(own, taught_by.record.method), bare=False)
-    times = {one: milliseconds(setting, Way(one, METHOD), bare=False) for one in others}
-    best = min(times, key=lambda one: times[one])
-    if times[best] >= of_teacher:
-        return f"no given backbone answers faster than {own}"
+    found = _faster(setting, [one for one in setting.backbones if one != own], of_teacher)
+    further = MINILM if own == BGE else BGE
+    if found is None and own != MINILM and further not in setting.backbones:
+        setting.watcher.says(f"no given backbone answers faster than {own}: measuring {further}")
+        setting.executor.fetch(further)
+        found = _faster(setting, [further], of_teacher)
+    return found or f"no other backbone answers faster than {own}"
+
+
+def _faster(setting: ChoiceSetup, backbones: Sequence[str], of_teacher: float) -> _Pupil | None:
+    """Return the fastest of the backbones, or None if the teacher's is as fast."""
+    times = {one: milliseconds(setting, Way(one, METHOD), bare=False) for one in backbones}
+    best = min(times, key=lambda one: times[one], default=None)
+    if best is None or times[best] >= of_teacher:
+        return None
     return _Pupil(Way(best, METHOD), times[best], of_teacher)
 
 
@@ -125,7 +130,7 @@ def _trained(setting: ChoiceSetup, held: OutputLock, taught_by: Result, pupil: _
         needed = max(math.ceil(minutes), math.floor(setting.clock.minutes) + 1)
         return f"the teacher had no time to answer enough texts without labels. Give at least {needed:,} minutes"
     run = setting.run(pupil.way, evaluation_examples=texts)
-    names = backbone_names(dict.fromkeys([*setting.backbones, pupil.way.backbone]))
+    names = setting.names_with(pupil.way.backbone)
     some = None if count == len(there) else count
     lesson = {
         "name": f"{DISTILLED}{ON}{names[pupil.way.backbone]}",
