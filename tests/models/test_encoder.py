@@ -205,11 +205,12 @@ def test_a_decoder_and_a_pooling_that_the_entry_does_not_know_are_refused(
         Backbone.load(str(changed(modern, tmp_path / "rope", rope_parameters=both)))
 
 
-def test_deberta_is_refused_with_the_reason(bert: Backbone, tmp_path: Path) -> None:
-    place = changed(bert, tmp_path / "deberta", model_type="deberta-v2")
-    with raises(InvalidStudy, code="backbone.unsupported", family="deberta-v2") as caught:
+@pytest.mark.parametrize("family", REFUSED)
+def test_a_family_with_relative_scores_is_refused_with_the_reason(bert: Backbone, tmp_path: Path, family: str) -> None:
+    place = changed(bert, tmp_path / family, model_type=family)
+    with raises(InvalidStudy, code="backbone.unsupported", family=family) as caught:
         Backbone.load(str(place))
-    assert REFUSED["deberta-v2"] in str(caught.value)
+    assert REFUSED[family] in str(caught.value)
 
 
 def test_the_output_layer_of_one_family_is_not_a_module_of_another_familys_head() -> None:

@@ -333,8 +333,8 @@ def _on_usual_backbone(study: Study, says: Says) -> Study:
     (run,) = study.runs()
     if asks_endpoint(run.method):
         return study
-    kind = Task.load(run.task, replace(run.data, allow_leakage=True)).kind
-    found = usual_backbone(kind, says, run)
+    task = Task.load(run.task, replace(run.data, allow_leakage=True))
+    found = usual_backbone(task.kind, says, task.train.texts, run)
     return study.model_copy(update={"backbone": found})
 
 

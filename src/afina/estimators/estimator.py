@@ -183,7 +183,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
         )
         if self.backbone is not None:
             return run
-        return run.model_copy(update={"backbone": usual_backbone(self.kind, warnings.warn, run)})
+        return run.model_copy(update={"backbone": usual_backbone(self.kind, warnings.warn, inputs.texts, run)})
 
     def _task(self, whole: Split, label_names: tuple[str, ...], cuts: Cuts) -> Task:
         train, aside = set_aside(whole, self.kind, cuts)

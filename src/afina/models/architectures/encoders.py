@@ -146,6 +146,8 @@ ENCODERS = (
 
 REFUSED = {
     "deberta-v2": "its attention adds scores of relative positions to each pair of tokens itself, so the attention "
-    "cannot be computed over packed texts. Choose modernbert, roberta or another encoder"
+    "cannot be computed over packed texts. Choose modernbert, roberta or another encoder",
+    "mpnet": "its attention adds a learned score of the distance to each pair of tokens, so the attention cannot be "
+    "computed over packed texts. Choose bge, roberta or another encoder",
 }
 """Model families that afina does not support, each with the reason."""

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from afina import digest, meter
-from afina.data.kinds import Kind
 from afina.data.label_words import no_words_note
 from afina.data.readers import splitting
 from afina.data.readers.target_kinds import TARGETS
@@ -128,7 +127,7 @@ def recommend(
     with Results.hold(Path(out)) as held, watching(watcher) as watcher:
         watcher = EventFile(held.directory.events, watcher, anew=True)
         chosen = executor or by_name.make(None)
-        backbones, seconds = _fetch(given, whole.kind, chosen, watcher)
+        backbones, seconds = _fetch(given, whole, chosen, watcher)
         made = whole, asked, backbones, how, TimeBudget(began + seconds, minutes), watcher, chosen, objective, metric
         setting = ChoiceSetup(*made, products or chosen.usual_products(), latency)
         rival = AskedRival.of(setting, held, endpoint, send_texts=send_texts)
@@ -144,14 +143,14 @@ def _read(task: str | Task, data: ReadingOptions | Mapping[str, Any]) -> tuple[R
 
 
 def _fetch(
-    given: tuple[str, ...] | None, kind: Kind, executor: Executor, watcher: Watcher
+    given: tuple[str, ...] | None, task: Task, executor: Executor, watcher: Watcher
 ) -> tuple[tuple[str, ...], float]:
     """Download the missing backbones; return the backbones, and the seconds that this took."""
     executor.prepare()
     from afina.models import pretrained  # noqa: F401 - loads torch, which the minutes count
 
     start = meter.now()
-    backbones = usual_backbones(kind, watcher.says) if given is None else given
+    backbones = usual_backbones(task.kind, watcher.says, task.train.texts) if given is None else given
     for backbone in backbones:
         executor.fetch(backbone)
     watcher.fetched(seconds := meter.now() - start)
