@@ -63,7 +63,7 @@ def test_models_are_measured_one_after_the_other(web: TestClient, project: Make,
     assert len(started) == 1
     assert started[0][-4:] == ["--backbone", "embedded", "--considered", "--json"]
     assert "Not measured yet." in page
-    assert 'data-events="/reviews/plan/live?minutes=10"' in page
+    assert 'data-events="/reviews/plan/live?minutes=5"' in page
     web.get("/reviews/plan")
     assert len(started) == 1
     measured(made, "embedded")
@@ -200,8 +200,8 @@ def test_without_a_model_nothing_changes(web: TestClient, project: Make, started
         (("bge",), "5", "With 5 minutes on bge, the recommended model was 0.2 points of accuracy worse"),
         (("bge", "embedded"), "5", "With 5 minutes on embedded and bge, the recommended model was 0.1 points"),
         (("embedded",), "1", "With 5 minutes"),
-        (("embedded",), "x", "With 10 minutes"),
-        (("embedded",), "99999", "With 10 minutes"),
+        (("embedded",), "x", "With 5 minutes"),
+        (("embedded",), "99999", "With 5 minutes"),
     ],
 )
 def test_the_minutes_say_what_they_buy(

@@ -282,6 +282,10 @@ def test_a_task_of_texts_to_write_offers_no_encoder_and_refuses_one(
         text = web.get(f"/{made.name}/{page}").text
         assert 'name="backbone-embedded"' in text
         assert 'name="backbone-minilm"' not in text
+    assert web.post(f"/{made.name}/runs", data={"what": "choose"}).status_code == 303
+    (asked,) = runs_of(made)
+    assert asked.arguments[-6:-2] == ["--backbone", "embedded", "--minutes", "5"]
+    asked.delete()
     for path, fields in (("runs", {"what": "choose"}), ("plan/backbones", {})):
         answer = web.post(f"/{made.name}/{path}", data={**fields, "others": "minilm"})
         assert answer.status_code == 422

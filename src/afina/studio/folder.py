@@ -21,13 +21,17 @@ from filelock import FileLock, Timeout
 
 from afina import digest, file_io
 from afina.errors import CorruptAdapter
+from afina.models.backbone_spec import BGE, EMBEDDED
 from afina.studio import problems
 from afina.studio.command_process import CommandProcess
 
 PROJECT = "project.json"
 
-MINUTES = 10
+MINUTES = 5
 """The minutes that are suggested for a recommendation."""
+
+USUAL = (BGE, EMBEDDED)
+"""The pretrained models that are suggested: those that `afina choose` compares by default."""
 
 KEPT = {"title": str, "task": str, "options": dict, "backbones": list, "created": str, "uploaded": bool, "minutes": int}
 """The fields of a project in its file, with their types."""
@@ -60,7 +64,7 @@ class Project:
     title: str
     task: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    backbones: Sequence[str] = ("embedded",)
+    backbones: Sequence[str] = USUAL
     minutes: int = MINUTES
     created: str = ""
     uploaded: bool = False
@@ -186,7 +190,7 @@ class StudioFolder:
         title: str,
         task: str,
         upload: Path | None = None,
-        backbones: Sequence[str] = ("embedded",),
+        backbones: Sequence[str] = USUAL,
         minutes: int = MINUTES,
     ) -> Project:
         """Make a project, whose name comes from the title, with a number if the name is taken.

@@ -24,7 +24,7 @@ from afina.studio.measurements import measurement_of
 from afina.studio.option_labels import in_words
 from afina.studio.page import PageRouter, Visit
 from afina.studio.pages.data import arguments_of, recognised
-from afina.studio.pages.runs import asked_minutes, chosen_backbones, offered
+from afina.studio.pages.runs import asked_minutes, chosen_backbones, offered, suited
 from afina.studio.run_queue import runs_of
 
 TEMPLATE = "plan.html.j2"
@@ -61,6 +61,7 @@ class PlanFacts:
         bought: What each recorded amount of time buys: `minutes`, and their `regret` from the recorded curves.
         words: What the chosen minutes buy, in sentences.
         needed: Minutes in which every setting that `choose` tries would be trained on all texts; None if not known.
+        suited: The project's pretrained models that can learn its kind of task.
         busy: Whether a run is carried out or about to begin, which a measurement would disturb.
     """
 
@@ -73,6 +74,7 @@ class PlanFacts:
     needed: int | None
     busy: bool
     known: Mapping[str, str]
+    suited: Sequence[str]
     least: int = LEAST
     most: int = MOST
     step: int = STEP
@@ -96,20 +98,22 @@ def plan(visit: Visit, project: str) -> PlanFacts:
     opened = visit.project(project)
     busy = _is_busy(visit.folder)
     plans: list[BackbonePlan] = []
-    for one in opened.backbones:
+    backbones = suited(opened)
+    for one in backbones:
         waits = busy or any(before.state in ("waits", "running") for before in plans)
         plans.append(_plan(opened, one, waits=waits))
     minutes = max(LEAST, min(asked_minutes(opened, visit.query.get("minutes", "")), MOST))
-    kinds = _kinds(opened.backbones)
+    kinds = _kinds(backbones)
     return PlanFacts(
         project=opened,
-        command=shlex.join(["afina", *plan_arguments(opened, opened.backbones)]),
+        command=shlex.join(["afina", *plan_arguments(opened, backbones)]),
         plans=plans,
         minutes=minutes,
         bought=[{"minutes": after, "regret": regret} for after, regret in REGRETS[kinds].items()],
-        words=_bought(minutes, REGRETS[kinds], _named(opened.backbones)) + _conditions(opened, kinds),
+        words=_bought(minutes, REGRETS[kinds], _named(backbones)) + _conditions(opened, kinds),
         needed=_needed(plans, kinds),
         known=offered(opened),
+        suited=backbones,
         busy=busy and any(one.state == "waits" for one in plans),
     )
 
@@ -177,7 +181,7 @@ def _conditions(project: Project, kinds: frozenset[BackboneKind]) -> list[str]:
         f"two processor cores. The best method is the best on {best}. A negative figure is due to chance in the "
         "held-out texts.",
     ]
-    others = [one for one in project.backbones if one not in RECORDED_ON.values()]
+    others = [one for one in suited(project) if one not in RECORDED_ON.values()]
     if others:
         said.append(f"There are no recorded curves of {', '.join(others)}.")
     kind = recognised(project).get("kind")
@@ -215,10 +219,10 @@ def set_backbones(visit: Visit, form: Form, project: str) -> str:
 def measure_again(visit: Visit, form: Form, project: str) -> str:
     """Measure once more, also while a run is carried out."""
     opened = visit.project(project)
-    processes = {one: measurement_of(opened, one) for one in opened.backbones}
+    processes = {one: measurement_of(opened, one) for one in suited(opened)}
     if not any(process.is_running for process in processes.values()):
         for process in processes.values():
             process.forget()
-        first = opened.backbones[0]
+        first = suited(opened)[0]
         processes[first].start([*plan_arguments(opened, [first]), "--json"])
     return f"/{project}/plan"

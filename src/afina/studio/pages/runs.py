@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.events import Progress
+from afina.models.backbone_spec import BGE, EMBEDDED, MINILM
 from afina.report.formatting import listed, metric_figure
 from afina.report.plots.race import EndedTraining, race
 from afina.report.plots.svg import Plot
@@ -38,9 +39,9 @@ from afina.studio.run_queue import ENDED, ProjectRun, State, run_of, runs_of
 TEMPLATE, ONE = "runs.html.j2", "run.html.j2"
 
 ABOUT: Mapping[str, str] = {
-    "embedded": "a language model with 135 million parameters, which can also be asked in words and write texts",
-    "bge": "an encoder with 33 million parameters for English texts, which needs the fewest labels",
-    "minilm": "an encoder with 23 million parameters, which trains and answers faster",
+    EMBEDDED: "a language model with 135 million parameters, which can also be asked in words and write texts",
+    BGE: "an encoder with 33 million parameters for English texts, which needs the fewest labels",
+    MINILM: "an encoder with 23 million parameters, which trains and answers faster",
 }
 """A description of each pretrained model from the package index, which needs no Hub."""
 
@@ -64,6 +65,7 @@ class RunsFacts:
         runs: `number`, `title` (empty if nobody has named the run), `command`, `state` and `asked` (when) of each; its
             `answer` as a headline, empty if there is none yet; and whether the answer `is_computed` now.
         bytes: The size of the project on disk.
+        suited: The project's pretrained models that can learn its kind of task.
     """
 
     project: Project
@@ -71,6 +73,7 @@ class RunsFacts:
     runs: Sequence[Mapping[str, Any]]
     bytes: int
     backbones: Sequence[str]
+    suited: Sequence[str]
     presets: Mapping[str, str] = field(default_factory=lambda: PRESETS)
     minutes: int = MINUTES
 
@@ -152,6 +155,7 @@ def runs(visit: Visit, project: str) -> RunsFacts:
         found,
         bytes_below(opened.directory),
         [*offered(opened)],
+        suited(opened),
         minutes=asked_minutes(opened, visit.query.get("minutes", "")),
     )
 
@@ -185,6 +189,11 @@ def offered(project: Project) -> Mapping[str, str]:
     return {name: about for name, about in ABOUT.items() if not (writes_texts(project) and is_encoder(name))}
 
 
+def suited(project: Project) -> list[str]:
+    """Return the pretrained models of a project: `embedded` in place of encoders if it learns to write texts."""
+    return [one for one in project.backbones if not (writes_texts(project) and is_encoder(one))] or [EMBEDDED]
+
+
 def chosen_backbones(visit: Visit, form: Form, project: Project) -> list[str]:
     """Return the pretrained models that a form names: those that are ticked, and the addresses in its field.
 
@@ -207,7 +216,7 @@ def chosen_backbones(visit: Visit, form: Form, project: Project) -> list[str]:
 def begin(visit: Visit, form: Form, project: str) -> str:
     """Put a recommendation or a study into the queue."""
     opened = visit.project(project)
-    backbones = chosen_backbones(visit, form, opened) or ["embedded"]
+    backbones = chosen_backbones(visit, form, opened) or suited(opened)
     chosen = [word for address in backbones for word in ("--backbone", address)]
     if _one_of(form, "what", "What to find out", ("choose", "study")) == "study":
         command = ["study", _one_of(form, "preset", "Study", PRESETS), *study_arguments(opened), *chosen]
@@ -308,7 +317,8 @@ def _values(arguments: Sequence[str], option: str) -> list[str]:
 def _about(arguments: Sequence[str]) -> str:
     """Return what a run computes, in a sentence; empty if the file of the run is damaged."""
     command, *others = [*arguments, ""]
-    on = f" on {listed(_values(arguments, '--backbone') or ['embedded'])}"
+    named = _values(arguments, "--backbone")
+    on = f" on {listed(named)}" if named else ""
     if command == "study":
         compared = f": {PRESETS[others[0]]}" if others[0] in PRESETS else ""
         return f"Compares methods{on}, each trained on the same texts{compared}."
