@@ -7,11 +7,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from random import Random
 
 import pytest
 
 
-def in_shares(items: Sequence[pytest.Item], count: int) -> list[pytest.Item]:
+def shuffled(items: Sequence[pytest.Item], seed: int) -> list[pytest.Item]:
+    """Return the modules in a random order, and the tests of each in a random order; modules stay together."""
+    random, modules = Random(seed), defaultdict[str, list[pytest.Item]](list)
+    for item in items:
+        modules[item.nodeid.partition("::")[0]].append(item)
+    return [
+        item
+        for name in random.sample(sorted(modules), len(modules))
+        for item in random.sample(modules[name], len(modules[name]))
+    ]
+
+
+def in_shares(items: Sequence[pytest.Item], count: int, *, by_size: bool = True) -> list[pytest.Item]:
     """Return the tests in the order for so many processes, of which each takes its share from its beginning.
 
     Tests that need real models go on one at a time, so all of them begin the first share; those of Ray share a cluster,
@@ -25,7 +38,7 @@ def in_shares(items: Sequence[pytest.Item], count: int) -> list[pytest.Item]:
             modules[item.nodeid.partition("::")[0]].append(item)
     last = [item for name in sorted(modules) if "/cluster/" in name for item in modules.pop(name)]
     dealt: list[list[pytest.Item]] = [[] for _ in range(count)]
-    for place, name in enumerate(sorted(modules, key=lambda name: len(modules[name]))):
+    for place, name in enumerate(sorted(modules, key=lambda name: len(modules[name]) if by_size else 0)):
         dealt[place % count] += modules[name]
     dealt[0][:0], dealt[-1][:0] = first, last
     sizes = [(len(items) + place) // count for place in range(count)]  # as `worksteal` divides them

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shares import in_shares
+from shares import in_shares, shuffled
 
 
 class Item:
@@ -35,3 +35,15 @@ def test_each_share_begins_with_what_is_long(count: int) -> None:
     if count == 2:  # the grid alone is divided, and no module's tests are apart from each other otherwise
         modules = [item.nodeid.partition("::")[0] for item in found if not item.assets]
         assert sum(one != other for one, other in pairwise(modules)) == len(sizes)
+
+
+def test_a_random_order_keeps_modules_together_and_is_that_of_its_seed() -> None:
+    items: Any = [Item(f"cli/test_{module}", number) for module in range(5) for number in range(6)]
+    found = [shuffled(items, seed) for seed in (1, 1, 2)]
+    assert found[0] == found[1]
+    assert len({tuple(map(id, order)) for order in (items, found[0], found[2])}) == 3
+    for order in (found[0], in_shares(found[0], 1, by_size=False)):
+        modules = [item.nodeid.partition("::")[0] for item in order]
+        assert sorted(order, key=id) == sorted(items, key=id)
+        assert sum(one != other for one, other in pairwise(modules)) == 4
+    assert in_shares(found[0], 1, by_size=False) == found[0]

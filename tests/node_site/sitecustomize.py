@@ -4,6 +4,8 @@
 they get a mount namespace of their own, with an empty directory there. Elsewhere, an audit hook refuses each open.
 `AFINA_TEST_VERSION` (`torch=9.9`) fakes the version of a distribution. Where the directory `AFINA_TEST_SLEEPING` is,
 `tests/sleeping.py` takes the place of the process that carries a run out. Else the next sitecustomize is run.
+`AFINA_TEST_FSYNC` is the least number of seconds that each sync of a file takes, in tests and what they start
+(`benchmarks/flaky.py`).
 """
 
 import os
@@ -46,6 +48,18 @@ def _fake_version(told: str) -> None:
     importlib.metadata.version = lambda asked: version if asked == name else real(asked)
 
 
+def _sync_slowly(seconds: float) -> None:
+    import time
+
+    sync = os.fsync
+
+    def slowly(fd: int) -> None:
+        time.sleep(seconds)
+        sync(fd)
+
+    os.fsync = slowly
+
+
 def _run_the_next() -> None:
     from importlib.machinery import PathFinder
     from importlib.util import module_from_spec
@@ -70,6 +84,8 @@ if hidden and os.path.exists(os.path.join(hidden, ".driver")) and not _mount_ove
     _refuse(hidden)
 if told := os.environ.get("AFINA_TEST_VERSION"):
     _fake_version(told)
+if seconds := os.environ.get("AFINA_TEST_FSYNC"):
+    _sync_slowly(float(seconds))
 if os.path.isdir(os.environ.get("AFINA_TEST_SLEEPING", "")):
     if "afina.studies.executors.fork_server" in sys.orig_argv:
         os._exit(1)  # then each worker is started alone
