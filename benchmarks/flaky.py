@@ -52,11 +52,11 @@ class Condition:
 CONDITIONS = {
     "quiet": Condition(),
     "busy": Condition(busy=True),
-    "order-1": Condition({"AFINA_TEST_ORDER": "1"}),
-    "order-2": Condition({"AFINA_TEST_ORDER": "2"}),
+    "order-1": Condition({"TEST_ORDER": "1"}),
+    "order-2": Condition({"TEST_ORDER": "2"}),
     "one-worker": Condition(workers=0),
     "avx2": Condition({"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}),
-    "slow-disk": Condition({"AFINA_TEST_FSYNC": "0.03", "PYTHONPATH": str(SITE)}),
+    "slow-disk": Condition({"TEST_FSYNC": "0.03", "PYTHONPATH": str(SITE)}),
 }
 OF_SLOW = ("quiet", "busy", "order-1", "order-2")
 """The conditions of the slow suite."""

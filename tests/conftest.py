@@ -37,10 +37,10 @@ def pytest_configure() -> None:
     """Hear Ctrl-C, and so the processes that tests start: in the background of a script, it is ignored.
 
     Python's collector runs as seldom as in processes of afina. Files are not synced: tests end processes, and no
-    machine. `AFINA_TEST_FSYNC` keeps syncs, and makes them slow (`node_site/sitecustomize.py`).
+    machine. `TEST_FSYNC` keeps syncs, and makes them slow (`node_site/sitecustomize.py`).
     """
     allocator.collect_seldom()
-    if "AFINA_TEST_FSYNC" not in os.environ:
+    if "TEST_FSYNC" not in os.environ:
         os.fsync = lambda fd: None
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -63,9 +63,9 @@ def pytest_collection() -> Iterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put slow tests that several processes carry out in another order; the others are short in any order.
 
-    `AFINA_TEST_ORDER` is the seed of a random order, in which no test may fail.
+    `TEST_ORDER` is the seed of a random order, in which no test may fail.
     """
-    if seed := os.environ.get("AFINA_TEST_ORDER"):
+    if seed := os.environ.get("TEST_ORDER"):
         items[:] = shuffled(items, int(seed))
     count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if count > 1 and all(item.get_closest_marker("slow") for item in items):

@@ -4,7 +4,7 @@
 they get a mount namespace of their own, with an empty directory there. Elsewhere, an audit hook refuses each open.
 `AFINA_TEST_VERSION` (`torch=9.9`) fakes the version of a distribution. Where the directory `AFINA_TEST_SLEEPING` is,
 `tests/sleeping.py` takes the place of the process that carries a run out. Else the next sitecustomize is run.
-`AFINA_TEST_FSYNC` is the least number of seconds that each sync of a file takes, in tests and what they start
+`TEST_FSYNC` is the least number of seconds that each sync of a file takes, in tests and what they start
 (`benchmarks/flaky.py`).
 """
 
@@ -84,7 +84,7 @@ if hidden and os.path.exists(os.path.join(hidden, ".driver")) and not _mount_ove
     _refuse(hidden)
 if told := os.environ.get("AFINA_TEST_VERSION"):
     _fake_version(told)
-if seconds := os.environ.get("AFINA_TEST_FSYNC"):
+if seconds := os.environ.get("TEST_FSYNC"):
     _sync_slowly(float(seconds))
 if os.path.isdir(os.environ.get("AFINA_TEST_SLEEPING", "")):
     if "afina.studies.executors.fork_server" in sys.orig_argv:
