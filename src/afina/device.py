@@ -115,7 +115,21 @@ def why_no_int8(device: torch.device) -> str | None:
         return "this build of torch has no oneDNN, which computes products in int8"
     if not any(_capabilities().get(name) for name in processor.INT8_FLAGS):
         return f"the processor ({processor.name()}) has none of AVX512-VNNI, AVX-VNNI and AMX-int8"
+    if not _adds_in_32_bits():
+        return "oneDNN does not use the processor's instructions for int8 (ONEDNN_MAX_CPU_ISA may forbid them)"
     return None
+
+
+@cache
+def _adds_in_32_bits() -> bool:
+    """Return whether oneDNN's sum of two of the largest products in int8 does not overflow, 255 * 127 + 255 * 127."""
+    codes = torch.full((8, 8), 127, dtype=torch.int8)
+    packed = torch.ops.onednn.qlinear_prepack(codes, None)
+    ones, zeros = torch.ones(8), torch.zeros(8, dtype=torch.int64)
+    largest = torch.full((8, 8), 255, dtype=torch.uint8)
+    given = (largest, 1.0, 0, packed, ones, zeros, None, 1.0, 0, torch.float32)
+    sums = torch.ops.onednn.qlinear_pointwise(*given, "none", [], "")
+    return bool((sums == 8 * 255 * 127).all())
 
 
 def describe(device: torch.device) -> str:

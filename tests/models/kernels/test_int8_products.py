@@ -233,3 +233,11 @@ def test_other_processors_instructions_give_exact_integers_too(isa: str) -> None
     paths = os.pathsep.join([os.path.dirname(__file__), *sys.path])
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": isa, "PYTHONPATH": paths}
     subprocess.run([sys.executable, "-c", _PROGRAM], env=environment, check=True)
+
+
+@pytest.mark.slow
+def test_int8_is_refused_if_onednn_may_not_use_the_processors_instructions() -> None:
+    said = "import torch; from afina import device; print(device.why_no_int8(torch.device('cpu')))"
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", said], env=environment, check=True, capture_output=True, text=True)
+    assert "ONEDNN_MAX_CPU_ISA" in done.stdout
