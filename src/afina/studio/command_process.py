@@ -254,7 +254,8 @@ def _prepare(memory: int | None) -> None:
 
 def supervise(directory: Path, lock: int) -> None:
     """Run the command of a directory to its end, with the locked file's descriptor; the supervisor's process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command, in the same process group, decides what it does
+    early = list[int]()  # signals that came before there was a command
+    signal.signal(signal.SIGINT, lambda number, frame: early.append(number))
     found = CommandProcess(directory)
     found._say_pid(os.getpid())
     command = _read(found._command)
@@ -270,6 +271,9 @@ def supervise(directory: Path, lock: int) -> None:
             pass_fds=(lock,),  # the command keeps the lock if only its supervisor is killed
             preexec_fn=partial(_prepare, memory if isinstance(memory, int) else None),
         )
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command, in the same process group, decides what it does
+        if early:
+            child.send_signal(signal.SIGINT)
         status = child.wait()
     file_io.write_text(directory / "exit.json", json.dumps({"status": status}))
     fcntl.flock(lock, fcntl.LOCK_UN)  # also for processes that the command has left behind
