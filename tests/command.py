@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import typer.main
 
 from afina import cli
+from afina.cli import option_names
 from afina.data.task import Task
 from afina.errors import AfinaError, RunFailed
 from afina.events import Listener, ValidationScore
@@ -95,8 +98,25 @@ class Command:
             cli.main()
         except SystemExit as end:
             code = end.code or 0
+        finally:
+            option_names.begin(None)  # as at the end of the process
         out, err = self.capfd.readouterr()
         return Answer(code, out, err)
+
+
+@contextmanager
+def running(words: str) -> Iterator[None]:
+    """`afina WORDS` is the running command."""
+    command = typer.main.get_command(cli.app)
+    context = typer.Context(command)
+    for word in words.split():
+        command = command.commands[word]  # type: ignore[attr-defined]
+        context = typer.Context(command, parent=context)
+    option_names.begin(context)
+    try:
+        yield
+    finally:
+        option_names.begin(None)
 
 
 _command = cache(typer.main.get_command)

@@ -16,6 +16,7 @@ from afina.sentence import Sentence
 from afina.studies.results import Results
 from afina.studies.runs.run import Run
 from clock import Clock
+from command import running
 
 ONE, OTHER = (Run(backbone="b", task="t", method=method) for method in ("lora", "full"))
 
@@ -40,7 +41,8 @@ def test_lines_of_runs_that_go_on_together_name_the_run_and_each_phase_once() ->
     for step in range(3):
         for run in (ONE, OTHER):
             shown.progress(run, Progress("train", step, 3))
-    shown.failed(OTHER, Sentence.of("run full: mine.csv: no column 'x'. Name the right one with `text`."))
+    with running("train"):
+        shown.failed(OTHER, Sentence.of("run full: mine.csv: no column 'x'. Name the right one with `text`."))
     shown.progress(ONE, Progress("evaluate", 0, 5))
     assert written(to).splitlines() == [
         "[1/2] lora, seed 0: train",

@@ -4,33 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import typer
 
 from afina import METHODS, cli
-from afina.cli import option_names
 from afina.cli.option_names import flag, with_flags
 from afina.methods import NEEDS_SETTINGS
 from afina.sentence import Sentence
-from command import Command
+from command import Command, running
 from errors_page import declared
-
-
-@contextmanager
-def running(words: str) -> Iterator[None]:
-    """`afina WORDS` is the running command."""
-    command = typer.main.get_command(cli.app)
-    context = typer.Context(command)
-    for word in words.split():
-        command = command.commands[word]  # type: ignore[attr-defined]
-        context = typer.Context(command, parent=context)
-    option_names.begin(context)
-    try:
-        yield
-    finally:
-        option_names.begin(None)
 
 
 @pytest.mark.parametrize(

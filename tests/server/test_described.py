@@ -174,7 +174,8 @@ def example(route: str, schema: Any, server: Listening) -> int:
     method, path = route.split()
     operation, key = schema[path][method], server.core.store.create_key("acme", ["predict"]).key.id
     task = "talk" if "chat" in path else "reviews"
-    parts = {"client": "acme", "task": task, "version": "1", "alias": "staging", "id": "acme/tags", "key": key}
+    alias = "staging" if path.startswith("/aliases/") else "production"
+    parts = {"client": "acme", "task": task, "version": "1", "alias": alias, "id": "acme/tags", "key": key}
     given: dict[str, Any] = {"path_parameters": {name: one for name, one in parts.items() if f"{{{name}}}" in path}}
     for media, one in operation.definition.raw.get("requestBody", {"content": {}})["content"].items():
         if "example" in one:

@@ -142,14 +142,19 @@ def _processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
         monkeypatch.setattr(Process, name, empty)
     for module in (local_executor, ray_task):
         monkeypatch.setattr(module, "WorkerProcess", Process)
-    for module in (worker_group, ray_run):
-        monkeypatch.setattr(module, "GRACE", 0.1)
+    grace(monkeypatch, 0.1)
     monkeypatch.setattr(ray_run, "_PAUSE", 0.05)
     without_cluster(monkeypatch, tmp_path / "node")
     monkeypatch.setattr(RunInputs, "materialise", lambda inputs, place, fetch: Located("t", None, "b"))
     yield
     for one in Process.made:  # a process of a task that is gone waits in a thread for nobody
         one.killed.set()
+
+
+def grace(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Set how long processes have to end by themselves: few seconds for those that wait, many for those that end."""
+    for module in (worker_group, ray_run):
+        monkeypatch.setattr(module, "GRACE", seconds)
 
 
 @pytest.fixture
@@ -217,8 +222,11 @@ def test_a_killed_rank_ends_the_run_also_while_rank_0_computes_alone(executor: E
             assert error.code == "run.killed"
 
 
-def test_an_error_of_any_rank_comes_before_the_loss_of_the_others(executor: Executor, tmp_path: Path) -> None:
+def test_an_error_of_any_rank_comes_before_the_loss_of_the_others(
+    executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for scripts in ((LOST, DAMAGED), ("waits", DAMAGED), (DAMAGED, LOST), (DAMAGED, "waits"), ("fault", DAMAGED)):
+        grace(monkeypatch, 0.1 if "waits" in scripts else 60.0)
         error = failed(executor, tmp_path / "out", scripts)
         assert isinstance(error, RunFailed)
         assert error.fields["cause"] == "data.damaged", scripts
@@ -237,8 +245,11 @@ def test_ranks_that_lost_each_other_are_a_lost_run_that_is_tried_again(executor:
     ]
 
 
-def test_a_rank_0_that_has_a_result_has_executed_the_run(executor: Executor, tmp_path: Path) -> None:
-    for other in (LOST, "waits", "killed"):
+def test_a_rank_0_that_has_a_result_has_executed_the_run(
+    executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other, seconds in ((LOST, 60.0), ("waits", 0.1), ("killed", 60.0)):
+        grace(monkeypatch, seconds)
         Process.scripts[:] = [("done", other)]
         assert executor.carry_out(RUN, tmp_path / "out", "study", ignore).predictions
 
