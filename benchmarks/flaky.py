@@ -7,10 +7,12 @@
     python benchmarks/flaky.py --table             what failed, and the seconds of each file of tests
 
 A run is a suite under a condition. The quick suite (`make test`) is one run a condition, and the slow one is a run a
-package of tests. A run leaves one file in `results/flaky`, so the script goes on where it was stopped. Delete the file
-of a run to repeat it.
+package of tests. A run leaves one file in `benchmarks/flaky`, which is committed, so the script goes on where it was
+stopped, also on another machine. Delete the file of a run to repeat it. The output of a run with failures is in
+`results/flaky`.
 
-`--again` starts each failed test in processes of its own, two at a time, as there are two workers.
+`--again` starts each failed test in processes of its own, two at a time, as there are two workers. A test is repeated
+once a commit, so before and after its cause was mended.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "results" / "flaky"
+KEPT = ROOT / "benchmarks" / "flaky"
+LOGS = ROOT / "results" / "flaky"
 SITE = ROOT / "tests" / "node_site"
 REPETITIONS = 30
 NO_TESTS = 5
@@ -73,11 +76,11 @@ class Suite:
     @property
     def name(self) -> str:
         part = self.folder.removeprefix("tests").strip("/")
-        return "/".join(filter(None, (self.marks, part, self.condition)))
+        return "/".join(filter(None, (self.marks, part.replace("test_*.py", "laws"), self.condition)))
 
     @property
     def file(self) -> Path:
-        return RESULTS / f"{self.name.replace('/', '.')}.json"
+        return KEPT / f"{self.name.replace('/', '.')}.json"
 
 
 def suites() -> Iterator[Suite]:
@@ -137,17 +140,24 @@ def measure(suite: Suite) -> Mapping[str, Any]:
         outcome = next((kind for kind in ("failure", "error", "skipped") if kind in kinds), "passed")
         outcomes[outcome] += 1
         if outcome in ("failure", "error"):
-            failed[f"{place}::{case.get('name')}"] = (kinds[outcome].get("message") or "")[:2_000]
+            failed[f"{place}::{case.get('name')}"] = (kinds[outcome].get("message") or "")[:200]
     if status not in (0, 1, NO_TESTS):
         raise SystemExit(f"pytest ended with {status}:\n{output[-4_000:]}")
+    if failed:
+        LOGS.mkdir(parents=True, exist_ok=True)
+        (LOGS / suite.file.with_suffix(".log").name).write_text(output)
     return {
-        "commit": subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip(),
+        "commit": commit(),
         "seconds": seconds,
         "outcomes": outcomes,
         "failed": failed,
-        "output": output[-200_000:] if failed else "",
-        "files": {place: round(of_file[place], 2) for place in sorted(of_file)},
+        "files": {place: round(of_file[place], 1) for place in sorted(of_file)} if suite.condition == "quiet" else {},
     }
+
+
+def commit() -> str:
+    """Return the short digest of the checkout's commit."""
+    return subprocess.check_output(["git", "rev-parse", "--short=8", "HEAD"], cwd=ROOT, text=True).strip()
 
 
 def repeat(suite: Suite, test: str) -> int:
@@ -159,9 +169,9 @@ def repeat(suite: Suite, test: str) -> int:
 
 def write(suite: Suite, result: Mapping[str, Any]) -> None:
     """Write the result file of a run, whole or not at all."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    KEPT.mkdir(parents=True, exist_ok=True)
     part = suite.file.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=1))
+    part.write_text(json.dumps(result) + "\n")
     part.replace(suite.file)
 
 
@@ -174,9 +184,9 @@ def table() -> None:
         result = json.loads(suite.file.read_text())
         print(f"{suite.name}: {result['seconds']:.0f} s, {result['outcomes']}")
         for test, message in result["failed"].items():
-            again = result.get("again", {}).get(test)
-            times = "" if again is None else f" (then {again} of {REPETITIONS} failed)"
-            print(f"    {test}{times}\n        {message.splitlines()[0][:200] if message else ''}")
+            again = result.get("again", {}).get(test, {})
+            times = "".join(f"; {count} of {REPETITIONS} failed at {at}" for at, count in again.items())
+            print(f"    {test}{times}\n        {message.partition(chr(10))[0]}")
         for place, seconds in result["files"].items() if suite.condition == "quiet" else ():
             of_file[place][suite.marks] = seconds
     print("\n| file | quick, s | slow, s |\n|---|---:|---:|")
@@ -205,12 +215,12 @@ def main() -> None:
             return
         if options.again and suite.file.exists():
             result = json.loads(suite.file.read_text())
-            again = result.setdefault("again", {})
             for test in result["failed"]:
-                if test not in again:
-                    again[test] = repeat(suite, test)
+                again = result.setdefault("again", {}).setdefault(test, {})
+                if commit() not in again:
+                    again[commit()] = repeat(suite, test)
                     write(suite, result)
-                    print(f"{test} ({suite.condition}): {again[test]} of {REPETITIONS} failed", flush=True)
+                    print(f"{test} ({suite.condition}): {again[commit()]} of {REPETITIONS} failed", flush=True)
         elif not options.again and not suite.file.exists():
             result = measure(suite)
             write(suite, result)
