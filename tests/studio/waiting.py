@@ -59,10 +59,10 @@ def running() -> list[Any]:
 
 
 def family(pid: int) -> list[psutil.Process]:
-    """A process and its descendants."""
+    """A process and its descendants, without those that have ended and that nobody has waited for."""
     with suppress(psutil.NoSuchProcess):
         first = psutil.Process(pid)
-        return [first, *first.children(recursive=True)]
+        return [one for one in (first, *first.children(recursive=True)) if one.status() != psutil.STATUS_ZOMBIE]
     return []
 
 
